@@ -1,0 +1,26 @@
+//! The mesh vocabulary: the nouns every other crate speaks.
+//!
+//! Nothing here decides anything. Types are parsed once, at the edge, into values that cannot be
+//! wrong; wire formats (protobuf, YAML) stop before they reach this crate.
+
+mod address;
+mod code;
+mod connection;
+mod identity;
+mod outcome;
+mod service;
+mod workload;
+
+pub use address::{Network, NetworkAddress, OriginalDst, canonical_ip, canonical_socket};
+pub use code::{Code, Side};
+pub use connection::{Connection, Direction, Path, Peer};
+pub use identity::{IdentityError, SpiffeId, TrustDomain, VerifiedIdentity};
+pub use outcome::{Bytes, Endpoint, Outcome};
+pub use service::{
+    HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, PortMapping, Scope, Service,
+    ServiceAddress, ServiceName, Visibility,
+};
+pub use workload::{
+    Health, Locality, NetworkMode, PodUid, PodUidError, PolicyName, TunnelProtocol, Workload,
+    WorkloadKey, WorkloadKeyError, WorkloadType, WorkloadUid,
+};

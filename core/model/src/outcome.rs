@@ -1,0 +1,54 @@
+//! What became of one connection: the single record behind log line, metrics and flow events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Code, Direction, Path, PolicyName, ServiceName, SpiffeId, Workload};
+
+/// One side of a connection, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: Option<SocketAddr>,
+    /// Its workload.
+    pub workload: Option<Arc<Workload>>,
+    /// Its identity, only if TLS or the kernel proved it.
+    pub identity: Option<SpiffeId>,
+}
+
+/// Payload bytes, without any framing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// From the client to the server.
+    pub sent: u64,
+    /// From the server to the client.
+    pub received: u64,
+}
+
+/// One finished or refused connection.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which side reports.
+    pub direction: Direction,
+    /// How the bytes travelled.
+    pub path: Path,
+    /// The client.
+    pub source: Endpoint,
+    /// The server.
+    pub destination: Endpoint,
+    /// The service the client dialled.
+    pub service: Option<ServiceName>,
+    /// The tunnel's address, `ip:15008`.
+    pub hbone: Option<SocketAddr>,
+    /// The reason.
+    pub code: Code,
+    /// The decisive policy.
+    pub policy: Option<PolicyName>,
+    /// For people: the nearest miss, or the cause of a failure.
+    pub detail: Option<String>,
+    /// Payload.
+    pub bytes: Bytes,
+    /// From accept to close.
+    pub duration: Duration,
+}
