@@ -1,0 +1,1 @@
+//! The test world: nodes and pods as network namespaces and cgroups.
