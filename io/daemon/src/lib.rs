@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What every long-running process of the mesh needs: logs, signals, readiness, and the HTTP
+//! ports for metrics and probes. Knows nothing of the mesh.
+
+mod http_port;
+mod logging;
+mod readiness;
+mod signals;
+
+pub use http_port::{HttpPort, HttpPortError, Reply, Routes, metrics_reply};
+pub use logging::{LogFormat, LogGuard, LoggingError, init_logging};
+pub use readiness::{Pending, Readiness};
+pub use signals::{SignalError, StopSignals};
