@@ -1,1 +1,270 @@
+//! The engine against an evaluator written from the table of the semantics, without its sets,
+//! its index or its order of evaluation.
 
+use ipnet::IpNet;
+use model::{Code, Connection, PolicyName, SpiffeId};
+use proptest::prelude::*;
+
+use crate::policy::{
+    Action, Clause, Filter, Match, Mode, Policy, Rule, Scope, ServiceAccount, StringMatch,
+};
+use crate::store::{Binding, PolicyStore, Stored, UnreadablePolicy};
+use crate::tests::{ROOT, connection, workload};
+use crate::verdict::{DryRunNote, Verdict};
+
+/// Does the string fit the pattern?
+fn fits(pattern: &StringMatch, text: &str) -> bool {
+    match pattern {
+        StringMatch::Exact(want) => text == &**want,
+        StringMatch::Prefix(want) => text.starts_with(&**want),
+        StringMatch::Suffix(want) => text.ends_with(&**want),
+        StringMatch::Presence => !text.is_empty(),
+    }
+}
+
+/// A pattern may be written for the URI or for the URI without its scheme.
+fn fits_principal(pattern: &StringMatch, id: &SpiffeId) -> bool {
+    let with_scheme = match pattern {
+        StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text) => {
+            text.starts_with("spiffe://")
+        }
+        StringMatch::Presence => false,
+    };
+    fits(pattern, if with_scheme { id.as_str() } else { id.principal() })
+}
+
+fn holds<T>(filter: &Filter<T>, fits: impl Fn(&T) -> bool) -> bool {
+    let positive = filter.any_of.is_empty() || filter.any_of.iter().any(&fits);
+    let negative = filter.none_of.is_empty() || !filter.none_of.iter().any(&fits);
+    positive && negative
+}
+
+fn reference_match(m: &Match, action: Action, conn: &Connection) -> bool {
+    if m == &Match::default() {
+        return action == Action::Deny;
+    }
+    let id = conn.peer.identity().map(model::VerifiedIdentity::id);
+    let account = |a: &ServiceAccount| {
+        id.is_some_and(|id| *id.namespace() == *a.namespace && *id.service_account() == *a.name)
+    };
+    holds(&m.namespaces, |p| fits(p, id.map_or("", SpiffeId::namespace)))
+        && holds(&m.principals, |p| id.is_some_and(|id| fits_principal(p, id)))
+        && holds(&m.service_accounts, account)
+        && holds(&m.source_ips, |net| net.contains(&conn.source.ip()))
+        && holds(&m.destination_ips, |net| net.contains(&conn.destination.ip()))
+        && holds(&m.destination_ports, |port| *port == conn.destination.port())
+}
+
+fn reference_policy(policy: &Policy, conn: &Connection) -> bool {
+    policy.rules.iter().any(|rule| {
+        rule.clauses.iter().all(|clause| {
+            clause.matches.is_empty()
+                || clause.matches.iter().any(|m| reference_match(m, policy.action, conn))
+        })
+    })
+}
+
+/// What the table says: a code, and whether each dry-run DENY matched.
+fn reference(policies: &[Stored], named: &[PolicyName], conn: &Connection) -> Code {
+    let name = |stored: &Stored| match stored {
+        Stored::Policy(policy) => policy.name.clone(),
+        Stored::Unreadable(policy) => policy.name.clone(),
+    };
+    let applies = |stored: &&Stored| {
+        let name = name(stored);
+        let (mesh, namespace) = match stored {
+            Stored::Policy(p) => (p.scope == Scope::Global, p.scope == Scope::Namespace),
+            Stored::Unreadable(p) => (p.binding == Binding::Mesh, p.binding == Binding::Namespace),
+        };
+        named.contains(&name)
+            || mesh
+            || (namespace && (*name.namespace == *"shop" || *name.namespace == *ROOT))
+    };
+    let bound: Vec<&Stored> = policies.iter().filter(applies).collect();
+    let enforced = |action: Action| {
+        bound.iter().filter_map(move |stored| match stored {
+            Stored::Policy(p) if p.action == action && p.mode == Mode::Enforce => Some(p),
+            Stored::Policy(_) | Stored::Unreadable(_) => None,
+        })
+    };
+    if enforced(Action::Deny).any(|p| reference_policy(p, conn)) {
+        Code::PolicyDenied
+    } else if bound.iter().any(|s| matches!(s, Stored::Unreadable(_))) {
+        Code::PolicyUnreadable
+    } else if named.iter().any(|n| !policies.iter().any(|s| name(s) == *n)) {
+        Code::PolicyUnknown
+    } else if enforced(Action::Allow).count() == 0
+        || enforced(Action::Allow).any(|p| reference_policy(p, conn))
+    {
+        Code::Ok
+    } else {
+        Code::PolicyNoMatch
+    }
+}
+
+// A small alphabet, so that conditions meet often.
+fn pattern(words: &'static [&'static str]) -> impl Strategy<Value = StringMatch> {
+    let word = || prop::sample::select(words);
+    prop_oneof![
+        3 => word().prop_map(|w| StringMatch::Exact(w.into())),
+        2 => (word(), 0..40_usize).prop_map(|(w, n)| {
+            StringMatch::Prefix(w.get(..n).unwrap_or(w).into())
+        }),
+        2 => (word(), 0..40_usize).prop_map(|(w, n)| {
+            StringMatch::Suffix(w.get(n..).unwrap_or(w).into())
+        }),
+        1 => Just(StringMatch::Presence),
+    ]
+}
+
+const NAMESPACES: &[&str] = &["shop", "shopping", "bank"];
+const PRINCIPALS: &[&str] = &[
+    "cluster.local/ns/shop/sa/web",
+    "spiffe://cluster.local/ns/shop/sa/web",
+    "cluster.local/ns/shopping/sa/web",
+    "td/ns/bank/sa/teller",
+    "spiffe://td/ns/bank/sa/teller",
+];
+
+fn filter<T: std::fmt::Debug + Clone>(
+    value: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Filter<T>> {
+    // Mostly unconstrained: with six types, a match would otherwise hardly ever match.
+    let values = prop::collection::vec(value, 0..3);
+    (values, 0..8_u8).prop_map(|(values, which)| match which {
+        0 | 1 => Filter { any_of: values, none_of: Vec::new() },
+        2 => Filter { any_of: Vec::new(), none_of: values },
+        3 => Filter { any_of: values.clone(), none_of: values.into_iter().skip(1).collect() },
+        _ => Filter::default(),
+    })
+}
+
+fn net() -> impl Strategy<Value = IpNet> {
+    prop::sample::select(vec!["10.0.0.0/8", "10.0.0.1/32", "10.1.0.0/16", "::/0", "fd00::/8"])
+        .prop_map(|text| text.parse().expect("literal"))
+}
+
+fn a_match() -> impl Strategy<Value = Match> {
+    let account =
+        (prop::sample::select(NAMESPACES), prop::sample::select(vec!["web", "teller"])).prop_map(
+            |(namespace, name)| ServiceAccount { namespace: namespace.into(), name: name.into() },
+        );
+    (
+        filter(pattern(NAMESPACES)),
+        filter(pattern(PRINCIPALS)),
+        filter(account),
+        filter(net()),
+        filter(net()),
+        filter(prop::sample::select(vec![80_u16, 81, 443])),
+    )
+        .prop_map(|(namespaces, principals, service_accounts, source, destination, ports)| {
+            Match {
+                namespaces,
+                principals,
+                service_accounts,
+                source_ips: source,
+                destination_ips: destination,
+                destination_ports: ports,
+            }
+        })
+}
+
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let clause = prop::collection::vec(a_match(), 0..3).prop_map(|matches| Clause { matches });
+    let rule = prop::collection::vec(clause, 0..3).prop_map(|clauses| Rule { clauses });
+    prop::collection::vec(rule, 0..3)
+}
+
+fn stored() -> impl Strategy<Value = Stored> {
+    let scope =
+        prop::sample::select(vec![Scope::Global, Scope::Namespace, Scope::WorkloadSelector]);
+    let parts = (
+        prop::sample::select(vec!["shop", "bank", ROOT]),
+        scope,
+        prop::sample::select(vec![Action::Allow, Action::Allow, Action::Deny]),
+        prop::sample::select(vec![Mode::Enforce, Mode::Enforce, Mode::DryRun]),
+        rules(),
+        0..20_u8,
+    );
+    parts.prop_map(|(namespace, scope, action, mode, rules, readable)| {
+        let name = PolicyName::new(namespace, "");
+        if readable == 0 {
+            let cause = String::new();
+            Stored::Unreadable(UnreadablePolicy { name, binding: scope.into(), cause })
+        } else {
+            Stored::Policy(Policy { name, scope, action, mode, rules })
+        }
+    })
+}
+
+/// Policies with different names.
+fn policies() -> impl Strategy<Value = Vec<Stored>> {
+    prop::collection::vec(stored(), 0..6).prop_map(|mut policies| {
+        for (index, stored) in policies.iter_mut().enumerate() {
+            let name = match stored {
+                Stored::Policy(policy) => &mut policy.name,
+                Stored::Unreadable(policy) => &mut policy.name,
+            };
+            name.name = format!("p{index}").into();
+        }
+        policies
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn agrees_with_the_reference(
+        policies in policies(),
+        named in prop::collection::vec(
+            (prop::sample::select(vec!["shop", "bank", ROOT]), 0..8_u8), 0..3),
+        principal in prop::option::of(prop::sample::select(vec![
+            "cluster.local/ns/shop/sa/web", "cluster.local/ns/shopping/sa/web",
+            "td/ns/bank/sa/teller",
+        ])),
+        source in prop::sample::select(vec!["10.0.0.1:9", "10.1.2.3:9", "192.0.2.1:9", "[fd00::1]:9"]),
+        port in prop::sample::select(vec![80_u16, 81, 443]),
+    ) {
+        let conn = connection(principal, source, port);
+        // Mostly names that exist, now and then one that does not.
+        let named: Vec<PolicyName> = named
+            .into_iter()
+            .map(|(namespace, index)| match policies.get(usize::from(index)) {
+                Some(Stored::Policy(policy)) => policy.name.clone(),
+                Some(Stored::Unreadable(policy)) => policy.name.clone(),
+                None => PolicyName::new(namespace, "absent"),
+            })
+            .filter(|name| &*name.name != "absent" || policies.len() % 3 == 0)
+            .collect();
+        let mut workload = workload(&[]);
+        workload.policies.clone_from(&named);
+        let expected = reference(&policies, &named, &conn);
+        let store = PolicyStore::compile(policies.clone(), ROOT);
+        let decision = crate::authorize(&store, &workload, &conn);
+        let code = match &decision.verdict {
+            Verdict::Allow(_) => Code::Ok,
+            Verdict::Deny(denial) => denial.code,
+        };
+        prop_assert_eq!(code, expected, "{:?}", decision);
+        if let Verdict::Deny(denial) = &decision.verdict {
+            // Every refusal explains itself.
+            prop_assert_eq!(
+                denial.nearest_miss.is_some(),
+                denial.code == Code::PolicyNoMatch,
+                "{}", denial
+            );
+            prop_assert!(!denial.to_string().is_empty());
+        }
+        for note in &decision.dry_run {
+            if let DryRunNote::WouldDeny { policy, .. } = note {
+                let noted = policies.iter().any(|stored| matches!(
+                    stored,
+                    Stored::Policy(p) if p.name == *policy && p.mode == Mode::DryRun
+                        && p.action == Action::Deny && reference_policy(p, &conn)
+                ));
+                prop_assert!(noted, "{} without cause", note);
+            }
+        }
+    }
+}
