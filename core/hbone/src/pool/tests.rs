@@ -1,0 +1,239 @@
+//! Table cases, and every short sequence of inputs against what must always hold.
+#![expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+
+use super::*;
+
+const SMALL: PoolLimits = PoolLimits {
+    streams_per_tunnel: 2,
+    tunnels_per_key: 2,
+    tunnels: 3,
+    idle: Duration::from_secs(10),
+};
+
+fn pool() -> (PoolMachine<&'static str>, Instant) {
+    (PoolMachine::new(SMALL), Instant::now())
+}
+
+fn dial(pool: &mut PoolMachine<&'static str>, key: &'static str, now: Instant) -> TunnelId {
+    let Checkout::Dial(id) = pool.checkout(&key, now) else { panic!("must dial") };
+    assert!(pool.dialled(id, None, now));
+    id
+}
+
+fn closed(pool: &mut PoolMachine<&'static str>) -> Vec<TunnelId> {
+    std::iter::from_fn(|| pool.poll_close()).collect()
+}
+
+#[test]
+fn joins_a_dial_up_to_its_capacity_then_dials_another() {
+    let (mut pool, now) = pool();
+    let Checkout::Dial(first) = pool.checkout(&"a", now) else { panic!("must dial") };
+    assert_eq!(pool.checkout(&"a", now), Checkout::Join(first));
+    let Checkout::Dial(second) = pool.checkout(&"a", now) else { panic!("must dial") };
+    assert_ne!(first, second);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Join(second));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Refuse(Code::LimitReached));
+    // One key's slow dial does not concern another.
+    assert!(matches!(pool.checkout(&"b", now), Checkout::Dial(_)));
+    pool.dial_failed(first);
+    assert!(pool.dialled(second, None, now));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(second));
+}
+
+#[test]
+fn the_tunnel_with_the_fewest_streams_is_chosen() {
+    let (mut pool, now) = pool();
+    let first = dial(&mut pool, "a", now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(first));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(first));
+    let second = dial(&mut pool, "a", now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(second));
+    pool.stream_closed(first, now);
+    pool.stream_closed(first, now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(first));
+}
+
+#[test]
+fn the_peers_bound_counts() {
+    let (mut pool, now) = pool();
+    let Checkout::Dial(id) = pool.checkout(&"a", now) else { panic!("must dial") };
+    assert!(pool.dialled(id, Some(1), now));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(id));
+    assert!(matches!(pool.checkout(&"a", now), Checkout::Dial(_)));
+    pool.peer_limit(id, 7);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(id));
+}
+
+#[test]
+fn a_stalled_tunnel_is_the_last_resort() {
+    let (mut pool, now) = pool();
+    let slow = dial(&mut pool, "a", now);
+    pool.stalled(slow);
+    let other = dial(&mut pool, "a", now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(other));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(other));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(slow));
+    pool.stream_closed(slow, now);
+    pool.resumed(slow);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(slow));
+}
+
+#[test]
+fn idle_tunnels_close_and_give_way() {
+    let (mut pool, now) = pool();
+    let a = dial(&mut pool, "a", now);
+    let b = dial(&mut pool, "b", now + Duration::from_secs(1));
+    let c = dial(&mut pool, "c", now + Duration::from_secs(2));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
+    // Full: the one that has been idle longest gives way, a busy one never.
+    assert!(matches!(pool.checkout(&"d", now + Duration::from_secs(3)), Checkout::Dial(_)));
+    assert_eq!(closed(&mut pool), [b]);
+    assert_eq!(pool.next_sweep(), Some(now + Duration::from_secs(12)));
+    pool.sweep(now + Duration::from_secs(11));
+    assert_eq!(closed(&mut pool), []);
+    pool.sweep(now + Duration::from_secs(12));
+    assert_eq!(closed(&mut pool), [c]);
+    pool.stream_closed(a, now + Duration::from_secs(20));
+    pool.sweep(now + Duration::from_secs(30));
+    assert_eq!(closed(&mut pool), [a]);
+}
+
+#[test]
+fn goaway_lets_streams_finish_and_removal_does_not() {
+    let (mut pool, now) = pool();
+    let a = dial(&mut pool, "a", now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
+    pool.going_away(a);
+    assert!(matches!(pool.checkout(&"a", now), Checkout::Dial(_)));
+    assert_eq!(closed(&mut pool), []);
+    pool.stream_closed(a, now);
+    assert_eq!(closed(&mut pool), [a]);
+    let b = dial(&mut pool, "b", now);
+    assert_eq!(pool.checkout(&"b", now), Checkout::Use(b));
+    pool.retire(|key| *key == "b");
+    assert_eq!(closed(&mut pool), [b]);
+    pool.stream_closed(b, now);
+    assert_eq!(closed(&mut pool), []);
+}
+
+#[test]
+fn a_retired_dial_is_not_wanted_any_more() {
+    let (mut pool, now) = pool();
+    let Checkout::Dial(id) = pool.checkout(&"a", now) else { panic!("must dial") };
+    pool.retire(|_| true);
+    assert_eq!(closed(&mut pool), [id]);
+    assert!(!pool.dialled(id, None, now));
+}
+
+#[test]
+fn draining_refuses_and_empties() {
+    let (mut pool, now) = pool();
+    let a = dial(&mut pool, "a", now);
+    let b = dial(&mut pool, "b", now);
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
+    pool.drain();
+    assert_eq!(closed(&mut pool), [b]);
+    assert_eq!(pool.checkout(&"b", now), Checkout::Refuse(Code::Draining));
+    pool.stream_closed(a, now);
+    assert_eq!(closed(&mut pool), [a]);
+    assert_eq!(pool.tunnels(), 0);
+}
+
+/// What a shell would know: which tunnels it has, and how many streams are in each.
+#[derive(Default)]
+struct Shell {
+    dialing: Vec<TunnelId>,
+    open: BTreeMap<TunnelId, u32>,
+    away: Vec<TunnelId>,
+}
+
+impl Shell {
+    fn step(&mut self, pool: &mut PoolMachine<&'static str>, kind: usize, now: Instant) {
+        let first_open = self.open.keys().next().copied();
+        let last_open = self.open.keys().next_back().copied();
+        match kind {
+            0 | 1 => {
+                let key = if kind == 0 { "a" } else { "b" };
+                match pool.checkout(&key, now) {
+                    Checkout::Use(id) => {
+                        assert!(!self.away.contains(&id), "GOAWAY was received");
+                        let streams = self.open.get_mut(&id).expect("open");
+                        *streams += 1;
+                        assert!(*streams <= SMALL.streams_per_tunnel);
+                    }
+                    Checkout::Dial(id) => {
+                        assert!(!self.dialing.contains(&id) && !self.open.contains_key(&id));
+                        self.dialing.push(id);
+                    }
+                    Checkout::Join(id) => assert!(self.dialing.contains(&id)),
+                    Checkout::Refuse(code) => assert_eq!(code, Code::LimitReached),
+                }
+            }
+            2 | 3 if !self.dialing.is_empty() => {
+                let id = self.dialing.remove(0);
+                if kind == 2 {
+                    assert!(pool.dialled(id, None, now));
+                    self.open.insert(id, 0);
+                } else {
+                    pool.dial_failed(id);
+                }
+            }
+            4 => {
+                if let Some((id, streams)) = self.open.iter_mut().find(|(_, n)| **n > 0) {
+                    *streams -= 1;
+                    pool.stream_closed(*id, now);
+                }
+            }
+            5 => {
+                if let Some(id) = first_open {
+                    self.away.push(id);
+                    pool.going_away(id);
+                }
+            }
+            6 => {
+                if let Some(id) = last_open {
+                    self.open.remove(&id);
+                    pool.lost(id);
+                }
+            }
+            7 => {
+                if let Some(id) = first_open {
+                    pool.stalled(id);
+                }
+            }
+            8 => pool.retire(|key| *key == "a"),
+            _ => pool.sweep(now + SMALL.idle),
+        }
+        while let Some(id) = pool.poll_close() {
+            let known = self.open.remove(&id).is_some();
+            let dialed =
+                self.dialing.iter().position(|d| *d == id).map(|at| self.dialing.remove(at));
+            assert!(known != dialed.is_some(), "closed once, and known");
+        }
+        assert_eq!(pool.tunnels(), self.open.len() + self.dialing.len());
+        assert!(pool.tunnels() <= SMALL.tunnels);
+        assert_eq!(pool.streams(), self.open.values().copied().map(u64::from).sum::<u64>());
+        assert!(pool.by_key.values().all(|ids| (1..=SMALL.tunnels_per_key).contains(&ids.len())));
+    }
+}
+
+#[test]
+fn exhaustive() {
+    const KINDS: usize = 10;
+    const LENGTH: u32 = 6;
+    let now = Instant::now();
+    for seed in 0..KINDS.pow(LENGTH) {
+        let (mut pool, mut shell, mut left) = (PoolMachine::new(SMALL), Shell::default(), seed);
+        for _ in 0..LENGTH {
+            shell.step(&mut pool, left % KINDS, now);
+            left /= KINDS;
+        }
+        pool.drain();
+        while pool.poll_close().is_some() {}
+        for (id, streams) in shell.open {
+            (0..streams).for_each(|_| pool.stream_closed(id, now));
+        }
+        assert_eq!((pool.tunnels(), pool.streams()), (0, 0), "{seed}");
+        assert!(pool.by_key.is_empty(), "{seed}");
+    }
+}
