@@ -1,0 +1,83 @@
+//! Questions to the kernel's table of TCP sockets (`inet_diag`, see sock_diag(7)).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::NetnsFd;
+use crate::netlink::{self, Channel, NetlinkError, Request, attributes, u32_at};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `sizeof(struct inet_diag_msg)`.
+const INET_DIAG_MSG: usize = 72;
+const INET_DIAG_MARK: u16 = 15;
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_LISTEN: u32 = 10;
+/// All states that are a live connection or still closing one.
+const STATES: u32 = 0xfff & !(1 << TCP_TIME_WAIT | 1 << TCP_LISTEN);
+/// `INET_DIAG_NOCOOKIE`, twice.
+const NO_COOKIE: [u8; 8] = [0xff; 8];
+
+/// Counts the TCP sockets (IPv4 and IPv6) whose mark equals `mark` under `mask`; listeners and
+/// TIME_WAIT are left out. The kernel tells marks only to CAP_NET_ADMIN.
+pub fn marked_sockets(namespace: &NetnsFd, mark: u32, mask: u32) -> Result<usize, NetlinkError> {
+    let mut channel = Channel::open(namespace, libc::NETLINK_SOCK_DIAG)?;
+    let mut count = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let body = query(family, STATES, &[0; 48]);
+        let request = Request::new("the sockets", SOCK_DIAG_BY_FAMILY, netlink::DUMP, &body);
+        channel.ask(request, |kind, body| {
+            let found = attributes(body, INET_DIAG_MSG)
+                .find(|(kind, _)| *kind == INET_DIAG_MARK)
+                .and_then(|(_, value)| u32_at(value, 0));
+            if kind == SOCK_DIAG_BY_FAMILY && found.is_some_and(|m| m & mask == mark & mask) {
+                count += 1;
+            }
+        })?;
+    }
+    Ok(count)
+}
+
+/// Whether a TCP socket with exactly this local and remote address exists in the namespace of the
+/// calling thread. A listener does not count: it is what the kernel answers when no socket has the
+/// tuple.
+pub(crate) fn tuple_in_use_here(
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<bool, NetlinkError> {
+    let mut channel = Channel::open_here(libc::NETLINK_SOCK_DIAG)?;
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let mut id = [0; 48];
+    id[0..2].copy_from_slice(&local.port().to_be_bytes());
+    id[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    copy_ip(&mut id[4..20], local.ip());
+    copy_ip(&mut id[20..36], remote.ip());
+    id[40..48].copy_from_slice(&NO_COOKIE);
+    let request =
+        Request::new("a socket", SOCK_DIAG_BY_FAMILY, netlink::ACK, &query(family, u32::MAX, &id));
+    let mut in_use = false;
+    let asked = channel.ask(request, |kind, body| {
+        // `inet_diag_msg.idiag_state` is the second byte.
+        let state = body.get(1).copied().map(u32::from);
+        in_use |= kind == SOCK_DIAG_BY_FAMILY && state != Some(TCP_LISTEN);
+    });
+    match asked {
+        Err(error) if error.refusal() == Some(nix::errno::Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => Ok(in_use),
+    }
+}
+
+/// `struct inet_diag_req_v2`.
+fn query(family: i32, states: u32, id: &[u8; 48]) -> Vec<u8> {
+    let byte = |value: i32| u8::try_from(value).unwrap_or_default();
+    let mut body = vec![byte(family), byte(libc::IPPROTO_TCP), 0, 0];
+    body.extend(states.to_ne_bytes());
+    body.extend(id);
+    body
+}
+
+fn copy_ip(into: &mut [u8], ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => into[..4].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => into.copy_from_slice(&ip.octets()),
+    }
+}
