@@ -1,0 +1,171 @@
+//! What becomes of a pod's TCP `connect`: captured, left alone, noted as a call to itself, or refused.
+
+use crate::{Address, Counter, GlobalCounter, PrefixFlags, Settings};
+
+/// Outcome of a `connect`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Connect {
+    /// Goes where it was dialled; the socket has no role.
+    Leave,
+    /// Goes where it was dialled, which is the pod itself; the socket gets the role `SELF_CALL`.
+    SelfCall,
+    /// Goes to this address and the settings' capture port; the socket keeps what was dialled.
+    Capture(Address),
+    /// `EPERM`, counted for the pod.
+    Deny(Counter),
+    /// `EPERM`, counted for the node: the socket's namespace is no pod's.
+    DenyUnknown(GlobalCounter),
+}
+
+/// Decides a `connect` to `destination`. `settings` is `None` when the socket's network namespace
+/// belongs to no enrolled pod; `prefix` looks an address up in the pod's prefixes.
+///
+/// Own addresses are recognised before link-local ones, so that a pod's call to its own link-local
+/// address is registered and reaches the application.
+#[inline(always)]
+pub fn decide(
+    destination: &Address,
+    settings: Option<&Settings>,
+    prefix: impl FnOnce(&Address) -> PrefixFlags,
+) -> Connect {
+    if destination.is_loopback() {
+        return Connect::Leave;
+    }
+    let Some(settings) = settings else {
+        if destination.is_unspecified() {
+            return Connect::Leave;
+        }
+        return Connect::DenyUnknown(GlobalCounter::DeniedUnknownNetns);
+    };
+    // The kernel turns an unspecified destination into the socket's own source address, which is the
+    // pod's when the socket is bound to it.
+    if destination.is_unspecified() {
+        return Connect::SelfCall;
+    }
+    let flags = prefix(destination);
+    if flags.is_own() {
+        return Connect::SelfCall;
+    }
+    if destination.is_link_local() || destination.is_multicast() || flags.is_bypass() {
+        return Connect::Leave;
+    }
+    if !settings.flags.is_active() {
+        return Connect::Leave;
+    }
+    let pod = if destination.is_v4() { settings.pod_v4 } else { settings.pod_v6 };
+    if pod.is_unspecified() {
+        return Connect::Deny(Counter::DeniedNoAddress);
+    }
+    Connect::Capture(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+    use crate::{OUTBOUND_CAPTURE_PORT, SettingsFlags};
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().expect(text).into()
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            pod_v4: address("10.0.0.5"),
+            pod_v6: address("fd00::5"),
+            capture_port: OUTBOUND_CAPTURE_PORT,
+            threads: 2,
+            flags: SettingsFlags::ACTIVE,
+            ..Settings::default()
+        }
+    }
+
+    fn prefix(destination: &Address) -> PrefixFlags {
+        let own = ["10.0.0.5", "fd00::5", "fe80::5"].map(address);
+        if own.contains(destination) {
+            PrefixFlags::OWN
+        } else if *destination == address("192.0.2.1") {
+            PrefixFlags::BYPASS
+        } else if *destination == address("192.0.2.2") {
+            PrefixFlags::OWN.with(PrefixFlags::BYPASS)
+        } else {
+            PrefixFlags::NONE
+        }
+    }
+
+    #[test]
+    fn an_active_pod() {
+        let settings = settings();
+        let v4 = Connect::Capture(address("10.0.0.5"));
+        let v6 = Connect::Capture(address("fd00::5"));
+        for (destination, expected) in [
+            ("10.96.0.1", v4),
+            ("::ffff:10.96.0.1", v4),
+            ("8.8.8.8", v4),
+            ("2001:db8::1", v6),
+            ("127.0.0.1", Connect::Leave),
+            ("::1", Connect::Leave),
+            ("::ffff:127.0.0.9", Connect::Leave),
+            ("0.0.0.0", Connect::SelfCall),
+            ("::", Connect::SelfCall),
+            ("::ffff:0.0.0.0", Connect::SelfCall),
+            ("10.0.0.5", Connect::SelfCall),
+            ("::ffff:10.0.0.5", Connect::SelfCall),
+            ("fd00::5", Connect::SelfCall),
+            ("fe80::5", Connect::SelfCall),
+            ("fe80::6", Connect::Leave),
+            ("169.254.169.254", Connect::Leave),
+            ("224.0.0.1", Connect::Leave),
+            ("ff02::1", Connect::Leave),
+            ("192.0.2.1", Connect::Leave),
+            ("192.0.2.2", Connect::SelfCall),
+        ] {
+            assert_eq!(
+                decide(&address(destination), Some(&settings), prefix),
+                expected,
+                "{destination}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_family_without_a_pod_address_is_refused() {
+        let v4_only = Settings { pod_v6: Address::NONE, ..settings() };
+        assert_eq!(
+            decide(&address("2001:db8::1"), Some(&v4_only), prefix),
+            Connect::Deny(Counter::DeniedNoAddress)
+        );
+        assert_eq!(
+            decide(&address("8.8.8.8"), Some(&v4_only), prefix),
+            Connect::Capture(address("10.0.0.5"))
+        );
+        let v6_only = Settings { pod_v4: Address::NONE, ..settings() };
+        assert_eq!(
+            decide(&address("::ffff:8.8.8.8"), Some(&v6_only), prefix),
+            Connect::Deny(Counter::DeniedNoAddress)
+        );
+    }
+
+    #[test]
+    fn an_inactive_pod_only_notes_self_calls() {
+        let inactive = Settings { flags: SettingsFlags::default(), ..settings() };
+        assert_eq!(decide(&address("8.8.8.8"), Some(&inactive), prefix), Connect::Leave);
+        assert_eq!(decide(&address("10.0.0.5"), Some(&inactive), prefix), Connect::SelfCall);
+    }
+
+    #[test]
+    fn an_unknown_namespace_reaches_loopback_only() {
+        let deny = Connect::DenyUnknown(GlobalCounter::DeniedUnknownNetns);
+        for (destination, expected) in [
+            ("127.0.0.1", Connect::Leave),
+            ("::1", Connect::Leave),
+            ("0.0.0.0", Connect::Leave),
+            ("10.0.0.5", deny),
+            ("169.254.1.1", deny),
+            ("2001:db8::1", deny),
+        ] {
+            assert_eq!(decide(&address(destination), None, prefix), expected, "{destination}");
+        }
+    }
+}

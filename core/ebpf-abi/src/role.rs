@@ -1,0 +1,89 @@
+//! Roles: why a connection may pass, decided by where it was opened and never by an address.
+
+use crate::{Address, Be16};
+
+/// Role of a socket or of its connection. A newtype and not an enum: it is read from memory that the
+/// kernel shares, where an unknown value must stay harmless.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct Role(pub u32);
+
+impl Role {
+    /// Nothing is known; such a connection is steered like any other.
+    pub const NONE: Self = Self(0);
+    /// A pod's connection that was rewritten to the capture port.
+    pub const OUTBOUND: Self = Self(1);
+    /// A pod's connection to itself.
+    pub const SELF_CALL: Self = Self(2);
+    /// The proxy's connection to the application.
+    pub const PROXY_TO_APP: Self = Self(3);
+    /// A probe of the kubelet.
+    pub const KUBELET: Self = Self(4);
+
+    /// Given by the hooks of a pod's cgroup.
+    #[inline(always)]
+    pub const fn is_pod(self) -> bool {
+        self.0 == Self::OUTBOUND.0 || self.0 == Self::SELF_CALL.0
+    }
+
+    /// Given by the hooks of the agent's or the kubelet's cgroup.
+    #[inline(always)]
+    pub const fn is_host(self) -> bool {
+        self.0 == Self::PROXY_TO_APP.0 || self.0 == Self::KUBELET.0
+    }
+}
+
+/// What a socket carries in its storage: stamped by the connect hooks, and on an accepted connection
+/// by the agent's `sock_ops`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct SocketRole {
+    pub role: Role,
+    /// Original destination, when the role is `OUTBOUND`.
+    pub original_port: Be16,
+    pub reserved: u16,
+    pub original: Address,
+}
+
+/// Who has a role: cgroups by exact id, never by descent. Zero means "nobody".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Roles {
+    pub agent_cgroup: u64,
+    pub kubelet_cgroup: u64,
+    /// A socket in the kubelet's cgroup counts as the kubelet's only in this network namespace.
+    pub host_netns_cookie: u64,
+}
+
+impl Roles {
+    /// Role of a socket that a task of `cgroup` connects in the namespace `netns_cookie`.
+    #[inline(always)]
+    pub const fn of(&self, cgroup: u64, netns_cookie: u64) -> Role {
+        if cgroup == 0 {
+            return Role::NONE;
+        }
+        if cgroup == self.agent_cgroup {
+            return Role::PROXY_TO_APP;
+        }
+        if cgroup == self.kubelet_cgroup && netns_cookie == self.host_netns_cookie {
+            return Role::KUBELET;
+        }
+        Role::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_exact() {
+        let roles = Roles { agent_cgroup: 7, kubelet_cgroup: 9, host_netns_cookie: 1 };
+        assert_eq!(roles.of(7, 5), Role::PROXY_TO_APP);
+        assert_eq!(roles.of(9, 1), Role::KUBELET);
+        assert_eq!(roles.of(9, 5), Role::NONE, "the kubelet's cgroup in a pod's namespace");
+        assert_eq!(roles.of(8, 1), Role::NONE);
+        let unset = Roles { kubelet_cgroup: 0, ..roles };
+        assert_eq!(unset.of(0, 1), Role::NONE, "an unset cgroup matches nobody");
+    }
+}

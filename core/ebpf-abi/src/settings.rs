@@ -1,0 +1,72 @@
+//! Settings of one pod, the single element of its SETTINGS array.
+//!
+//! The kernel copies the value word by word while programs read it. Each IPv4 address is one word; a
+//! torn IPv6 address is possible only while a pod changes its address, and costs that one connect.
+
+use crate::{Address, MAX_PROBE_PORTS};
+
+/// Settings that the programs of one pod read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Settings {
+    /// Captured IPv4 connections go to this address; [`Address::NONE`] when the pod has none.
+    pub pod_v4: Address,
+    /// Captured IPv6 connections go to this address; [`Address::NONE`] when the pod has none.
+    pub pod_v6: Address,
+    /// Ports that the kubelet reaches directly, host order; zero is an unused entry.
+    pub probe_ports: [u16; MAX_PROBE_PORTS],
+    /// Port that captured connections are rewritten to, host order.
+    pub capture_port: u16,
+    /// Threads with listeners, at most [`crate::MAX_THREADS`]; zero drops every steered connection.
+    pub threads: u16,
+    pub flags: SettingsFlags,
+}
+
+/// Switches; bits combine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct SettingsFlags(pub u32);
+
+impl SettingsFlags {
+    /// Outbound connections are captured. Clear while the hooks are being attached or taken off: the
+    /// connect hooks then register self calls and leave the rest alone.
+    pub const ACTIVE: Self = Self(1);
+
+    #[inline(always)]
+    pub const fn is_active(self) -> bool {
+        self.0 & Self::ACTIVE.0 != 0
+    }
+}
+
+impl Settings {
+    /// Whether the kubelet may reach `port` directly. Unrolled: programs have no loops.
+    #[inline(always)]
+    pub const fn is_probe_port(&self, port: u16) -> bool {
+        let ports = &self.probe_ports;
+        port != 0
+            && (ports[0] == port
+                || ports[1] == port
+                || ports[2] == port
+                || ports[3] == port
+                || ports[4] == port
+                || ports[5] == port
+                || ports[6] == port
+                || ports[7] == port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_probe_port_entry_counts_and_zero_never_does() {
+        for index in 0..MAX_PROBE_PORTS {
+            let mut settings = Settings::default();
+            settings.probe_ports[index] = 8080;
+            assert!(settings.is_probe_port(8080), "entry {index}");
+            assert!(!settings.is_probe_port(8081));
+            assert!(!settings.is_probe_port(0), "an unused entry is not port 0");
+        }
+    }
+}
