@@ -1,1 +1,71 @@
-fn main() {}
+//! The project's chores: `cargo xtask VERB`.
+//!
+//! Each verb is one file. Nothing here is part of the product, so this crate depends on nothing of
+//! ours and on as little as possible of others': it is built before anything else, on a machine
+//! that may have nothing installed yet.
+
+mod arguments;
+mod ebpf;
+mod fuzz;
+mod gates;
+mod layers;
+mod programs;
+mod setup;
+mod step;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use arguments::Usage;
+
+const HELP: &str = "\
+cargo xtask VERB
+
+  setup [--check]   install what the build and the tests need (Debian); --check only reports
+  ebpf              build the eBPF programs into target/ebpf/
+  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, fuzz
+                    (repeatable, or T,T); --filter NAME runs the tests whose name contains NAME
+  demo [--keep]     two nodes with pods on this machine, shown at work (root)
+  bench quick       Warren beside direct connections, as ratios (root)
+  layers            check the dependency law and the rules that the compiler cannot
+  ci                the gates and the core tests: what to run before a commit
+";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.is_empty() {
+        eprint!("{HELP}");
+        return ExitCode::from(2);
+    }
+    let verb = arguments.remove(0);
+    match dispatch(&verb, &arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Usage>() => {
+            eprintln!("xtask: {error}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("xtask {verb}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: &str, arguments: &[String]) -> anyhow::Result<()> {
+    match verb {
+        "setup" => setup::verb(arguments),
+        "ebpf" => ebpf::verb(arguments),
+        "test" => test::verb(arguments),
+        "demo" => programs::demo(arguments),
+        "bench" => programs::bench(arguments),
+        "layers" => layers::verb(arguments),
+        "ci" => gates::ci(arguments),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        unknown => Err(Usage::new(format!("unknown verb {unknown:?}")).into()),
+    }
+}

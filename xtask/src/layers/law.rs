@@ -1,0 +1,119 @@
+//! The dependency law, as data. A new arrow is an ADR, not an edit here.
+
+/// Folders with Rust of ours.
+pub(super) const SOURCE_FOLDERS: [&str; 8] =
+    ["core", "io", "ztunnel", "cli", "tests", "fuzz", "xtask", "ebpf-programs"];
+
+/// What a crate may import of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    /// Exactly these.
+    Only(&'static [&'static str]),
+    /// Every crate of `core/`, and these.
+    CoreAnd(&'static [&'static str]),
+    /// Every crate of `core/` and `io/`.
+    CoreAndIo,
+    /// Everything. Nobody imports such a crate.
+    Anything,
+}
+
+/// One row of the law.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) folder: &'static str,
+    pub(super) may: May,
+}
+
+const fn row(name: &'static str, folder: &'static str, may: May) -> Row {
+    Row { name, folder, may }
+}
+
+/// Normal and build dependencies. A crate without a row may not exist.
+pub(super) const LAW: &[Row] = &[
+    row("model", "core/model", May::Only(&[])),
+    row("ebpf-abi", "core/ebpf-abi", May::Only(&[])),
+    row("authz", "core/authz", May::Only(&["model"])),
+    row("resolve", "core/resolve", May::Only(&["model"])),
+    row("hbone", "core/hbone", May::Only(&["model", "authz"])),
+    row("local-config", "core/local-config", May::Only(&["model", "authz", "resolve"])),
+    row("admin", "io/admin", May::CoreAnd(&[])),
+    row("daemon", "io/daemon", May::CoreAnd(&[])),
+    row("netns", "io/netns", May::CoreAnd(&[])),
+    row("tls", "io/tls", May::CoreAnd(&[])),
+    row("svid", "io/svid", May::CoreAnd(&["tls"])),
+    row("hbone-h2", "io/hbone-h2", May::CoreAnd(&["tls"])),
+    row("ztunnel", "ztunnel", May::CoreAndIo),
+    row("cli", "cli", May::CoreAndIo),
+    row("ebpf-programs", "ebpf-programs", May::Only(&["ebpf-abi"])),
+    row("tests", "tests", May::Anything),
+    row("xtask", "xtask", May::Only(&[])),
+];
+
+pub(super) fn find(name: &str) -> Option<&'static Row> {
+    LAW.iter().find(|row| row.name == name)
+}
+
+impl Row {
+    pub(super) fn is_core(&self) -> bool {
+        self.folder.starts_with("core/")
+    }
+
+    pub(super) fn is_io(&self) -> bool {
+        self.folder.starts_with("io/")
+    }
+}
+
+/// Crates that must not be built at all: one TLS provider, and that is aws-lc-rs.
+pub(super) const BANNED: [&str; 3] = ["ring", "openssl-sys", "native-tls"];
+
+/// External crates with one home each: replacing one touches one folder. `tests` may use any.
+pub(super) const HOMES: &[(&str, &[&str])] = &[
+    ("aya", &["ztunnel"]),
+    ("aya-log", &["ztunnel"]),
+    ("aya-ebpf", &["ebpf-programs"]),
+    ("rustls", &["tls"]),
+    ("tokio-rustls", &["tls"]),
+    ("rustls-webpki", &["tls"]),
+    ("rustls-pki-types", &["tls", "svid"]),
+    ("x509-parser", &["tls", "svid"]),
+    ("aws-lc-rs", &["tls", "svid"]),
+    ("rcgen", &["svid"]),
+    ("h2", &["hbone-h2"]),
+    ("hyper", &["daemon"]),
+    ("hyper-util", &["daemon"]),
+    ("rtnetlink", &["netns"]),
+    ("netlink-packet-route", &["netns"]),
+    ("serde-saphyr", &["local-config"]),
+    ("kube", &[]),
+    ("k8s-openapi", &[]),
+];
+
+/// What would let a core crate see the world: runtime, sockets, system calls, clock, randomness,
+/// logging.
+pub(super) const BANNED_IN_CORE: [&str; 19] = [
+    "async-std",
+    "futures-util",
+    "getrandom",
+    "h2",
+    "hyper",
+    "libc",
+    "log",
+    "mio",
+    "nix",
+    "parking_lot",
+    "prometheus-client",
+    "rand",
+    "rustls",
+    "smol",
+    "socket2",
+    "time",
+    "tokio",
+    "tokio-util",
+    "tracing",
+];
+
+/// The node proxy's stages. They never import one another; only the flow knows their order.
+pub(super) const STAGES: [&str; 8] =
+    ["capture", "identity", "discovery", "policy", "tunnel", "relay", "telemetry", "dns"];
+/// Who may import stages, below `ztunnel/src/`. No stage imports these.
+pub(super) const STORY: [&str; 4] = ["flow", "app", "main", "lib"];

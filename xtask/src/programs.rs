@@ -1,0 +1,60 @@
+//! Programs of the `tests` crate that people start: the demo and the benchmark.
+//!
+//! The program replaces this process, so that signals (Ctrl-C) and the exit code are its own and
+//! nothing stands between it and the terminal while it takes its network namespaces down.
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::arguments::Usage;
+use crate::step::{run, step};
+use crate::workspace::{cargo, target};
+use crate::{ebpf, setup};
+
+/// The crates whose binaries the demo, the benchmark and the privileged tests start. Always built
+/// together: the features of shared dependencies, and so the artifacts, stay the same.
+pub(crate) const CRATES: [&str; 3] = ["ztunnel", "cli", "tests"];
+/// Speed near `release` without its link time.
+pub(crate) const PROFILE: &str = "fast";
+/// Tells a program of `tests` where `ztunnel`, `warren` and its own actors are.
+pub(crate) const BINARIES_VARIABLE: &str = "WARREN_BIN_DIR";
+
+pub(crate) fn demo(arguments: &[String]) -> anyhow::Result<()> {
+    start("demo", arguments)
+}
+
+pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    match arguments.first().map(String::as_str) {
+        Some("quick") => start("bench", arguments),
+        _ => Err(Usage::new("bench takes: quick").into()),
+    }
+}
+
+fn start(program: &str, arguments: &[String]) -> anyhow::Result<()> {
+    setup::install()?;
+    ebpf::build()?;
+    step("build", || {
+        let mut build = cargo();
+        build.args(["build", "--profile", PROFILE, "--bins"]);
+        for name in CRATES {
+            build.args(["--package", name]);
+        }
+        run(&mut build)
+    })?;
+    let binaries = binaries();
+    let path = binaries.join(program);
+    let error = Command::new(&path)
+        .args(arguments.iter().map(OsStr::new))
+        .env(BINARIES_VARIABLE, &binaries)
+        .exec();
+    Err(error).with_context(|| format!("start {}", path.display()))
+}
+
+/// Where the binaries of the profile `fast` are.
+pub(crate) fn binaries() -> PathBuf {
+    target().join(PROFILE)
+}

@@ -1,0 +1,279 @@
+//! Runs the tests, tier by tier, and counts them.
+//!
+//! The core tier needs nothing but cargo. The others need root, a kernel with eBPF, and the
+//! binaries under test; a test that lacks one of these fails and says so.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+
+pub(crate) use report::Tally;
+
+use crate::arguments::Usage;
+use crate::programs::{BINARIES_VARIABLE, CRATES, PROFILE, binaries};
+use crate::workspace::{cargo, root};
+use crate::{ebpf, fuzz, gates, setup};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    /// Unit tests of every crate but `tests`. No root, no eBPF toolchain.
+    Core,
+    /// One eBPF hook at a time, in the kernel.
+    Bpf,
+    /// Pods as network namespaces and cgroups, nodes as processes, real sockets.
+    Netns,
+    /// Each fuzz target, briefly.
+    Fuzz,
+}
+
+impl Tier {
+    const ALL: [Self; 4] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Bpf => "bpf",
+            Self::Netns => "netns",
+            Self::Fuzz => "fuzz",
+        }
+    }
+
+    /// Whether it loads eBPF programs into this machine's kernel.
+    fn is_privileged(self) -> bool {
+        match self {
+            Self::Bpf | Self::Netns => true,
+            Self::Core | Self::Fuzz => false,
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Request {
+    /// Empty: everything, the gates included.
+    tiers: Vec<Tier>,
+    filter: Option<String>,
+}
+
+impl Request {
+    fn parse(arguments: &[String]) -> Result<Self, Usage> {
+        let mut request = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (argument.as_str(), None),
+            };
+            let mut value = || {
+                inline.or_else(|| rest.next().map(String::as_str)).ok_or_else(|| {
+                    Usage::new(format!("{name} takes a value; tiers: {}", tier_names()))
+                })
+            };
+            match name {
+                "--tier" => {
+                    for name in value()?.split(',') {
+                        request.add(name)?;
+                    }
+                }
+                "--filter" => request.filter = Some(value()?.to_owned()),
+                _ => return Err(Usage::new(format!("unknown argument {argument:?}"))),
+            }
+        }
+        Ok(request)
+    }
+
+    fn add(&mut self, name: &str) -> Result<(), Usage> {
+        let tier = Tier::ALL
+            .into_iter()
+            .find(|tier| tier.name() == name)
+            .ok_or_else(|| Usage::new(format!("no tier {name:?}; tiers: {}", tier_names())))?;
+        if !self.tiers.contains(&tier) {
+            self.tiers.push(tier);
+        }
+        Ok(())
+    }
+}
+
+fn tier_names() -> String {
+    Tier::ALL.map(Tier::name).join(", ")
+}
+
+pub(crate) fn verb(arguments: &[String]) -> anyhow::Result<()> {
+    let mut request = Request::parse(arguments)?;
+    if request.tiers.is_empty() {
+        setup::install()?;
+        ebpf::build()?;
+        gates::all()?;
+        request.tiers.extend(Tier::ALL);
+    } else if request.tiers.iter().any(|tier| tier.is_privileged()) {
+        setup::install()?;
+        ebpf::build()?;
+    }
+    run_tiers(&request)
+}
+
+/// The last part of `cargo xtask ci`.
+pub(crate) fn core_only() -> anyhow::Result<()> {
+    run_tiers(&Request { tiers: vec![Tier::Core], filter: None })
+}
+
+/// What became of one tier.
+struct Outcome {
+    tier: Tier,
+    tally: Tally,
+    took: Duration,
+    /// Why it failed, beyond the tests that it counted as failed.
+    trouble: Option<String>,
+}
+
+fn run_tiers(request: &Request) -> anyhow::Result<()> {
+    let mut outcomes = Vec::new();
+    for tier in &request.tiers {
+        println!("==> tier {}", tier.name());
+        let start = Instant::now();
+        let mut outcome =
+            Outcome { tier: *tier, tally: Tally::default(), took: Duration::ZERO, trouble: None };
+        match run_tier(*tier, request.filter.as_deref()) {
+            Ok(tally) => outcome.tally = tally,
+            Err(error) => outcome.trouble = Some(format!("{error:#}")),
+        }
+        if outcome.trouble.is_none() && outcome.tally.ran() == 0 && request.filter.is_none() {
+            outcome.trouble = Some("no test ran".to_owned());
+        }
+        outcome.took = start.elapsed();
+        outcomes.push(outcome);
+    }
+    summarize(&outcomes)
+}
+
+fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut total = Tally::default();
+    println!();
+    for Outcome { tier, tally, took, trouble } in outcomes {
+        let mut tally = *tally;
+        // A tier in trouble is a failure of its own, so that the last line never hides it.
+        tally.failed += u64::from(trouble.is_some());
+        total += tally;
+        let trouble = trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let seconds = took.as_secs_f64();
+        println!("tier {}: {tally} ({seconds:.1} s){trouble}", tier.name());
+    }
+    println!("{total}");
+    if total.failed > 0 {
+        bail!("tests failed");
+    }
+    if total.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
+    match tier {
+        Tier::Core => core(filter),
+        Tier::Bpf | Tier::Netns => privileged(tier, filter),
+        Tier::Fuzz => fuzz::run_all(filter),
+    }
+}
+
+fn core(filter: Option<&str>) -> anyhow::Result<Tally> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--exclude", "tests", "--no-fail-fast"]);
+    command.args(filter);
+    report::watch(&mut command)
+}
+
+/// A suite of the crate `tests`, one test at a time: they share the kernel.
+fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
+    let suite = build_suite(tier.name())?;
+    let mut command = Command::new(suite);
+    command
+        .args(filter)
+        .arg("--test-threads=1")
+        .current_dir(root().join("tests"))
+        .env("CARGO_MANIFEST_DIR", root().join("tests"))
+        .env(BINARIES_VARIABLE, binaries());
+    report::watch(&mut command)
+}
+
+/// Builds the suite together with the binaries that it starts; returns the suite's program.
+fn build_suite(name: &str) -> anyhow::Result<String> {
+    let mut command = cargo();
+    command.args(["build", "--profile", PROFILE, "--bins", "--test", name]);
+    for package in CRATES {
+        command.args(["--package", package]);
+    }
+    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = command.output().context("start cargo build")?;
+    if !output.status.success() {
+        bail!("cargo build ended with {}", output.status);
+    }
+    let messages = String::from_utf8(output.stdout).context("read cargo's messages")?;
+    suites(&messages).remove(name).ok_or_else(|| anyhow!("cargo built no suite {name}"))
+}
+
+/// Test programs by target name, from cargo's JSON messages.
+fn suites(messages: &str) -> BTreeMap<String, String> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    messages
+        .filter(|message: &serde_json::Value| message["target"]["kind"][0] == "test")
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?;
+            Some((name.to_owned(), message["executable"].as_str()?.to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Request, Usage> {
+        Request::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn requests_name_tiers_and_a_filter() {
+        assert_eq!(parse("").expect("nothing is everything"), Request::default());
+        let request = parse("--tier core --tier=bpf,core --filter deny").expect("a request");
+        assert_eq!(request.tiers, [Tier::Core, Tier::Bpf]);
+        assert_eq!(request.filter.as_deref(), Some("deny"));
+    }
+
+    #[test]
+    fn an_unknown_tier_is_answered_with_the_list() {
+        for line in ["--tier moon", "--tier"] {
+            let error = parse(line).expect_err("not a tier").to_string();
+            assert!(error.contains("core, bpf, netns, fuzz"), "{error}");
+        }
+        assert!(parse("--fast").is_err());
+    }
+
+    #[test]
+    fn suites_are_found_among_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"tests"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"bpf"},"executable":"/t/bpf-1"}
+not json
+{"reason":"build-finished","success":true}"#;
+        let suites = suites(messages);
+        assert_eq!(suites.len(), 1);
+        assert_eq!(suites["bpf"], "/t/bpf-1");
+    }
+
+    #[test]
+    fn a_tier_in_trouble_fails_the_run() {
+        let outcome = |passed, trouble: Option<&str>| Outcome {
+            tier: Tier::Core,
+            tally: Tally { passed, failed: 0, ignored: 0 },
+            took: Duration::ZERO,
+            trouble: trouble.map(str::to_owned),
+        };
+        assert!(summarize(&[outcome(3, None)]).is_ok());
+        assert!(summarize(&[outcome(3, None), outcome(0, Some("did not build"))]).is_err());
+        assert!(summarize(&[outcome(0, None)]).is_err());
+    }
+}
