@@ -1,1 +1,87 @@
-//! Placeholder.
+//! The mesh as a file: the YAML shape that Istio's ztunnel reads from `LOCAL_XDS_PATH`.
+//!
+//! Every key of that shape is known. One whose feature does not exist here yet, and that would
+//! change a route or a verdict, is refused as "not supported yet"; any other key is an error.
+//! Nothing is dropped or guessed: a policy that lost a condition would admit too much. All
+//! mistakes of a file are reported together, each with its line, column and field path.
+//! `docs/local-config.md` is the reference.
+
+mod consistency;
+mod error;
+mod node;
+mod policy;
+mod read;
+mod service;
+mod workload;
+
+use authz::{Policy, Stored};
+use model::{Service, Workload};
+
+use crate::consistency::Placed;
+use crate::error::Collector;
+use crate::node::Node;
+use crate::read::{Object, Path, list};
+
+pub use error::{ConfigError, ConfigErrors};
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// Workloads.
+    pub workloads: Vec<Workload>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Policies; all of them were understood.
+    pub policies: Vec<Stored>,
+}
+
+/// Parses a configuration. `file_name` appears in the errors and is not opened.
+pub fn parse(file_name: &str, text: &str) -> Result<LocalConfig, ConfigErrors> {
+    let mut errors = Collector::new(file_name);
+    let config = match node::parse(text) {
+        Ok(root) => read_config(&mut errors, &root),
+        Err(error) => {
+            errors.push(error.position, "", None, error.cause);
+            None
+        }
+    };
+    errors.finish(config.unwrap_or_default())
+}
+
+fn read_config(errors: &mut Collector<'_>, root: &Node) -> Option<LocalConfig> {
+    let mut object = Object::open(errors, root, &Path::Root)?;
+    let workloads = object.optional(errors, "workloads", list(placed(workload::workload)));
+    let policies = object.optional(errors, "policies", list(placed(policy::policy)));
+    let services = object.optional(errors, "services", list(placed(service::service)));
+    object.finish(errors);
+    let workloads: Vec<Placed<Workload>> = workloads.unwrap_or_default();
+    let policies: Vec<Placed<Policy>> = policies.unwrap_or_default();
+    let services: Vec<Placed<Service>> = services.unwrap_or_default();
+    consistency::check(errors, &workloads, &services, &policies);
+    Some(LocalConfig {
+        workloads: values(workloads).collect(),
+        services: values(services).collect(),
+        policies: values(policies).map(Stored::Policy).collect(),
+    })
+}
+
+/// Keeps the place of what `read` reads.
+fn placed<T>(
+    read: impl Fn(&mut Collector<'_>, &Node, &Path<'_>) -> Option<T>,
+) -> impl FnMut(&mut Collector<'_>, &Node, &Path<'_>) -> Option<Placed<T>> {
+    move |errors, node, path| {
+        let index = match path {
+            Path::Index(_, index) => *index,
+            Path::Root | Path::Key(..) => 0,
+        };
+        let value = read(errors, node, path)?;
+        Some(Placed { index, position: node.position, value })
+    }
+}
+
+fn values<T>(placed: Vec<Placed<T>>) -> impl Iterator<Item = T> {
+    placed.into_iter().map(|placed| placed.value)
+}
+
+#[cfg(test)]
+mod tests;
