@@ -13,9 +13,7 @@ use ebpf_programs::access::{insert, lookup, remove};
 use crate::{
     connect::{ALLOW, is_tcp},
     maps::{POD_TUPLES, PROBES, ROLES, count, count_global},
-    sock_ops::{
-        DONE, Moment, accepted, forget, moment, netns_cookie, opened, tuple, watch_state,
-    },
+    sock_ops::{DONE, Moment, accepted, forget, moment, netns_cookie, opened, tuple, watch_state},
     socket,
 };
 

@@ -3,7 +3,10 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::{
-    bindings::{bpf_sk_lookup, sk_action::{SK_DROP, SK_PASS}},
+    bindings::{
+        bpf_sk_lookup,
+        sk_action::{SK_DROP, SK_PASS},
+    },
     programs::SkLookupContext,
 };
 use ebpf_abi::{

@@ -1,0 +1,386 @@
+//! The hooks of one pod: attached all or nothing, adopted without a gap, detached without a trace.
+//!
+//! Attaching has two steps, because `sk_lookup` drops what finds no listener: [`PodHooks::prepare`]
+//! makes the pod's maps, the caller puts its listeners in, [`Prepared::activate`] attaches. While the
+//! hooks go on one by one the pod's settings say "inactive": calls to itself are registered from the
+//! first moment, connections are captured only when everything is in place.
+
+mod maps;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use model::PodUid;
+
+pub use self::maps::{PodMaps, PodPrefixes, PodSettings, SettingsError};
+use super::{
+    bpf::{self, LinkTarget, Map, Update},
+    pins::{Completeness, PinError, PodLink, PodPins},
+    programs::{Programs, ProgramsError},
+};
+
+/// What the programs need to know about a pod.
+#[derive(Clone, Debug)]
+pub struct AttachSpec {
+    /// `SO_NETNS_COOKIE` of a socket in the pod's network namespace.
+    pub netns_cookie: u64,
+    pub settings: PodSettings,
+    pub prefixes: PodPrefixes,
+}
+
+/// What a pod's pinned links must be attached to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// Id of the pod's cgroup (its inode).
+    pub cgroup_id: u64,
+    /// Inode of the pod's network namespace.
+    pub netns_inode: u64,
+}
+
+/// Whether a pod's hooks still have something to hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HookState {
+    Attached,
+    /// The cgroup was removed; its links are dead.
+    CgroupGone,
+    /// The network namespace was removed; its link is dead.
+    NetnsGone,
+}
+
+/// Why hooks could not be attached, changed or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    #[error("pod {uid} has hooks already")]
+    AlreadyAttached { uid: PodUid },
+    #[error("another pod is enrolled with the same network namespace")]
+    NetnsTaken,
+    #[error("the node has no room for another pod's maps")]
+    TooManyPods,
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    #[error("{operation}")]
+    Kernel { operation: &'static str, source: io::Error },
+}
+
+/// Why pinned hooks could not be taken over. Nothing was changed, except after `Hook`.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    #[error("pod {uid} has no pinned hooks")]
+    NotFound { uid: PodUid },
+    #[error("the pinned hooks of pod {uid} are incomplete: {missing} is missing")]
+    Incomplete { uid: PodUid, missing: &'static str },
+    #[error("{link} of pod {uid} is attached to {found:?} instead of {expected:?}")]
+    Mismatch { uid: PodUid, link: &'static str, found: LinkTarget, expected: Expected },
+    #[error("the cgroup of pod {uid} is gone")]
+    CgroupGone { uid: PodUid },
+    #[error("the network namespace of pod {uid} is gone")]
+    NetnsGone { uid: PodUid },
+    #[error(transparent)]
+    Hook(#[from] HookError),
+}
+
+/// A pod whose maps exist and whose hooks are not attached yet. Dropping it removes the maps.
+#[derive(Debug)]
+#[must_use = "dropping it undoes the preparation"]
+pub struct Prepared(Option<Parts>);
+
+/// A pod with attached hooks. Dropping it leaves them in place, for the next agent.
+#[derive(Debug)]
+pub struct PodHooks {
+    parts: Parts,
+    links: Vec<(PodLink, OwnedFd)>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    programs: Programs,
+    pins: PodPins,
+    maps: PodMaps,
+    steer: OwnedFd,
+}
+
+impl PodHooks {
+    /// Makes the maps of a pod and the entries that find them. A folder that an earlier attempt left
+    /// half written is cleared first; a whole one is refused, adopt it or [`purge`] it.
+    pub fn prepare(
+        programs: &Programs,
+        uid: &PodUid,
+        spec: &AttachSpec,
+    ) -> Result<Prepared, HookError> {
+        let pins = programs.pins().pod(uid);
+        match pins.completeness() {
+            Completeness::Absent => {}
+            Completeness::Partial { .. } => purge(programs, uid)?,
+            Completeness::Whole => return Err(HookError::AlreadyAttached { uid: uid.clone() }),
+        }
+        let settings = spec.settings.inactive()?;
+        pins.create()?;
+        let made = make_parts(programs, pins, spec, settings);
+        if made.is_err() {
+            // The first error is the one to tell; what this cannot clear, the next `prepare` will.
+            drop(purge(programs, uid));
+        }
+        made.map(|parts| Prepared(Some(parts)))
+    }
+
+    /// Takes over the pinned hooks of a pod: checks what they are attached to, then replaces their
+    /// programs in place. Listeners of the earlier agent are gone with it; until new ones are set,
+    /// connections are dropped.
+    pub fn adopt(
+        programs: &Programs,
+        uid: &PodUid,
+        expected: Expected,
+    ) -> Result<Self, AdoptError> {
+        let pins = programs.pins().pod(uid);
+        match pins.completeness() {
+            Completeness::Absent => return Err(AdoptError::NotFound { uid: uid.clone() }),
+            Completeness::Partial { missing } => {
+                return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
+            }
+            Completeness::Whole => {}
+        }
+        let failed = |operation| move |source| HookError::Kernel { operation, source };
+        let mut links = Vec::with_capacity(PodLink::ALL.len());
+        for link in PodLink::ALL {
+            let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
+            let found = bpf::link_info(&fd).map_err(failed("inspect a pinned link"))?.target;
+            verify(uid, link, found, expected)?;
+            links.push((link, fd));
+        }
+        let maps =
+            PodMaps::open(&pins, programs.cpus()).map_err(failed("open the pod's pinned maps"))?;
+        if !maps.is_in(programs.pods()).map_err(failed("look for the pod in the outer maps"))? {
+            let missing = "its entry in the outer maps";
+            return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
+        }
+        let steer = programs.load_pod(&pins).map_err(HookError::from)?;
+        for (link, fd) in &links {
+            let program = programs.link_program(*link).unwrap_or(steer.as_fd());
+            bpf::link_update(fd, program).map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOLINK) if *link == PodLink::SkLookup => {
+                    AdoptError::NetnsGone { uid: uid.clone() }
+                }
+                Some(libc::ENOLINK) => AdoptError::CgroupGone { uid: uid.clone() },
+                _ => failed("replace the program of a link")(source).into(),
+            })?;
+        }
+        let hooks = Self { parts: Parts { programs: programs.clone(), pins, maps, steer }, links };
+        hooks.maps().set_active(true).map_err(failed("activate capture"))?;
+        hooks.maps().sweep().map_err(failed("sweep the registry"))?;
+        Ok(hooks)
+    }
+
+    /// The pod's maps.
+    pub fn maps(&self) -> &PodMaps {
+        &self.parts.maps
+    }
+
+    /// Whether cgroup and network namespace still exist.
+    pub fn state(&self) -> Result<HookState, HookError> {
+        for (_, fd) in &self.links {
+            let info = bpf::link_info(fd)
+                .map_err(|source| HookError::Kernel { operation: "inspect a link", source })?;
+            match info.target {
+                LinkTarget::Cgroup { id: 0 } => return Ok(HookState::CgroupGone),
+                LinkTarget::Netns { inode: 0 } => return Ok(HookState::NetnsGone),
+                LinkTarget::Cgroup { .. } | LinkTarget::Netns { .. } | LinkTarget::Other { .. } => {
+                }
+            }
+        }
+        Ok(HookState::Attached)
+    }
+
+    /// Original destination of a connection that came from the pod, from the registry; gone when the
+    /// application closes its socket. [`Programs::accepted_dst`] is not.
+    pub fn original_dst(&self, peer: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
+        self.maps().original_dst(peer, local).ok().flatten()
+    }
+
+    /// Detaches the hooks and removes every pin. Established connections live on; outbound capture
+    /// stops first, inbound steering next. Links whose target is gone are just removed. Safe to repeat
+    /// after a failure.
+    pub fn detach(&self) -> Result<(), HookError> {
+        let failed = |source| HookError::Kernel { operation: "end capture", source };
+        self.maps().set_active(false).map_err(failed)?;
+        for (_, fd) in self.links.iter().rev() {
+            detach_link(fd)?;
+        }
+        self.parts.remove()
+    }
+}
+
+impl Prepared {
+    /// The pod's maps; set its listeners here.
+    pub fn maps(&self) -> &PodMaps {
+        &self.parts().maps
+    }
+
+    /// Attaches the hooks, then switches capture on. On failure nothing stays attached or pinned.
+    /// `cgroup` is the pod's cgroup v2 folder, `netns` its network namespace, both opened.
+    pub fn activate(
+        mut self,
+        cgroup: BorrowedFd<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<PodHooks, HookError> {
+        let failed = |operation| move |source| HookError::Kernel { operation, source };
+        let mut links = Vec::with_capacity(PodLink::ALL.len());
+        let attach_all = |links: &mut Vec<(PodLink, OwnedFd)>| {
+            let parts = self.parts();
+            for link in PodLink::ALL {
+                let (program, target) = match parts.programs.link_program(link) {
+                    Some(program) => (program, cgroup),
+                    None => (parts.steer.as_fd(), netns),
+                };
+                let fd = bpf::link_create(program, target, link.attach_type())
+                    .map_err(failed("attach a hook"))?;
+                links.push((link, fd));
+                let (_, fd) = links.last().expect("just pushed");
+                bpf::pin(fd, &parts.pins.link(link)).map_err(failed("pin a link"))?;
+            }
+            parts.maps.set_active(true).map_err(failed("activate capture"))
+        };
+        if let Err(error) = attach_all(&mut links) {
+            for (_, fd) in links.iter().rev() {
+                // The first error is the one to tell; dropping descriptor and pin detaches as well.
+                drop(bpf::link_detach(fd));
+            }
+            return Err(error);
+        }
+        let parts = self.0.take().expect("taken only here");
+        Ok(PodHooks { parts, links })
+    }
+
+    fn parts(&self) -> &Parts {
+        self.0.as_ref().expect("taken only by `activate`, which consumes self")
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(parts) = self.0.take() {
+            // Nothing to do about a failure here: the next `prepare` clears what is left.
+            drop(parts.remove());
+        }
+    }
+}
+
+impl Parts {
+    /// Outer entries first: no program finds maps that are about to go.
+    fn remove(&self) -> Result<(), HookError> {
+        forget(&self.programs, &self.maps)?;
+        self.pins.remove()?;
+        Ok(())
+    }
+}
+
+/// Removes whatever is left of a pod, whole or half written, without looking at what it is attached to.
+/// Detaches live links. No error when there is nothing.
+pub fn purge(programs: &Programs, uid: &PodUid) -> Result<(), HookError> {
+    let failed = |operation| move |source| HookError::Kernel { operation, source };
+    let pins = programs.pins().pod(uid);
+    for link in PodLink::ALL.into_iter().rev() {
+        match bpf::get(&pins.link(link)) {
+            Ok(fd) => detach_link(&fd)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("open a pinned link")(error)),
+        }
+    }
+    let outer = programs.pods();
+    let inner = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS"];
+    for (map, name) in outer.all().into_iter().zip(inner) {
+        match bpf::get(&pins.map(name)) {
+            Ok(fd) => {
+                let id = bpf::map_info(&fd).map_err(failed("inspect a pinned map"))?.id;
+                remove_inner(map, id).map_err(failed("remove a pod from an outer map"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("open a pinned map")(error)),
+        }
+    }
+    pins.remove()?;
+    Ok(())
+}
+
+fn make_parts(
+    programs: &Programs,
+    pins: PodPins,
+    spec: &AttachSpec,
+    settings: ebpf_abi::Settings,
+) -> Result<Parts, HookError> {
+    let failed = |operation| move |source| HookError::Kernel { operation, source };
+    let steer = programs.load_pod(&pins)?;
+    let maps = PodMaps::open(&pins, programs.cpus()).map_err(failed("open the pod's new maps"))?;
+    maps.write_settings(&settings).map_err(failed("write the pod's settings"))?;
+    maps.replace_prefixes(&spec.prefixes)?;
+    for (outer, inner) in programs.pods().all().into_iter().zip(maps.inner()) {
+        outer.set(&spec.netns_cookie, &bpf::descriptor(inner), Update::Insert).map_err(
+            |source| match source.raw_os_error() {
+                Some(libc::EEXIST) => HookError::NetnsTaken,
+                Some(libc::E2BIG) => HookError::TooManyPods,
+                _ => failed("add the pod to an outer map")(source),
+            },
+        )?;
+    }
+    Ok(Parts { programs: programs.clone(), pins, maps, steer })
+}
+
+fn verify(
+    uid: &PodUid,
+    link: PodLink,
+    found: LinkTarget,
+    expected: Expected,
+) -> Result<(), AdoptError> {
+    let matches = match (link, found) {
+        (PodLink::SkLookup, LinkTarget::Netns { inode: 0 }) => {
+            return Err(AdoptError::NetnsGone { uid: uid.clone() });
+        }
+        (PodLink::SkLookup, LinkTarget::Netns { inode }) => {
+            u64::from(inode) == expected.netns_inode
+        }
+        (PodLink::SkLookup, _) => false,
+        (_, LinkTarget::Cgroup { id: 0 }) => {
+            return Err(AdoptError::CgroupGone { uid: uid.clone() });
+        }
+        (_, LinkTarget::Cgroup { id }) => id == expected.cgroup_id,
+        (_, _) => false,
+    };
+    if matches {
+        return Ok(());
+    }
+    Err(AdoptError::Mismatch { uid: uid.clone(), link: link.name(), found, expected })
+}
+
+/// Removes a pod's entries from the outer maps, whatever cookie they have.
+fn forget(programs: &Programs, maps: &PodMaps) -> Result<(), HookError> {
+    let failed = |source| HookError::Kernel { operation: "remove a pod from an outer map", source };
+    for (outer, inner) in programs.pods().all().into_iter().zip(maps.inner()) {
+        let id = bpf::map_info(inner).map_err(failed)?.id;
+        remove_inner(outer, id).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn remove_inner(outer: &Map<u64, u32>, id: u32) -> io::Result<()> {
+    for cookie in outer.keys()? {
+        if outer.get(&cookie)? == Some(id) {
+            outer.delete(&cookie)?;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches a link; one whose target is gone has nothing to detach.
+fn detach_link(link: &OwnedFd) -> Result<(), HookError> {
+    match bpf::link_detach(link) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        Err(source) => Err(HookError::Kernel { operation: "detach a link", source }),
+    }
+}

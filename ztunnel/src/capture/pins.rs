@@ -1,0 +1,211 @@
+//! Where capture lives in bpffs: `<root>/v<layout>/shared/…` and `<root>/v<layout>/pods/<uid>/…`.
+//!
+//! Pins keep hooks alive while no agent runs. Another layout has another folder and is never touched.
+//! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::ALL`] is in it;
+//! links are pinned after the maps, so a crash leaves a folder that is recognised and cleared.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ebpf_abi::LAYOUT;
+use model::PodUid;
+use nix::sys::statfs::{FsType, statfs};
+
+use super::bpf::AttachType;
+
+/// Magic of bpffs (`BPF_FS_MAGIC`).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// A pod's maps, by their names in the object and in bpffs.
+pub const POD_MAPS: [&str; 5] = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS", "LISTENERS"];
+
+/// The node's maps, by their names in the object and in bpffs.
+pub const SHARED_MAPS: [&str; 8] = [
+    "POD_TUPLES",
+    "POD_PREFIXES",
+    "POD_SETTINGS",
+    "POD_COUNTERS",
+    "ROLES",
+    "SOCKETS",
+    "PROBES",
+    "GLOBALS",
+];
+
+/// A pod's links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PodLink {
+    SockOps,
+    Setsockopt,
+    Getpeername4,
+    Getpeername6,
+    Connect4,
+    Connect6,
+    SkLookup,
+}
+
+impl PodLink {
+    /// In the order of attaching: each one is useful or harmless without the later ones.
+    pub const ALL: [Self; 7] = [
+        Self::SockOps,
+        Self::Setsockopt,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Connect4,
+        Self::Connect6,
+        Self::SkLookup,
+    ];
+
+    /// Name of the pin.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SockOps => "link_sock_ops",
+            Self::Setsockopt => "link_setsockopt",
+            Self::Getpeername4 => "link_getpeername4",
+            Self::Getpeername6 => "link_getpeername6",
+            Self::Connect4 => "link_connect4",
+            Self::Connect6 => "link_connect6",
+            Self::SkLookup => "link_sk_lookup",
+        }
+    }
+
+    /// How the kernel attaches it.
+    pub const fn attach_type(self) -> AttachType {
+        match self {
+            Self::SockOps => AttachType::SockOps,
+            Self::Setsockopt => AttachType::Setsockopt,
+            Self::Getpeername4 => AttachType::Getpeername4,
+            Self::Getpeername6 => AttachType::Getpeername6,
+            Self::Connect4 => AttachType::Connect4,
+            Self::Connect6 => AttachType::Connect6,
+            Self::SkLookup => AttachType::SkLookup,
+        }
+    }
+}
+
+/// Why the pin folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error(
+        "{} is not on a BPF file system; mount one (`mount -t bpf bpf /sys/fs/bpf`) or set \
+         WARREN_BPF_PIN_DIR", path.display()
+    )]
+    NotBpffs { path: PathBuf },
+    #[error("{operation} {}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// The folder of this layout.
+#[derive(Clone, Debug)]
+pub struct PinRoot(PathBuf);
+
+impl PinRoot {
+    /// Opens or creates the folder. `root` or, when it does not exist, its parent must be on bpffs.
+    pub fn open(root: &Path) -> Result<Self, PinError> {
+        let existing = if root.exists() { root } else { root.parent().unwrap_or(root) };
+        let found = statfs(existing).map_err(|errno| PinError::Io {
+            operation: "look at the file system of",
+            path: existing.to_owned(),
+            source: errno.into(),
+        })?;
+        if found.filesystem_type() != BPF_FS {
+            return Err(PinError::NotBpffs { path: root.to_owned() });
+        }
+        let versioned = root.join(format!("v{LAYOUT}"));
+        for folder in [&versioned.join("shared"), &versioned.join("pods")] {
+            fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        }
+        Ok(Self(versioned))
+    }
+
+    /// Path of a shared pin.
+    pub fn shared(&self, name: &str) -> PathBuf {
+        self.0.join("shared").join(name)
+    }
+
+    /// The folder of a pod, which need not exist.
+    pub fn pod(&self, uid: &PodUid) -> PodPins {
+        PodPins(self.0.join("pods").join(uid.as_str()))
+    }
+
+    /// Pods that have a folder, whole or not. Names that are no pod uid were not made here and are left
+    /// out.
+    pub fn pods(&self) -> Result<Vec<PodUid>, PinError> {
+        let folder = self.0.join("pods");
+        let mut pods = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+            let entry = entry.map_err(io_error("list", &folder))?;
+            if let Some(uid) = entry.file_name().to_str().and_then(|name| PodUid::parse(name).ok())
+            {
+                pods.push(uid);
+            }
+        }
+        Ok(pods)
+    }
+}
+
+/// The folder of one pod.
+#[derive(Clone, Debug)]
+pub struct PodPins(PathBuf);
+
+/// How much of a pod's folder is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Completeness {
+    Absent,
+    /// Names a pin that is missing.
+    Partial {
+        missing: &'static str,
+    },
+    Whole,
+}
+
+impl PodPins {
+    /// Path of a map's pin.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Path of a link's pin.
+    pub fn link(&self, link: PodLink) -> PathBuf {
+        self.0.join(link.name())
+    }
+
+    /// Creates the folder, which must not exist.
+    pub fn create(&self) -> Result<(), PinError> {
+        fs::create_dir(&self.0).map_err(io_error("create", &self.0))
+    }
+
+    /// Looks for every pin by name.
+    pub fn completeness(&self) -> Completeness {
+        if !self.0.exists() {
+            return Completeness::Absent;
+        }
+        let names = POD_MAPS.into_iter().chain(PodLink::ALL.map(PodLink::name));
+        for name in names {
+            if !self.0.join(name).exists() {
+                return Completeness::Partial { missing: name };
+            }
+        }
+        Completeness::Whole
+    }
+
+    /// Removes every pin and the folder. Objects go when nothing else holds them.
+    pub fn remove(&self) -> Result<(), PinError> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error("list", &self.0)(error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(io_error("list", &self.0))?.path();
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        fs::remove_dir(&self.0).map_err(io_error("remove", &self.0))
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| PinError::Io { operation, path, source }
+}

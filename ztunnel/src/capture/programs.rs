@@ -1,0 +1,337 @@
+//! The eBPF objects: loads the node's programs once, pod by pod the `sk_lookup` of each, and attaches
+//! the hooks of the agent's and the kubelet's cgroups.
+//!
+//! Maps that must survive the agent are pinned and reused by name. Programs are not pinned: links hold
+//! them, and a new agent replaces them link by link.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{Program, ProgramError},
+};
+use ebpf_abi::{GlobalCounter, Roles, SocketRole};
+use parking_lot::Mutex;
+
+use super::{
+    bpf::{self, AttachType, LinkTarget, Map, Update},
+    pins::{POD_MAPS, PinError, PinRoot, PodLink, PodPins, SHARED_MAPS},
+    probe,
+};
+
+/// Built by `cargo xtask ebpf`, embedded by `build.rs`; empty when they were missing then.
+static POD_CGROUP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod-cgroup.o"));
+static POD_NETNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod-netns.o"));
+
+/// Pins of the kubelet's links.
+const KUBELET_LINKS: [(&str, AttachType, &str); 3] = [
+    ("link_kubelet_sock_ops", AttachType::SockOps, "role_sock_ops"),
+    ("link_kubelet_connect4", AttachType::Connect4, "role_connect4"),
+    ("link_kubelet_connect6", AttachType::Connect6, "role_connect6"),
+];
+
+/// Who has a role on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RolesConfig {
+    /// Id of the agent's own leaf cgroup.
+    pub agent_cgroup_id: u64,
+    /// Id of the kubelet's cgroup, when it is known.
+    pub kubelet_cgroup_id: Option<u64>,
+    /// `SO_NETNS_COOKIE` of the host's network namespace.
+    pub host_netns_cookie: u64,
+}
+
+/// Why programs could not be loaded or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramsError {
+    #[error("built without eBPF programs: run cargo xtask ebpf")]
+    NotBuilt,
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error("load the eBPF object {object}")]
+    Object { object: &'static str, source: EbpfError },
+    #[error("the eBPF object {object} has no program {program}")]
+    NoProgram { object: &'static str, program: &'static str },
+    #[error("load the eBPF program {program}")]
+    Program { program: &'static str, source: ProgramError },
+    #[error("open the shared map {map}")]
+    Map { map: &'static str, source: io::Error },
+    #[error("{operation}")]
+    Kernel { operation: &'static str, source: io::Error },
+}
+
+/// The node's programs and shared maps. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Programs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pins: PinRoot,
+    programs: HashMap<&'static str, OwnedFd>,
+    pods: OuterMaps,
+    roles: Map<u32, Roles>,
+    sockets: Map<u32, SocketRole>,
+    globals: Map<u32, u64>,
+    /// Kept, because making one reads the kernel's BTF (tens of milliseconds).
+    pod_loader: Mutex<EbpfLoader<'static>>,
+    cpus: usize,
+}
+
+/// Pods' maps by the cookie of their network namespace.
+#[derive(Debug)]
+pub(super) struct OuterMaps {
+    pub(super) tuples: Map<u64, u32>,
+    pub(super) prefixes: Map<u64, u32>,
+    pub(super) settings: Map<u64, u32>,
+    pub(super) counters: Map<u64, u32>,
+}
+
+impl OuterMaps {
+    pub(super) fn all(&self) -> [&Map<u64, u32>; 4] {
+        [&self.tuples, &self.prefixes, &self.settings, &self.counters]
+    }
+}
+
+/// The agent's hooks; they go when this is dropped. The kubelet's are pinned and stay.
+#[derive(Debug)]
+#[must_use = "the agent's roles end when this is dropped"]
+pub struct RoleLinks {
+    _agent: Vec<OwnedFd>,
+}
+
+const CGROUP_PROGRAMS: [&str; 9] = [
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+    "setsockopt",
+    "sock_ops",
+    "role_connect4",
+    "role_connect6",
+    "role_sock_ops",
+];
+
+impl Programs {
+    /// Loads the shared programs, reusing pinned maps under `pin_root`, and sets the roles.
+    pub fn load(pin_root: &Path, roles: RolesConfig) -> Result<Self, ProgramsError> {
+        if POD_CGROUP.is_empty() || POD_NETNS.is_empty() {
+            return Err(ProgramsError::NotBuilt);
+        }
+        let pins = PinRoot::open(pin_root)?;
+        let object = "pod-cgroup";
+        // Programs use only stable contexts, so the kernel's own BTF is not needed; it is megabytes.
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for map in SHARED_MAPS {
+            loader.map_pin_path(map, pins.shared(map));
+        }
+        let mut loaded =
+            loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;
+        let mut programs = HashMap::new();
+        for name in CGROUP_PROGRAMS {
+            programs.insert(name, load_program(&mut loaded, object, name)?);
+        }
+        loader.override_global("HAS_INGRESS", has_ingress(), true);
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| ProgramsError::Kernel {
+            operation: "count the possible CPUs",
+            source,
+        })?;
+        let inner = Inner {
+            programs,
+            pods: OuterMaps {
+                tuples: open(&pins, "POD_TUPLES")?,
+                prefixes: open(&pins, "POD_PREFIXES")?,
+                settings: open(&pins, "POD_SETTINGS")?,
+                counters: open(&pins, "POD_COUNTERS")?,
+            },
+            roles: open(&pins, "ROLES")?,
+            sockets: open(&pins, "SOCKETS")?,
+            globals: open(&pins, "GLOBALS")?,
+            pod_loader: Mutex::new(loader),
+            cpus,
+            pins,
+        };
+        let roles = Roles {
+            agent_cgroup: roles.agent_cgroup_id,
+            kubelet_cgroup: roles.kubelet_cgroup_id.unwrap_or(0),
+            host_netns_cookie: roles.host_netns_cookie,
+        };
+        inner
+            .roles
+            .set(&0, &roles, Update::Any)
+            .map_err(|source| ProgramsError::Kernel { operation: "set the roles", source })?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Attaches the role hooks to the agent's cgroup, for as long as the result lives, and to the
+    /// kubelet's, pinned so that its connections keep their role without an agent.
+    pub fn attach_roles(
+        &self,
+        agent: BorrowedFd<'_>,
+        kubelet: Option<BorrowedFd<'_>>,
+    ) -> Result<RoleLinks, ProgramsError> {
+        let mut links = Vec::new();
+        for (_, attach, program) in KUBELET_LINKS {
+            let link =
+                bpf::link_create(self.program(program), agent, attach).map_err(|source| {
+                    ProgramsError::Kernel {
+                        operation: "attach the role hooks to the agent's cgroup",
+                        source,
+                    }
+                })?;
+            links.push(link);
+        }
+        match kubelet {
+            Some(cgroup) => self.attach_kubelet(cgroup)?,
+            None => self.remove_kubelet()?,
+        }
+        Ok(RoleLinks { _agent: links })
+    }
+
+    /// Keeps a pinned link when it is on the configured cgroup, and replaces it otherwise.
+    fn attach_kubelet(&self, cgroup: BorrowedFd<'_>) -> Result<(), ProgramsError> {
+        let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let expected = self
+            .0
+            .roles
+            .get(&0)
+            .map_err(failed("read the roles"))?
+            .map_or(0, |roles| roles.kubelet_cgroup);
+        for (name, attach, program) in KUBELET_LINKS {
+            let path = self.0.pins.shared(name);
+            let program = self.program(program);
+            if let Ok(link) = bpf::get(&path) {
+                let info = bpf::link_info(&link).map_err(failed("inspect a kubelet link"))?;
+                if info.target == (LinkTarget::Cgroup { id: expected })
+                    && bpf::link_update(&link, program).is_ok()
+                {
+                    continue;
+                }
+                fs::remove_file(&path).map_err(failed("unpin an old kubelet link"))?;
+            }
+            let link = bpf::link_create(program, cgroup, attach)
+                .map_err(failed("attach the role hooks to the kubelet's cgroup"))?;
+            bpf::pin(&link, &path).map_err(failed("pin a kubelet link"))?;
+        }
+        Ok(())
+    }
+
+    fn remove_kubelet(&self) -> Result<(), ProgramsError> {
+        for (name, _, _) in KUBELET_LINKS {
+            match fs::remove_file(self.0.pins.shared(name)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    let operation = "unpin an old kubelet link";
+                    return Err(ProgramsError::Kernel { operation, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Original destination of a connection that the agent accepted from a pod, read from the accepted
+    /// socket. It outlives the application's socket, which the pod's registry does not. `None` for a
+    /// socket that did not come through the outbound capture of a pod, or was accepted outside the
+    /// agent's cgroup.
+    pub fn accepted_dst(&self, accepted: impl AsFd) -> io::Result<Option<std::net::SocketAddr>> {
+        let stored = self.0.sockets.get(&bpf::descriptor(accepted))?;
+        Ok(stored.filter(|stored| stored.role == ebpf_abi::Role::OUTBOUND).map(|stored| {
+            std::net::SocketAddr::new(stored.original.into(), stored.original_port.get())
+        }))
+    }
+
+    /// Counters that belong to no pod.
+    pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let sum = |counter: &GlobalCounter| {
+            Ok((counter.name(), self.0.globals.sum(counter.index(), self.0.cpus)?))
+        };
+        GlobalCounter::ALL.iter().map(sum).collect()
+    }
+
+    /// The folder of pins.
+    pub fn pins(&self) -> &PinRoot {
+        &self.0.pins
+    }
+
+    pub(super) fn pods(&self) -> &OuterMaps {
+        &self.0.pods
+    }
+
+    pub(super) fn cpus(&self) -> usize {
+        self.0.cpus
+    }
+
+    /// The shared program of a pod's link; `SkLookup` is not shared, see [`Self::load_pod`].
+    pub(super) fn link_program(&self, link: PodLink) -> Option<BorrowedFd<'_>> {
+        let name = match link {
+            PodLink::SockOps => "sock_ops",
+            PodLink::Setsockopt => "setsockopt",
+            PodLink::Getpeername4 => "getpeername4",
+            PodLink::Getpeername6 => "getpeername6",
+            PodLink::Connect4 => "connect4",
+            PodLink::Connect6 => "connect6",
+            PodLink::SkLookup => return None,
+        };
+        Some(self.program(name))
+    }
+
+    /// Loads the `sk_lookup` of one pod. Maps pinned in its folder are reused, missing ones are created
+    /// and pinned there.
+    pub(super) fn load_pod(&self, pod: &PodPins) -> Result<OwnedFd, ProgramsError> {
+        let object = "pod-netns";
+        let mut loader = self.0.pod_loader.lock();
+        for map in POD_MAPS {
+            loader.map_pin_path(map, pod.map(map));
+        }
+        let mut loaded =
+            loader.load(POD_NETNS).map_err(|source| ProgramsError::Object { object, source })?;
+        load_program(&mut loaded, object, "steer")
+    }
+
+    fn program(&self, name: &'static str) -> BorrowedFd<'_> {
+        self.0.programs.get(name).expect("every name of CGROUP_PROGRAMS was loaded").as_fd()
+    }
+}
+
+/// Value of the programs' HAS_INGRESS.
+fn has_ingress() -> &'static u32 {
+    if probe::has_ingress_ifindex() { &1 } else { &0 }
+}
+
+fn load_program(
+    loaded: &mut Ebpf,
+    object: &'static str,
+    name: &'static str,
+) -> Result<OwnedFd, ProgramsError> {
+    let missing = || ProgramsError::NoProgram { object, program: name };
+    let failed = |source| ProgramsError::Program { program: name, source };
+    let program = loaded.program_mut(name).ok_or_else(missing)?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "aya's enum has every kind of program")]
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => return Err(missing()),
+    }
+    .map_err(failed)?;
+    let fd = program.fd().map_err(failed)?;
+    fd.as_fd().try_clone_to_owned().map_err(|source| ProgramsError::Kernel {
+        operation: "duplicate a program's descriptor",
+        source,
+    })
+}
+
+fn open<K: ebpf_abi::Plain, V: ebpf_abi::Plain>(
+    pins: &PinRoot,
+    map: &'static str,
+) -> Result<Map<K, V>, ProgramsError> {
+    Map::open(&pins.shared(map)).map_err(|source| ProgramsError::Map { map, source })
+}
