@@ -1,1 +1,36 @@
 //! From a packet to a captured connection: eBPF hooks, listeners in the pod, enrolment.
+//!
+//! `bpf`, `programs`, `pins`, `hooks` and `probe` are the kernel's side: what is attached where.
+//! `node`, `enrol`, `live`, `adopt`, `watch` and `leave` are a pod's life, from request to cleanup.
+//! `pod` is what the data plane gets of it: acceptors that yield connections.
+
+mod adopt;
+mod agent_cgroup;
+pub mod bpf;
+mod enrol;
+pub mod hooks;
+mod leave;
+mod listeners;
+mod live;
+mod node;
+mod pending;
+pub mod pins;
+mod pod;
+pub mod probe;
+pub mod programs;
+mod records;
+pub mod self_test;
+mod view;
+mod watch;
+
+pub use adopt::AdoptAllError;
+pub use agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
+pub use enrol::{EnrolCode, EnrolError, EnrolRequest};
+pub use live::AttachError;
+pub use node::{Capture, CaptureConfig, CaptureError, PodEvent, Status};
+pub use pod::{
+    Accepted, Acceptor, Captured, CapturedPod, OpenConnection, Refused, RunningAcceptor,
+    ThreadAcceptors,
+};
+pub use records::{Progress, Record, RecordError, Records};
+pub use view::{HooksView, PodView};

@@ -1,0 +1,208 @@
+//! Taking over the pods of an earlier agent.
+//!
+//! Records say what was promised, pins say what the kernel does; both are compared before anything
+//! is changed. What fits is adopted in place, without a gap in capture. What does not fit keeps its
+//! hooks, which drop what finds no listener, and is shown as degraded. What belongs to a pod that is
+//! gone is removed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use model::PodUid;
+use netns::NetnsFd;
+use tokio::task::JoinSet;
+
+use super::agent_cgroup::Cgroup;
+use super::bpf::{self, LinkTarget};
+use super::hooks::{self, AdoptError};
+use super::leave::open_again;
+use super::live::{self, AttachError, Origin};
+use super::node::{Capture, Node, Slot, Status, causes};
+use super::pins::PodLink;
+use super::records::{Entry, Progress, Record, RecordError};
+
+/// Pods adopted at once: each waits for a self-test of up to seconds, and a node has 100 pods.
+const ADOPTIONS_MAX: usize = 16;
+
+impl Capture {
+    /// Adopts what an earlier agent left. Returns when every pod is verified, degraded or removed.
+    /// An error means that the folders cannot be listed; nothing was changed then.
+    pub async fn adopt_all(&self) -> Result<(), AdoptAllError> {
+        let entries = self.0.records.load()?;
+        let pinned = self.0.programs.pins().pods()?;
+        let orphans: Vec<PodUid> = pinned
+            .into_iter()
+            .filter(|uid| entries.iter().all(|entry| entry.name != uid.as_str()))
+            .collect();
+        for uid in orphans {
+            self.0.adopt_orphan(&uid);
+        }
+        let mut adoptions = JoinSet::new();
+        for entry in entries {
+            if adoptions.len() >= ADOPTIONS_MAX {
+                // Only waits: a task that panicked has left its row as degraded or enrolling.
+                let _ = adoptions.join_next().await;
+            }
+            let node = Arc::clone(&self.0);
+            adoptions.spawn(async move { node.adopt_entry(entry).await });
+        }
+        while adoptions.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// Why nothing could be adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptAllError {
+    /// The records.
+    #[error("cannot list the enrolment records")]
+    Records(#[from] RecordError),
+    /// The pins.
+    #[error("cannot list the pinned pods")]
+    Pins(#[from] super::pins::PinError),
+}
+
+/// What to do with a record.
+enum Plan {
+    Adopt { namespace: NetnsFd, cgroup: Cgroup },
+    FinishLeaving { namespace: NetnsFd },
+    Remove { because: &'static str },
+    Keep { reason: String },
+}
+
+impl Node {
+    async fn adopt_entry(self: &Arc<Self>, entry: Entry) {
+        let record = match entry.record {
+            Ok(record) => record,
+            Err(error) => {
+                let reason = causes(&error);
+                tracing::warn!(pod = %entry.name, %reason, "pod is degraded");
+                let slot = Slot::new(Status::Degraded(reason), None);
+                self.pods.lock().insert(entry.name, slot);
+                return;
+            }
+        };
+        let uid = record.uid.clone();
+        let slot = Slot::new(Status::Enrolling, Some(record.clone()));
+        self.pods.lock().insert(uid.to_string(), slot);
+        match self.plan_adoption(&record) {
+            Plan::Remove { because } => self.remove_stale(&record, because),
+            Plan::Keep { reason } => self.set_status(&uid, Status::Degraded(reason)),
+            Plan::FinishLeaving { namespace } => {
+                if let Err(error) = hooks::purge(&self.programs, &uid) {
+                    self.set_status(&uid, Status::Degraded(causes(&error)));
+                    return;
+                }
+                self.leave(record, namespace, None).await;
+            }
+            Plan::Adopt { namespace, cgroup } => self.adopt(record, namespace, cgroup).await,
+        }
+    }
+
+    fn plan_adoption(&self, record: &Record) -> Plan {
+        if record.boot_id != self.boot_id {
+            return Plan::Remove { because: "it was enrolled before a reboot" };
+        }
+        let cgroup =
+            Cgroup::open(&record.cgroup_path).ok().filter(|cgroup| cgroup.id() == record.cgroup_id);
+        let namespace = open_again(record);
+        match (record.progress, cgroup, namespace) {
+            (Progress::Verified, Some(cgroup), Some(namespace)) => {
+                Plan::Adopt { namespace, cgroup }
+            }
+            // Whoever asked for the enrolment got no answer and asks again.
+            (Progress::Enrolling | Progress::Leaving, _, Some(namespace)) => {
+                Plan::FinishLeaving { namespace }
+            }
+            (_, None, _) => Plan::Remove { because: "its cgroup is gone" },
+            (_, Some(cgroup), None) if cgroup.is_populated() != Some(true) => {
+                Plan::Remove { because: "its network namespace and processes are gone" }
+            }
+            (_, Some(_), None) => Plan::Keep {
+                reason: format!(
+                    "{} is not the network namespace that was enrolled",
+                    record.netns_path.display()
+                ),
+            },
+        }
+    }
+
+    async fn adopt(self: &Arc<Self>, record: Record, namespace: NetnsFd, cgroup: Cgroup) {
+        let uid = record.uid.clone();
+        let mut result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Pinned).await;
+        // The promise stands, and the kernel lost its half: made anew.
+        if let Err(AttachError::Adopt(
+            AdoptError::NotFound { .. } | AdoptError::Incomplete { .. },
+        )) = &result
+        {
+            tracing::warn!(pod = %uid, "pinned hooks are missing; attaching them again");
+            if let Err(error) = hooks::purge(&self.programs, &uid) {
+                self.set_status(&uid, Status::Degraded(causes(&error)));
+                return;
+            }
+            result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Fresh).await;
+        }
+        let live = match result {
+            Ok(live) => live,
+            Err(AttachError::Adopt(
+                AdoptError::CgroupGone { .. } | AdoptError::NetnsGone { .. },
+            )) => return self.remove_stale(&record, "its cgroup or network namespace is gone"),
+            Err(error) => {
+                self.set_status(&uid, Status::Degraded(causes(&error)));
+                return;
+            }
+        };
+        if let Some(slot) = self.pods.lock().get_mut(uid.as_str()) {
+            slot.live = Some(Arc::clone(&live));
+        }
+        match live::prove(self, &live).await {
+            Ok(()) => {
+                tracing::info!(pod = %uid, "pod adopted");
+                self.set_status(&uid, Status::Verified);
+            }
+            // The watch tests again.
+            Err(error) => self.set_status(&uid, Status::Degraded(causes(&error))),
+        }
+        self.watch(record, live);
+    }
+
+    fn remove_stale(&self, record: &Record, because: &str) {
+        tracing::info!(pod = %record.uid, because, "removing what is left of a pod");
+        if let Err(error) = hooks::purge(&self.programs, &record.uid) {
+            self.set_status(&record.uid, Status::Degraded(causes(&error)));
+            return;
+        }
+        self.forget(&record.uid);
+    }
+
+    /// Pins without a record: removed if their cgroup is gone, else kept closed and shown.
+    fn adopt_orphan(&self, uid: &PodUid) {
+        let pins = self.programs.pins().pod(uid);
+        let alive = PodLink::ALL.iter().any(|link| is_attached(&pins.link(*link)));
+        if !alive {
+            match hooks::purge(&self.programs, uid) {
+                Ok(()) => return tracing::info!(pod = %uid, "removed pins of a pod that is gone"),
+                Err(error) => {
+                    tracing::warn!(pod = %uid, error = %causes(&error), "cannot remove pins");
+                }
+            }
+        }
+        let reason = "hooks are pinned and no record says for which pod".to_owned();
+        tracing::warn!(pod = %uid, %reason, "pod is degraded");
+        let slot = Slot::new(Status::Degraded(reason), None);
+        self.pods.lock().insert(uid.to_string(), slot);
+    }
+}
+
+/// Whether a pinned link still has something to hook. One that cannot be read counts as attached.
+fn is_attached(path: &Path) -> bool {
+    if !path.exists() {
+        return false;
+    }
+    let Ok(link) = bpf::get(path) else { return true };
+    match bpf::link_info(&link).map(|info| info.target) {
+        Ok(LinkTarget::Cgroup { id: 0 } | LinkTarget::Netns { inode: 0 }) => false,
+        Ok(LinkTarget::Cgroup { .. } | LinkTarget::Netns { .. } | LinkTarget::Other { .. })
+        | Err(_) => true,
+    }
+}

@@ -1,0 +1,306 @@
+//! Enrolling a pod: the request, its refusals, and the way in.
+//!
+//! A request names kernel objects by path. Each is opened once, judged by what was opened, and
+//! never looked up by path again. Two pods may not share one, and the agent's own and the host's are
+//! nobody's pod. A refusal leaves nothing attached.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::{PodUid, WorkloadKey};
+use netns::{FwmarkAccept, NetnsFd};
+
+use super::agent_cgroup::Cgroup;
+use super::hooks::HookError;
+use super::live::{self, AttachError, Origin};
+use super::node::{Capture, Node, ROUTING, Slot, Status, causes};
+use super::records::{Progress, Record};
+
+/// Processes of a pod that are compared with its namespace. More are not looked at.
+const PROCESSES_MAX: usize = 1_024;
+
+/// A pod to be captured.
+#[derive(Clone, Debug)]
+pub struct EnrolRequest {
+    /// The pod instance.
+    pub uid: PodUid,
+    /// Which workload it is.
+    pub workload: WorkloadKey,
+    /// Its network namespace, such as `/run/netns/x` or `/proc/PID/ns/net`.
+    pub netns: PathBuf,
+    /// Its cgroup: the pod's, not a container's.
+    pub cgroup: PathBuf,
+    /// Ports that the kubelet reaches directly.
+    pub probe_ports: Vec<u16>,
+}
+
+/// Why a request was refused. The text of [`as_str`](Self::as_str) is an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EnrolCode {
+    /// The uid is enrolled already.
+    UidTaken,
+    /// The path is not a network namespace.
+    NetnsInvalid,
+    /// It is the host's or the agent's namespace.
+    NetnsIsHost,
+    /// Another pod is enrolled with it.
+    NetnsTaken,
+    /// The cgroup's processes live in another namespace.
+    NetnsMismatch,
+    /// The path is not a cgroup of the unified hierarchy.
+    CgroupInvalid,
+    /// It holds the agent or the kubelet, or is theirs.
+    CgroupHoldsAgent,
+    /// It is, contains or lies in another enrolled pod's.
+    CgroupTaken,
+    /// The pod has no usable address yet.
+    NoAddress,
+    /// The node has no room for another pod.
+    NodeFull,
+    /// Listeners, routing or hooks could not be made.
+    AttachFailed,
+    /// A connection of the self-test was not captured.
+    SelfTestFailed,
+    /// The record could not be written.
+    RecordFailed,
+    /// No such pod.
+    UnknownPod,
+    /// Another request for the pod is in progress.
+    Busy,
+}
+
+impl EnrolCode {
+    /// The stable text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UidTaken => "UID_TAKEN",
+            Self::NetnsInvalid => "NETNS_INVALID",
+            Self::NetnsIsHost => "NETNS_IS_HOST",
+            Self::NetnsTaken => "NETNS_TAKEN",
+            Self::NetnsMismatch => "NETNS_MISMATCH",
+            Self::CgroupInvalid => "CGROUP_INVALID",
+            Self::CgroupHoldsAgent => "CGROUP_HOLDS_AGENT",
+            Self::CgroupTaken => "CGROUP_TAKEN",
+            Self::NoAddress => "NO_ADDRESS",
+            Self::NodeFull => "NODE_FULL",
+            Self::AttachFailed => "ATTACH_FAILED",
+            Self::SelfTestFailed => "SELF_TEST_FAILED",
+            Self::RecordFailed => "RECORD_FAILED",
+            Self::UnknownPod => "UNKNOWN_POD",
+            Self::Busy => "BUSY",
+        }
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct EnrolError {
+    /// The stable reason.
+    pub code: EnrolCode,
+    /// For people.
+    pub message: String,
+}
+
+impl EnrolError {
+    pub(super) fn new(code: EnrolCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<AttachError> for EnrolError {
+    fn from(error: AttachError) -> Self {
+        let code = match &error {
+            AttachError::NoAddress => EnrolCode::NoAddress,
+            AttachError::Record(_) => EnrolCode::RecordFailed,
+            AttachError::Hooks(HookError::NetnsTaken) => EnrolCode::NetnsTaken,
+            AttachError::Hooks(HookError::TooManyPods) => EnrolCode::NodeFull,
+            AttachError::Hooks(HookError::AlreadyAttached { .. }) => EnrolCode::UidTaken,
+            AttachError::Addresses(_)
+            | AttachError::Listener(_)
+            | AttachError::Routing(_)
+            | AttachError::Cgroup(_)
+            | AttachError::Hooks(_)
+            | AttachError::Adopt(_)
+            | AttachError::Slot(_)
+            | AttachError::DataPlane => EnrolCode::AttachFailed,
+        };
+        Self::new(code, causes(&error))
+    }
+}
+
+impl Capture {
+    /// Captures a running pod; returns once its self-test has passed. Established connections are
+    /// left alone. The work goes on if the future is dropped: half an enrolment helps nobody.
+    pub async fn enrol(&self, request: EnrolRequest) -> Result<(), EnrolError> {
+        let node = Arc::clone(&self.0);
+        let uid = request.uid.clone();
+        let work = self.0.tasks.spawn(async move { enrol(&node, request).await });
+        let result = work.await.unwrap_or_else(|error| {
+            Err(EnrolError::new(EnrolCode::AttachFailed, format!("the work ended: {error}")))
+        });
+        match &result {
+            Ok(()) => tracing::info!(pod = %uid, "pod enrolled"),
+            Err(error) => tracing::warn!(pod = %uid, %error, "pod not enrolled"),
+        }
+        result
+    }
+}
+
+async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError> {
+    let (namespace, cgroup) = open(node, &request)?;
+    let mut record = Record {
+        uid: request.uid,
+        workload: request.workload,
+        cgroup_path: cgroup.path().to_owned(),
+        cgroup_id: cgroup.id(),
+        netns_path: request.netns,
+        netns_inode: namespace.inode(),
+        netns_cookie: namespace.cookie(),
+        probe_ports: request.probe_ports,
+        fwmark_accept: FwmarkAccept::Off,
+        progress: Progress::Enrolling,
+        boot_id: node.boot_id.clone(),
+    };
+    reserve(node, &mut record, &cgroup, &namespace)?;
+    let uid = record.uid.clone();
+    let brought_up = live::bring_up(node, &record, &namespace, &cgroup, Origin::Fresh).await;
+    let live = match brought_up {
+        Ok(live) => live,
+        Err(error) => {
+            node.abandon(&record, &namespace, None).await;
+            return Err(error.into());
+        }
+    };
+    if let Some(slot) = node.pods.lock().get_mut(uid.as_str()) {
+        slot.live = Some(Arc::clone(&live));
+    }
+    let proved = live::prove(node, &live).await;
+    if let Err(error) = proved {
+        node.abandon(&record, &namespace, Some(&live)).await;
+        return Err(EnrolError::new(EnrolCode::SelfTestFailed, causes(&error)));
+    }
+    record.progress = Progress::Verified;
+    if let Err(error) = node.records.save(&record) {
+        node.abandon(&record, &namespace, Some(&live)).await;
+        return Err(EnrolError::new(EnrolCode::RecordFailed, causes(&error)));
+    }
+    if let Some(slot) = node.pods.lock().get_mut(uid.as_str()) {
+        slot.record = Some(record.clone());
+        slot.status = Status::Verified;
+    }
+    node.watch(record, live);
+    Ok(())
+}
+
+/// Opens what the request names and refuses what is nobody's pod.
+fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolError> {
+    let namespace = NetnsFd::open(&request.netns)
+        .map_err(|error| EnrolError::new(EnrolCode::NetnsInvalid, causes(&error)))?;
+    if node.foreign.contains(&namespace) {
+        let message = format!("{} is the host's or the agent's", request.netns.display());
+        return Err(EnrolError::new(EnrolCode::NetnsIsHost, message));
+    }
+    let cgroup = Cgroup::open(&request.cgroup)
+        .map_err(|error| EnrolError::new(EnrolCode::CgroupInvalid, causes(&error)))?;
+    let reserved = [Some(node.cgroup.leaf()), Some(node.cgroup.neutral()), node.kubelet.as_ref()];
+    for theirs in reserved.into_iter().flatten() {
+        if cgroup.contains(theirs) || theirs.contains(&cgroup) {
+            let message = format!(
+                "{} and {} overlap; a pod's cgroup holds only the pod",
+                cgroup.path().display(),
+                theirs.path().display()
+            );
+            return Err(EnrolError::new(EnrolCode::CgroupHoldsAgent, message));
+        }
+    }
+    let elsewhere = namespaces_of(&cgroup);
+    if !elsewhere.is_empty() && !elsewhere.contains(&namespace.inode()) {
+        let message =
+            format!("no process of {} is in {}", cgroup.path().display(), request.netns.display());
+        return Err(EnrolError::new(EnrolCode::NetnsMismatch, message));
+    }
+    Ok((namespace, cgroup))
+}
+
+/// Claims uid, cgroup and namespace for this request, or says who has them.
+fn reserve(
+    node: &Node,
+    record: &mut Record,
+    cgroup: &Cgroup,
+    namespace: &NetnsFd,
+) -> Result<(), EnrolError> {
+    let mut pods = node.pods.lock();
+    if let Some(slot) = pods.get(record.uid.as_str())
+        && slot.status != Status::Leaving
+    {
+        return Err(EnrolError::new(EnrolCode::UidTaken, format!("{} is enrolled", record.uid)));
+    }
+    let routing = ROUTING
+        .inspect(namespace)
+        .map_err(|error| EnrolError::new(EnrolCode::AttachFailed, causes(&error)))?;
+    record.fwmark_accept = routing.fwmark_accept;
+    let mut returning = None;
+    for (name, slot) in pods.iter() {
+        let Some(other) = &slot.record else { continue };
+        let same_netns = other.netns_cookie == record.netns_cookie;
+        if slot.status == Status::Leaving {
+            if same_netns {
+                returning = Some(name.clone());
+            }
+            continue;
+        }
+        if same_netns {
+            let message = format!("{} is enrolled with this network namespace", other.uid);
+            return Err(EnrolError::new(EnrolCode::NetnsTaken, message));
+        }
+        let theirs = &other.cgroup_path;
+        if theirs.starts_with(cgroup.path()) || cgroup.path().starts_with(theirs) {
+            let message = format!("it overlaps the cgroup of {}", other.uid);
+            return Err(EnrolError::new(EnrolCode::CgroupTaken, message));
+        }
+    }
+    // A pod that returns before its last connection closed takes its routing over, and with it the
+    // memory of what the sysctl was before.
+    if let Some(slot) = returning.and_then(|name| pods.remove(&name)) {
+        slot.superseded.cancel();
+        if let Some(before) = slot.record {
+            record.fwmark_accept = before.fwmark_accept;
+        }
+    } else if let Some(slot) = pods.remove(record.uid.as_str()) {
+        // The same uid leaves another namespace. Its routing there stays until the namespace goes.
+        slot.superseded.cancel();
+    }
+    let slot = Slot::new(Status::Enrolling, Some(record.clone()));
+    pods.insert(record.uid.to_string(), slot);
+    Ok(())
+}
+
+/// Inodes of the network namespaces of the processes in and below a cgroup, as far as visible.
+fn namespaces_of(cgroup: &Cgroup) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    let mut seen = 0;
+    let mut folders = vec![cgroup.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(cgroup) = Cgroup::open(&folder) else { continue };
+        folders.extend(cgroup.children().unwrap_or_default());
+        for pid in cgroup.processes().unwrap_or_default() {
+            seen += 1;
+            if seen > PROCESSES_MAX {
+                return found;
+            }
+            found.extend(namespace_of(pid));
+        }
+    }
+    found
+}
+
+fn namespace_of(pid: u32) -> Option<u64> {
+    // Processes of other PID namespaces read as 0.
+    let path = Path::new("/proc").join(pid.to_string()).join("ns/net");
+    let target = fs::read_link(path).ok()?;
+    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}

@@ -1,0 +1,216 @@
+//! The way out: by request, after a failed enrolment, or because the pod is gone.
+//!
+//! A pod that leaves keeps its established connections. Those that the proxy relays to the
+//! application carry the mark, and their replies need the mark's routing to come back; without it
+//! they would leave the node in plaintext. So rule, route and sysctl stay until the last marked
+//! socket is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebpf_abi::{PROXY_MARK, PROXY_MARK_MASK};
+use model::PodUid;
+use netns::{NetnsFd, marked_sockets};
+use tokio_util::sync::CancellationToken;
+
+use super::enrol::{EnrolCode, EnrolError};
+use super::hooks;
+use super::live::LivePod;
+use super::node::{Capture, Node, PodEvent, ROUTING, Slot, Status, causes};
+use super::records::{Progress, Record};
+
+/// Between two looks at a leaving pod's sockets.
+const LEAVE_POLL: Duration = Duration::from_millis(500);
+/// Between the detaching of the hooks and the closing of the listeners: connections whose handshake
+/// was complete are accepted in it, instead of being reset with the queue.
+const QUEUE_GRACE: Duration = Duration::from_millis(100);
+
+impl Capture {
+    /// Ends the capture of a pod. Returns when new connections are no longer captured; open ones go
+    /// on. A degraded pod is cleaned of whatever an earlier agent left.
+    pub async fn unenrol(&self, uid: &PodUid) -> Result<(), EnrolError> {
+        let node = Arc::clone(&self.0);
+        let owned = uid.clone();
+        let work = self.0.tasks.spawn(async move { unenrol(&node, &owned).await });
+        let result = work.await.unwrap_or_else(|error| {
+            Err(EnrolError::new(EnrolCode::AttachFailed, format!("the work ended: {error}")))
+        });
+        match &result {
+            Ok(()) => tracing::info!(pod = %uid, "pod un-enrolled"),
+            Err(error) => tracing::warn!(pod = %uid, %error, "pod not un-enrolled"),
+        }
+        result
+    }
+}
+
+async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
+    let (record, live) = {
+        let pods = node.pods.lock();
+        let slot = pods.get(uid.as_str()).ok_or_else(|| {
+            EnrolError::new(EnrolCode::UnknownPod, format!("{uid} is not enrolled"))
+        })?;
+        match slot.status {
+            Status::Leaving => return Ok(()),
+            Status::Enrolling => {
+                return Err(EnrolError::new(EnrolCode::Busy, format!("{uid} is being enrolled")));
+            }
+            Status::Verified | Status::Degraded(_) => (slot.record.clone(), slot.live.clone()),
+        }
+    };
+    let failed =
+        |error: &dyn std::error::Error| EnrolError::new(EnrolCode::AttachFailed, causes(error));
+    match (record, live) {
+        (Some(record), Some(live)) => {
+            let _turn = live.work.lock().await;
+            // Taken under the turn: the pod may have vanished while this waited.
+            let hooks = live.hooks.lock().take();
+            if let Some(hooks) = hooks {
+                if let Err(error) = hooks.detach() {
+                    node.set_status(uid, Status::Degraded(causes(&error)));
+                    return Err(failed(&error));
+                }
+                let namespace = live.pod.namespace().clone();
+                node.leave(record, namespace, Some(&live)).await;
+            }
+        }
+        (record, _) => {
+            hooks::purge(&node.programs, uid).map_err(|error| failed(&error))?;
+            let namespace = record.as_ref().and_then(open_again);
+            match (record, namespace) {
+                (Some(record), Some(namespace)) => node.leave(record, namespace, None).await,
+                _ => node.forget(uid),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The namespace of a record, if the path still names it.
+pub(super) fn open_again(record: &Record) -> Option<NetnsFd> {
+    let namespace = NetnsFd::open(&record.netns_path).ok()?;
+    (namespace.cookie() == record.netns_cookie).then_some(namespace)
+}
+
+impl Node {
+    /// Undoes a failed enrolment.
+    pub(super) async fn abandon(
+        self: &Arc<Self>,
+        record: &Record,
+        namespace: &NetnsFd,
+        live: Option<&Arc<LivePod>>,
+    ) {
+        let hooks = live.and_then(|live| live.hooks.lock().take());
+        let detached = match hooks {
+            Some(hooks) => hooks.detach(),
+            None => hooks::purge(&self.programs, &record.uid),
+        };
+        if let Err(error) = detached {
+            // What is left keeps steering to listeners that close: the pod is shut, not open.
+            tracing::error!(pod = %record.uid, error = %causes(&error), "cannot detach hooks");
+        }
+        self.leave(record.clone(), namespace.clone(), live).await;
+    }
+
+    /// Ends service for a pod whose hooks are off, and starts the wait for its last connection.
+    pub(super) async fn leave(
+        self: &Arc<Self>,
+        mut record: Record,
+        namespace: NetnsFd,
+        live: Option<&Arc<LivePod>>,
+    ) {
+        record.progress = Progress::Leaving;
+        if let Err(error) = self.records.save(&record) {
+            // The old record makes a restarted agent clean up, only more thoroughly.
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot update the record");
+        }
+        let superseded = CancellationToken::new();
+        {
+            let mut slot = Slot::new(Status::Leaving, Some(record.clone()));
+            slot.live = live.cloned();
+            slot.superseded = superseded.clone();
+            self.pods.lock().insert(record.uid.to_string(), slot);
+        }
+        let pod = live.map(|live| Arc::clone(&live.pod));
+        if let Some(pod) = &pod {
+            tokio::time::sleep(QUEUE_GRACE).await;
+            pod.stopping().cancel();
+            self.emit(PodEvent::Down { uid: record.uid.clone() }).await;
+        }
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                if has_left(&record, &namespace, pod.as_ref().map(|p| p.open_connections())) {
+                    if let Some(pod) = &pod {
+                        pod.gone().cancel();
+                    }
+                    node.finish_leaving(&record, &namespace, &superseded);
+                    return;
+                }
+                tokio::select! {
+                    () = superseded.cancelled() => return,
+                    () = node.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(LEAVE_POLL) => {}
+                }
+            }
+        });
+    }
+
+    fn finish_leaving(&self, record: &Record, ns: &NetnsFd, superseded: &CancellationToken) {
+        // Under the table's lock: a pod that returns now either supersedes this before, or finds
+        // the routing gone and the record removed.
+        let mut pods = self.pods.lock();
+        if superseded.is_cancelled() {
+            return;
+        }
+        if let Err(error) = ROUTING.remove(ns, record.fwmark_accept) {
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
+        }
+        if let Err(error) = self.records.remove(&record.uid) {
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove the record");
+        }
+        pods.remove(record.uid.as_str());
+    }
+
+    /// Removes a pod whose cgroup or namespace is gone; its connections end.
+    pub(super) async fn vanish(&self, record: &Record, live: &LivePod, what: &str) {
+        tracing::info!(pod = %record.uid, what, "pod is gone");
+        live.pod.gone().cancel();
+        let hooks = live.hooks.lock().take();
+        let removed = match hooks {
+            Some(hooks) => hooks.detach(),
+            None => hooks::purge(&self.programs, &record.uid),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove hooks");
+        }
+        // Both may outlive the other; a namespace that stays must not keep our routing.
+        if let Err(error) = ROUTING.remove(live.pod.namespace(), record.fwmark_accept) {
+            tracing::debug!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
+        }
+        self.forget(&record.uid);
+        self.emit(PodEvent::Down { uid: record.uid.clone() }).await;
+    }
+
+    /// Drops record and table row.
+    pub(super) fn forget(&self, uid: &PodUid) {
+        if let Err(error) = self.records.remove(uid) {
+            tracing::warn!(pod = %uid, error = %causes(&error), "cannot remove the record");
+        }
+        self.pods.lock().remove(uid.as_str());
+    }
+}
+
+/// Whether nothing is open any more that the proxy relays.
+fn has_left(record: &Record, namespace: &NetnsFd, relayed: Option<usize>) -> bool {
+    if relayed.is_some_and(|count| count > 0) {
+        return false;
+    }
+    match marked_sockets(namespace, PROXY_MARK, PROXY_MARK_MASK) {
+        Ok(count) => count == 0,
+        Err(error) => {
+            // Unknown is not none.
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot list sockets");
+            false
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The objects of one enrolled pod, and the steps that make it so.
+//!
+//! The order matters: record, listeners, routing, hooks with the listeners in their slots, data
+//! plane, self-test. A crash after any step leaves what the next start recognises: the record is
+//! first in and last out.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use netns::{Family, LocalAddress, NetlinkError, NetnsFd, RoutingError, SocketError, addresses};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::agent_cgroup::Cgroup;
+use super::hooks::{
+    AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
+};
+use super::listeners::{self, ThreadListeners};
+use super::node::{Node, PodEvent, ROUTING};
+use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
+use super::records::{Record, RecordError};
+use super::self_test::{self, SelfTestError, Subject};
+
+/// Why a pod is not captured.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Its addresses cannot be listed.
+    #[error("cannot list the pod's addresses")]
+    Addresses(#[from] NetlinkError),
+    /// It has none that peers could know.
+    #[error("the pod has no address yet")]
+    NoAddress,
+    /// The record.
+    #[error("cannot keep the enrolment record")]
+    Record(#[from] RecordError),
+    /// The listeners.
+    #[error("cannot open listeners in the pod")]
+    Listener(#[from] SocketError),
+    /// Rule, route or sysctl.
+    #[error("cannot set up routing in the pod")]
+    Routing(#[from] RoutingError),
+    /// The cgroup's folder.
+    #[error("cannot open the pod's cgroup")]
+    Cgroup(#[source] io::Error),
+    /// The hooks.
+    #[error("cannot attach the hooks")]
+    Hooks(#[from] HookError),
+    /// The pinned hooks.
+    #[error("cannot adopt the hooks")]
+    Adopt(#[from] AdoptError),
+    /// The slot of a listener.
+    #[error("cannot put a listener into its slot")]
+    Slot(#[source] io::Error),
+    /// Nobody received the event.
+    #[error("the data plane does not take the pod")]
+    DataPlane,
+}
+
+/// A pod with hooks.
+pub(super) struct LivePod {
+    pub(super) pod: Arc<CapturedPod>,
+    pub(super) cgroup: Cgroup,
+    /// Serialises work on this pod: watching, testing, leaving.
+    pub(super) work: tokio::sync::Mutex<()>,
+    /// Taken when it leaves.
+    pub(super) hooks: Mutex<Option<PodHooks>>,
+    pub(super) addresses: watch::Sender<Vec<IpAddr>>,
+    /// What the hooks were told last.
+    pub(super) applied: Mutex<Applied>,
+    /// Addresses that the last passed self-test went through.
+    pub(super) proved: Mutex<Vec<IpAddr>>,
+}
+
+/// The part of a pod's state that follows its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) settings: PodSettings,
+    pub(super) prefixes: PodPrefixes,
+    /// Global unicast addresses, lowest interface first.
+    pub(super) global: Vec<IpAddr>,
+}
+
+impl Applied {
+    /// The addresses that captured connections are rewritten to: one of each family at most.
+    pub(super) fn primary(&self) -> Vec<IpAddr> {
+        let v4 = self.settings.v4.map(IpAddr::from);
+        v4.into_iter().chain(self.settings.v6.map(IpAddr::from)).collect()
+    }
+}
+
+/// Derives settings from the namespace's addresses.
+pub(super) fn plan(node: &Node, record: &Record, found: &[LocalAddress]) -> Applied {
+    let mut global: Vec<&LocalAddress> =
+        found.iter().filter(|address| address.is_global_unicast() && address.usable).collect();
+    global.sort_by_key(|address| (address.interface, address.ip));
+    let global: Vec<IpAddr> = global.into_iter().map(|address| address.ip).collect();
+    let own: BTreeSet<IpAddr> = found.iter().map(|address| address.ip).collect();
+    Applied {
+        settings: PodSettings {
+            v4: global.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            }),
+            v6: global.iter().find_map(|ip| match ip {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            }),
+            threads: node.config.threads,
+            probe_ports: record.probe_ports.clone(),
+        },
+        prefixes: PodPrefixes {
+            own: own.into_iter().collect(),
+            bypass: node.config.bypass.clone(),
+        },
+        global,
+    }
+}
+
+/// Whether a pod's hooks are made or taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// By this enrolment.
+    Fresh,
+    /// Pinned by an earlier agent.
+    Pinned,
+}
+
+/// Attaches or adopts a pod's hooks and hands it to the data plane. On error nothing stays attached
+/// that was not before; routing may stay, the caller's `leave` removes it.
+pub(super) async fn bring_up(
+    node: &Node,
+    record: &Record,
+    namespace: &NetnsFd,
+    cgroup: &Cgroup,
+    origin: Origin,
+) -> Result<Arc<LivePod>, AttachError> {
+    let applied = plan(node, record, &addresses(namespace)?);
+    if applied.global.is_empty() && origin == Origin::Fresh {
+        return Err(AttachError::NoAddress);
+    }
+    node.records.save(record)?;
+    let listeners = listeners::open(namespace, node.config.threads)?;
+    ROUTING.install(namespace)?;
+    let hooks = match origin {
+        Origin::Fresh => attach(node, record, namespace, cgroup, &applied, &listeners)?,
+        Origin::Pinned => adopt(node, record, &applied, &listeners)?,
+    };
+    let (sender, receiver) = watch::channel(applied.global.clone());
+    let pod = Arc::new(CapturedPod::new(PodParts {
+        uid: record.uid.clone(),
+        workload: record.workload.clone(),
+        namespace: namespace.clone(),
+        addresses: receiver,
+        programs: node.programs.clone(),
+    }));
+    let acceptors = listeners
+        .into_iter()
+        .map(|thread| ThreadAcceptors::new(thread, &pod, &node.pending))
+        .collect();
+    let live = Arc::new(LivePod {
+        pod: Arc::clone(&pod),
+        cgroup: cgroup.clone(),
+        work: tokio::sync::Mutex::new(()),
+        hooks: Mutex::new(Some(hooks)),
+        addresses: sender,
+        applied: Mutex::new(applied),
+        proved: Mutex::new(Vec::new()),
+    });
+    if !node.emit(PodEvent::Up { pod, acceptors }).await {
+        if origin == Origin::Fresh
+            && let Some(hooks) = live.hooks.lock().take()
+        {
+            hooks.detach()?;
+        }
+        return Err(AttachError::DataPlane);
+    }
+    Ok(live)
+}
+
+fn attach(
+    node: &Node,
+    record: &Record,
+    namespace: &NetnsFd,
+    cgroup: &Cgroup,
+    applied: &Applied,
+    listeners: &[ThreadListeners],
+) -> Result<PodHooks, AttachError> {
+    let folder = File::open(cgroup.path()).map_err(AttachError::Cgroup)?;
+    let spec = AttachSpec {
+        netns_cookie: namespace.cookie(),
+        settings: applied.settings.clone(),
+        prefixes: applied.prefixes.clone(),
+    };
+    let prepared = PodHooks::prepare(&node.programs, &record.uid, &spec)?;
+    fill_slots(prepared.maps(), listeners)?;
+    Ok(prepared.activate(folder.as_fd(), namespace.as_fd())?)
+}
+
+fn adopt(
+    node: &Node,
+    record: &Record,
+    applied: &Applied,
+    listeners: &[ThreadListeners],
+) -> Result<PodHooks, AttachError> {
+    let expected = Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode };
+    let hooks = PodHooks::adopt(&node.programs, &record.uid, expected)?;
+    // Addresses and thread count may have changed while nobody watched. Settings come before
+    // listeners: a slot that the old thread count does not reach would stay unused.
+    hooks.maps().replace_prefixes(&applied.prefixes)?;
+    hooks.maps().update_settings(&applied.settings)?;
+    fill_slots(hooks.maps(), listeners)?;
+    Ok(hooks)
+}
+
+fn fill_slots(maps: &PodMaps, listeners: &[ThreadListeners]) -> Result<(), AttachError> {
+    for (thread, listeners) in (0_u16..).zip(listeners) {
+        for (kind, family, listener) in listeners.each() {
+            let family = match family {
+                Family::V4 => ebpf_abi::Family::V4,
+                Family::V6 => ebpf_abi::Family::V6,
+            };
+            maps.set_listener(kind, family, thread, listener).map_err(AttachError::Slot)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the self-test over the pod's primary addresses and remembers what it proved.
+pub(super) async fn prove(node: &Node, live: &LivePod) -> Result<(), SelfTestError> {
+    let (primary, global) = {
+        let applied = live.applied.lock();
+        (applied.primary(), applied.global.clone())
+    };
+    let subject = Subject {
+        namespace: live.pod.namespace(),
+        cgroup: &live.cgroup,
+        neutral: node.cgroup.neutral(),
+        addresses: &primary,
+        program: &node.config.program,
+    };
+    self_test::test(&subject, &node.pending).await?;
+    *live.proved.lock() = global;
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! Capture on one node: what is loaded once, and the table of its pods.
+//!
+//! The table is the only shared state, behind one short lock. Work on a pod runs in tasks of its
+//! own, so that a pod which hangs or breaks costs no other pod anything.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use model::PodUid;
+use netns::{MarkRouting, NetnsFd, OpenError};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
+use super::live::LivePod;
+use super::pending::PendingTests;
+use super::pod::{CapturedPod, ThreadAcceptors};
+use super::probe::{self, KernelFeatures, ProbeError};
+use super::programs::{Programs, ProgramsError, RoleLinks, RolesConfig};
+use super::records::{self, Record, RecordError, Records};
+
+/// Events that wait for the data plane. When it is full, enrolment waits; see [`EVENT_TIMEOUT`].
+const EVENTS_MAX: usize = 64;
+/// How long the data plane may take to receive an event. After that an enrolment fails.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The routing that brings preserved client addresses back to the proxy, in every pod.
+pub(super) const ROUTING: MarkRouting = MarkRouting {
+    mark: ebpf_abi::PROXY_MARK,
+    mask: ebpf_abi::PROXY_MARK_MASK,
+    table: 0x5752,
+    priority: 100,
+};
+
+/// What capture is told at start.
+#[derive(Clone, Debug)]
+pub struct CaptureConfig {
+    /// Name of this node; part of the agent's cgroup's name.
+    pub node_name: String,
+    /// Folder of enrolment records.
+    pub run_dir: PathBuf,
+    /// Folder on bpffs.
+    pub pin_dir: PathBuf,
+    /// The agent's own leaf cgroup; `None`: below the one it was started in.
+    pub cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup, whose probes pass.
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// Addresses that are not captured.
+    pub bypass: Vec<IpNet>,
+    /// Data-plane threads with listeners, 1 to [`ebpf_abi::MAX_THREADS`].
+    pub threads: u16,
+    /// The program with the `self-test` subcommand: this one.
+    pub program: PathBuf,
+}
+
+/// What the data plane is told.
+#[derive(Debug)]
+pub enum PodEvent {
+    /// Serve these acceptors; one element for each thread.
+    Up {
+        /// The pod.
+        pod: Arc<CapturedPod>,
+        /// Index: thread.
+        acceptors: Vec<ThreadAcceptors>,
+    },
+    /// The pod left. Its acceptors end by themselves; its open connections end when
+    /// [`CapturedPod::gone`] says so.
+    Down {
+        /// The pod.
+        uid: PodUid,
+    },
+}
+
+/// Why capture cannot start on this node.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The agent's own cgroup.
+    #[error("the agent has no cgroup of its own")]
+    Cgroup(#[source] CgroupError),
+    /// The kubelet's cgroup.
+    #[error("the kubelet's cgroup cannot be used")]
+    KubeletCgroup(#[source] CgroupError),
+    /// A kernel feature.
+    #[error("this node cannot capture with eBPF")]
+    Probe(#[from] ProbeError),
+    /// The programs.
+    #[error("cannot load the eBPF programs")]
+    Programs(#[from] ProgramsError),
+    /// The folder of records.
+    #[error("cannot open the enrolment records")]
+    Records(#[from] RecordError),
+    /// The agent's own network namespace.
+    #[error("cannot open the agent's network namespace")]
+    Netns(#[from] OpenError),
+    /// The folder of a cgroup.
+    #[error("cannot open cgroup {path}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// Capture on this node. Clones share it.
+#[derive(Clone)]
+pub struct Capture(pub(super) Arc<Node>);
+
+pub(super) struct Node {
+    pub(super) config: CaptureConfig,
+    pub(super) cgroup: AgentCgroup,
+    pub(super) kubelet: Option<Cgroup>,
+    /// Namespaces that are nobody's pod: the agent's own and the host's.
+    pub(super) foreign: Vec<NetnsFd>,
+    pub(super) programs: Programs,
+    pub(super) features: KernelFeatures,
+    pub(super) records: Records,
+    pub(super) pending: PendingTests,
+    pub(super) boot_id: String,
+    pub(super) pods: Mutex<BTreeMap<String, Slot>>,
+    pub(super) tasks: TaskTracker,
+    pub(super) shutdown: CancellationToken,
+    events: mpsc::Sender<PodEvent>,
+    _roles: RoleLinks,
+}
+
+/// One row of the table. The key is the Pod UID, or the name of a record that says none.
+pub(super) struct Slot {
+    pub(super) status: Status,
+    /// What was promised; absent if the record is unreadable or missing.
+    pub(super) record: Option<Record>,
+    /// The pod's objects; absent if it could not be adopted.
+    pub(super) live: Option<Arc<LivePod>>,
+    /// Ends the task that waits for a leaving pod's last connection.
+    pub(super) superseded: CancellationToken,
+}
+
+/// How a pod stands, as `warren pods` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Being attached and tested.
+    Enrolling,
+    /// Captured, and proved so by its self-test.
+    Verified,
+    /// Not proved; hooks that are there stay, so nothing passes unjudged.
+    Degraded(String),
+    /// Un-enrolled; waiting for its last relayed connection.
+    Leaving,
+}
+
+impl Slot {
+    pub(super) fn new(status: Status, record: Option<Record>) -> Self {
+        Self { status, record, live: None, superseded: CancellationToken::new() }
+    }
+}
+
+impl Capture {
+    /// Makes this process an agent: moves it into its cgroup, probes the kernel, loads programs.
+    ///
+    /// Must run before any socket of the data plane exists, because sockets keep the cgroup they
+    /// were made in. Pods of an earlier agent are adopted by [`adopt_all`](Self::adopt_all), once
+    /// somebody receives the events.
+    pub fn start(config: CaptureConfig) -> Result<(Self, mpsc::Receiver<PodEvent>), CaptureError> {
+        let cgroup = AgentCgroup::establish(config.cgroup.as_deref(), &config.node_name)
+            .map_err(CaptureError::Cgroup)?;
+        let features = probe::probe(cgroup.leaf().path(), &config.pin_dir)?;
+        let kubelet = config.kubelet_cgroup.as_deref().map(Cgroup::open);
+        let kubelet = kubelet.transpose().map_err(CaptureError::KubeletCgroup)?;
+        let own = NetnsFd::current()?;
+        let roles = RolesConfig {
+            agent_cgroup_id: cgroup.leaf().id(),
+            kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
+            host_netns_cookie: own.cookie(),
+        };
+        let programs = Programs::load(&config.pin_dir, roles)?;
+        let agent_folder = open_folder(cgroup.leaf().path())?;
+        let kubelet_folder =
+            kubelet.as_ref().map(|kubelet| open_folder(kubelet.path())).transpose()?;
+        let kubelet_fd = kubelet_folder.as_ref().map(AsFd::as_fd);
+        let role_links = programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
+        let mut foreign = vec![own];
+        // Not visible from a PID namespace of the agent's own; then its own namespace is the test.
+        foreign.extend(NetnsFd::open(Path::new("/proc/1/ns/net")).ok());
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let node = Node {
+            records: Records::open(&config.run_dir)?,
+            boot_id: records::boot_id()?,
+            pending: PendingTests::default(),
+            pods: Mutex::new(BTreeMap::new()),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            _roles: role_links,
+            config,
+            cgroup,
+            kubelet,
+            foreign,
+            programs,
+            features,
+            events,
+        };
+        Ok((Self(Arc::new(node)), receiver))
+    }
+
+    /// Optional kernel features that were found.
+    pub fn features(&self) -> KernelFeatures {
+        self.0.features
+    }
+
+    /// Counters of the programs that belong to no pod.
+    pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        self.0.programs.counters()
+    }
+
+    /// Ends the watching of pods. Hooks stay, for the next agent.
+    pub async fn stop(&self) {
+        self.0.shutdown.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Node {
+    /// Hands an event to the data plane; `false` if it does not take it in time.
+    pub(super) async fn emit(&self, event: PodEvent) -> bool {
+        self.events.send_timeout(event, EVENT_TIMEOUT).await.is_ok()
+    }
+
+    pub(super) fn set_status(&self, uid: &PodUid, status: Status) {
+        if let Some(slot) = self.pods.lock().get_mut(uid.as_str()) {
+            if let Status::Degraded(reason) = &status
+                && slot.status != status
+            {
+                tracing::warn!(pod = %uid, %reason, "pod is degraded");
+            }
+            slot.status = status;
+        }
+    }
+}
+
+pub(super) fn open_folder(path: &Path) -> Result<File, CaptureError> {
+    File::open(path).map_err(|cause| CaptureError::Open { path: path.to_owned(), cause })
+}
+
+/// An error with its causes, for people.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

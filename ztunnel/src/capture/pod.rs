@@ -1,0 +1,317 @@
+//! A captured pod, as the data plane sees it: its namespace, its addresses, and acceptors that
+//! yield its connections with their original destination.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ebpf_abi::Kind;
+use model::{Code, OriginalDst, PodUid, WorkloadKey, canonical_socket};
+use netns::NetnsFd;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::listeners::{Pair, ThreadListeners};
+use super::pending::{Expected, PendingTests};
+use super::programs::Programs;
+
+/// Pause after an accept that failed for want of memory or descriptors; without it the loop would
+/// spin while the connection stays in the queue.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An enrolled pod. Lives as long as somebody relays for it.
+pub struct CapturedPod {
+    uid: PodUid,
+    workload: WorkloadKey,
+    namespace: NetnsFd,
+    addresses: watch::Receiver<Vec<IpAddr>>,
+    programs: Programs,
+    connections: AtomicUsize,
+    without_destination: AtomicU64,
+    stopping: CancellationToken,
+    gone: CancellationToken,
+}
+
+/// What a new pod is made of.
+pub(super) struct PodParts {
+    pub(super) uid: PodUid,
+    pub(super) workload: WorkloadKey,
+    pub(super) namespace: NetnsFd,
+    pub(super) addresses: watch::Receiver<Vec<IpAddr>>,
+    pub(super) programs: Programs,
+}
+
+impl std::fmt::Debug for CapturedPod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CapturedPod").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+impl CapturedPod {
+    pub(super) fn new(parts: PodParts) -> Self {
+        let gone = CancellationToken::new();
+        Self {
+            uid: parts.uid,
+            workload: parts.workload,
+            namespace: parts.namespace,
+            addresses: parts.addresses,
+            programs: parts.programs,
+            connections: AtomicUsize::new(0),
+            without_destination: AtomicU64::new(0),
+            stopping: gone.child_token(),
+            gone,
+        }
+    }
+
+    /// The pod instance.
+    pub fn uid(&self) -> &PodUid {
+        &self.uid
+    }
+
+    /// Which workload it is.
+    pub fn workload(&self) -> &WorkloadKey {
+        &self.workload
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &NetnsFd {
+        &self.namespace
+    }
+
+    /// Its global unicast addresses, those of the lowest interface first.
+    pub fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.addresses.clone()
+    }
+
+    /// Cancelled when no more connections are accepted. Those that are open go on.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Cancelled when the pod no longer exists: its connections end.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// Counts a connection as open until the guard is dropped. Every relay for the pod holds one.
+    pub fn track(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// Connections that are tracked now.
+    pub fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections refused because no original destination was recorded.
+    pub fn without_destination(&self) -> u64 {
+        self.without_destination.load(Ordering::Relaxed)
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.addresses.borrow().contains(&ip)
+    }
+}
+
+/// Proof that a connection is counted.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<CapturedPod>);
+
+impl OpenConnection {
+    /// The pod.
+    pub fn pod(&self) -> &Arc<CapturedPod> {
+        &self.0
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A captured connection.
+#[derive(Debug)]
+pub struct Captured {
+    /// The accepted socket.
+    pub stream: TcpStream,
+    /// The client, never v4-mapped.
+    pub peer: SocketAddr,
+    /// Where the client wanted to go. For incoming connections, the pod's address and port.
+    pub original_dst: OriginalDst,
+}
+
+/// A connection that was refused before anything could be known about it; it is already closed.
+#[derive(Debug)]
+pub struct Refused {
+    /// The client.
+    pub peer: SocketAddr,
+    /// The accepted socket's own address.
+    pub local: SocketAddr,
+    /// Why.
+    pub code: Code,
+}
+
+/// What an acceptor yields.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection to serve.
+    Connection(Captured),
+    /// One to report.
+    Refused(Refused),
+}
+
+/// The acceptors of one data-plane thread for one pod. May be sent to that thread; starts there.
+#[derive(Debug)]
+pub struct ThreadAcceptors {
+    /// The pod's own connections.
+    pub outbound: Acceptor,
+    /// HBONE from other nodes.
+    pub hbone: Acceptor,
+    /// Everything else that arrives.
+    pub plaintext: Acceptor,
+}
+
+impl ThreadAcceptors {
+    pub(super) fn new(
+        listeners: ThreadListeners,
+        pod: &Arc<CapturedPod>,
+        pending: &PendingTests,
+    ) -> Self {
+        let acceptor = |kind, listeners| Acceptor {
+            kind,
+            listeners,
+            pod: Arc::clone(pod),
+            pending: pending.clone(),
+        };
+        Self {
+            outbound: acceptor(Kind::Outbound, listeners.outbound),
+            hbone: acceptor(Kind::Hbone, listeners.hbone),
+            plaintext: acceptor(Kind::Plaintext, listeners.plaintext),
+        }
+    }
+}
+
+/// Listening sockets that no runtime owns yet.
+#[derive(Debug)]
+pub struct Acceptor {
+    kind: Kind,
+    listeners: Pair,
+    pod: Arc<CapturedPod>,
+    pending: PendingTests,
+}
+
+/// An acceptor at work on one runtime.
+#[derive(Debug)]
+pub struct RunningAcceptor {
+    kind: Kind,
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+    pod: Arc<CapturedPod>,
+    pending: PendingTests,
+}
+
+impl Acceptor {
+    /// Registers the listeners with the runtime of the calling thread.
+    pub fn start(self) -> io::Result<RunningAcceptor> {
+        Ok(RunningAcceptor {
+            kind: self.kind,
+            v4: TcpListener::from_std(self.listeners.v4)?,
+            v6: self.listeners.v6.map(TcpListener::from_std).transpose()?,
+            pod: self.pod,
+            pending: self.pending,
+        })
+    }
+}
+
+impl RunningAcceptor {
+    /// The pod whose connections these are.
+    pub fn pod(&self) -> &Arc<CapturedPod> {
+        &self.pod
+    }
+
+    /// The next connection; `None` once the pod stops. Self-test connections are answered here and
+    /// never seen outside. Cancel safe: a connection that was not yielded is closed, or stays queued.
+    pub async fn accept(&mut self) -> Option<Accepted> {
+        loop {
+            let accepted = tokio::select! {
+                // A pod that stops must not serve what is queued still.
+                biased;
+                () = self.pod.stopping.cancelled() => return None,
+                accepted = self.v4.accept() => accepted,
+                accepted = accept_optional(self.v6.as_ref()) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if let Some(accepted) = self.classify(stream, canonical_socket(peer)) {
+                        return Some(accepted);
+                    }
+                }
+                // The peer gave up while it was queued.
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(pod = %self.pod.uid, %error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn classify(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+        let local = canonical_socket(stream.local_addr().ok()?);
+        let namespace = self.pod.namespace.inode();
+        let (original_dst, expected) = match self.kind {
+            Kind::Outbound => {
+                // Asked of the accepted socket: the registry's entry goes when the application
+                // closes, which a fast client may already have done.
+                let stored = self.pod.programs.accepted_dst(&stream);
+                let Some(original) = stored.ok().flatten() else {
+                    self.pod.without_destination.fetch_add(1, Ordering::Relaxed);
+                    reset(&stream);
+                    return Some(Accepted::Refused(Refused {
+                        peer,
+                        local,
+                        code: Code::NoOriginalDst,
+                    }));
+                };
+                let destination = canonical_socket(original);
+                (destination, Some(Expected::Outbound { namespace, destination }))
+            }
+            Kind::Plaintext => (local, Some(Expected::Inbound { namespace, destination: local })),
+            Kind::Hbone => (local, None),
+        };
+        if let Some(expected) = expected
+            && self.pod.is_own(peer.ip())
+            && let Some(token) = self.pending.recognise(&expected)
+        {
+            // Sixteen bytes always fit an empty send buffer. If not, the test fails, as it should.
+            let _ = stream.try_write(&token);
+            return None;
+        }
+        let original_dst = OriginalDst(original_dst);
+        Some(Accepted::Connection(Captured { stream, peer, original_dst }))
+    }
+}
+
+async fn accept_optional(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Errors that concern the connection and not the listener (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    const OURS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EBADF];
+    !error.raw_os_error().is_some_and(|errno| OURS.contains(&errno))
+}
+
+/// Makes the coming close a reset, so that the client does not take it for an empty answer.
+fn reset(stream: &TcpStream) {
+    // A socket that is gone needs no reset.
+    let _ = stream.set_zero_linger();
+}

@@ -1,0 +1,249 @@
+//! Enrolment records: what this agent promised, kept across its restarts.
+//!
+//! One JSON file a pod under the run folder, readable by root only. A record is a claim, never a
+//! proof: adoption compares it with the kernel's own objects. A file that cannot be read costs its
+//! pod, not the node.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use model::{PodUid, WorkloadKey};
+use netns::FwmarkAccept;
+use serde::{Deserialize, Serialize};
+
+/// Raised when a field changes its meaning; other versions are unreadable.
+const VERSION: u32 = 1;
+/// A record is a few hundred bytes; a larger file is not one.
+const RECORD_BYTES_MAX: u64 = 64 * 1024;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How far an enrolment got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// Hooks may be half attached; a restart rolls it forward or back.
+    Enrolling,
+    /// The self-test has passed once.
+    Verified,
+    /// Hooks are off; routing stays for connections that are still open.
+    Leaving,
+}
+
+/// One pod's enrolment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The pod instance.
+    pub uid: PodUid,
+    /// Which workload it is.
+    pub workload: WorkloadKey,
+    /// Path of its cgroup.
+    pub cgroup_path: PathBuf,
+    /// Id of its cgroup.
+    pub cgroup_id: u64,
+    /// Path of its network namespace.
+    pub netns_path: PathBuf,
+    /// Inode of its network namespace.
+    pub netns_inode: u64,
+    /// Cookie of its network namespace: unlike the inode, never used twice in one boot.
+    pub netns_cookie: u64,
+    /// Ports that the kubelet reaches directly.
+    pub probe_ports: Vec<u16>,
+    /// What `tcp_fwmark_accept` was before us.
+    pub fwmark_accept: FwmarkAccept,
+    /// How far it got.
+    pub progress: Progress,
+    /// The boot in which the ids above mean something.
+    pub boot_id: String,
+}
+
+/// The form on disk. Separate, so that the vocabulary does not depend on serde.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnDisk {
+    version: u32,
+    uid: String,
+    workload: String,
+    cgroup_path: PathBuf,
+    cgroup_id: u64,
+    netns_path: PathBuf,
+    netns_inode: u64,
+    netns_cookie: u64,
+    probe_ports: Vec<u16>,
+    fwmark_accept: bool,
+    progress: Progress,
+    boot_id: String,
+}
+
+/// What went wrong with a record or its folder.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A file call failed.
+    #[error("cannot {operation} {path}")]
+    File {
+        /// `create`, `write`, …
+        operation: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The file is not a record of this version.
+    #[error("{path} is not an enrolment record: {cause}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
+}
+
+/// One file of the folder: a record, or the reason why it is none.
+#[derive(Debug)]
+pub struct Entry {
+    /// The file's name without its ending; a Pod UID if nobody tampered.
+    pub name: String,
+    /// The record.
+    pub record: Result<Record, RecordError>,
+}
+
+/// The folder of records.
+#[derive(Clone, Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Opens `<run_dir>/pods`, making it 0700.
+    pub fn open(run_dir: &Path) -> Result<Self, RecordError> {
+        let folder = run_dir.join("pods");
+        let failed = |cause| RecordError::File { operation: "create", path: folder.clone(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        // An older folder may have been made with other rights.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        Ok(Self { folder })
+    }
+
+    /// Writes a record so that a crash leaves the old one or the new one, whole.
+    pub fn save(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.uid);
+        let temporary = self.folder.join(format!(".{}.new", record.uid));
+        let text = serde_json::to_vec_pretty(&OnDisk::from(record)).map_err(|error| {
+            RecordError::Malformed { path: path.clone(), cause: error.to_string() }
+        })?;
+        let written = write_synced(&temporary, &text)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| File::open(&self.folder)?.sync_all());
+        written.map_err(|cause| RecordError::File { operation: "write", path, cause })
+    }
+
+    /// Removes a record; one that is not there is no error.
+    pub fn remove(&self, uid: &PodUid) -> Result<(), RecordError> {
+        let path = self.path(uid);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(RecordError::File { operation: "remove", path, cause }),
+        }
+    }
+
+    /// Every file of the folder, sorted by name. Leftovers of interrupted writes are removed.
+    pub fn load(&self) -> Result<Vec<Entry>, RecordError> {
+        let failed =
+            |cause| RecordError::File { operation: "list", path: self.folder.clone(), cause };
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&self.folder).map_err(failed)? {
+            let path = file.map_err(failed)?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.starts_with('.') {
+                // Never renamed, so never promised. If it stays, the next save replaces it.
+                let _ = fs::remove_file(&path);
+            } else if let Some(stem) = name.strip_suffix(".json") {
+                entries.push(Entry { name: stem.to_owned(), record: read(&path, stem) });
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn path(&self, uid: &PodUid) -> PathBuf {
+        self.folder.join(format!("{uid}.json"))
+    }
+}
+
+/// This boot's id (random(4)).
+pub(super) fn boot_id() -> Result<String, RecordError> {
+    let text = fs::read_to_string(BOOT_ID).map_err(|cause| RecordError::File {
+        operation: "read",
+        path: BOOT_ID.into(),
+        cause,
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn read(path: &Path, stem: &str) -> Result<Record, RecordError> {
+    let failed = |cause| RecordError::File { operation: "read", path: path.to_owned(), cause };
+    let malformed = |cause: String| RecordError::Malformed { path: path.to_owned(), cause };
+    if fs::metadata(path).map_err(failed)?.len() > RECORD_BYTES_MAX {
+        return Err(malformed(format!("it is longer than {RECORD_BYTES_MAX} bytes")));
+    }
+    let bytes = fs::read(path).map_err(failed)?;
+    let disk: OnDisk = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let record = disk.into_record().map_err(malformed)?;
+    if record.uid.as_str() != stem {
+        return Err(malformed(format!("it is named {stem} and says {}", record.uid)));
+    }
+    Ok(record)
+}
+
+impl From<&Record> for OnDisk {
+    fn from(record: &Record) -> Self {
+        Self {
+            version: VERSION,
+            uid: record.uid.to_string(),
+            workload: record.workload.to_string(),
+            cgroup_path: record.cgroup_path.clone(),
+            cgroup_id: record.cgroup_id,
+            netns_path: record.netns_path.clone(),
+            netns_inode: record.netns_inode,
+            netns_cookie: record.netns_cookie,
+            probe_ports: record.probe_ports.clone(),
+            fwmark_accept: record.fwmark_accept == FwmarkAccept::On,
+            progress: record.progress,
+            boot_id: record.boot_id.clone(),
+        }
+    }
+}
+
+impl OnDisk {
+    fn into_record(self) -> Result<Record, String> {
+        if self.version != VERSION {
+            return Err(format!("version {} is not {VERSION}", self.version));
+        }
+        Ok(Record {
+            uid: PodUid::parse(&self.uid).map_err(|error| error.to_string())?,
+            workload: WorkloadKey::parse(&self.workload).map_err(|error| error.to_string())?,
+            cgroup_path: self.cgroup_path,
+            cgroup_id: self.cgroup_id,
+            netns_path: self.netns_path,
+            netns_inode: self.netns_inode,
+            netns_cookie: self.netns_cookie,
+            probe_ports: self.probe_ports,
+            fwmark_accept: if self.fwmark_accept { FwmarkAccept::On } else { FwmarkAccept::Off },
+            progress: self.progress,
+            boot_id: self.boot_id,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+use super::*;
+
+fn record(uid: &str) -> Record {
+    Record {
+        uid: PodUid::parse(uid).expect("valid"),
+        workload: WorkloadKey::parse("shop/cart-1/cart").expect("valid"),
+        cgroup_path: "/sys/fs/cgroup/pod".into(),
+        cgroup_id: 77,
+        netns_path: "/run/netns/pod".into(),
+        netns_inode: 4_026_531_840,
+        netns_cookie: 5,
+        probe_ports: vec![8080],
+        fwmark_accept: FwmarkAccept::Off,
+        progress: Progress::Verified,
+        boot_id: "b".into(),
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("warren-records-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    path
+}
+
+#[test]
+fn a_record_survives_and_is_private() {
+    let run = folder("survives");
+    let records = Records::open(&run).expect("open");
+    records.save(&record("a-1")).expect("save");
+    let path = run.join("pods/a-1.json");
+    assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(run.join("pods")).expect("dir").permissions().mode() & 0o777, 0o700);
+    let loaded = Records::open(&run).expect("reopen").load().expect("load");
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(*loaded[0].record.as_ref().expect("readable"), record("a-1"));
+    records.remove(&record("a-1").uid).expect("remove");
+    records.remove(&record("a-1").uid).expect("twice is fine");
+    assert!(records.load().expect("load").is_empty());
+    fs::remove_dir_all(run).expect("clean up");
+}
+
+#[test]
+fn an_unreadable_record_costs_only_itself() {
+    let run = folder("unreadable");
+    let records = Records::open(&run).expect("open");
+    records.save(&record("good")).expect("save");
+    fs::write(run.join("pods/bad.json"), "{").expect("write");
+    fs::copy(run.join("pods/good.json"), run.join("pods/other.json")).expect("copy");
+    fs::write(run.join("pods/.half.new"), "").expect("write");
+    let loaded = records.load().expect("load");
+    let names: Vec<_> = loaded.iter().map(|e| (e.name.as_str(), e.record.is_ok())).collect();
+    assert_eq!(names, [("bad", false), ("good", true), ("other", false)]);
+    assert!(!run.join("pods/.half.new").exists());
+    fs::remove_dir_all(run).expect("clean up");
+}

@@ -1,0 +1,160 @@
+//! Watching an enrolled pod: the kernel's state is compared with what it should be, every two
+//! seconds and whenever an address changes. Nothing is remembered as done; what is wrong is
+//! repaired, what cannot be repaired is shown.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netns::{AddressWatch, NetnsFd, addresses};
+use tokio::time::MissedTickBehavior;
+
+use super::hooks::HookState;
+use super::live::{self, LivePod};
+use super::node::{Node, ROUTING, Status, causes};
+use super::records::{Progress, Record};
+
+/// Between two looks at a pod.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// After an address change: several usually come at once.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Whether the pod is still there.
+enum Presence {
+    Here,
+    Gone(&'static str),
+}
+
+impl Node {
+    /// Watches until the pod leaves, vanishes or the agent stops.
+    pub(super) fn watch(self: &Arc<Self>, record: Record, live: Arc<LivePod>) {
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut notices = AddressWatch::new(live.pod.namespace())
+                .inspect_err(|error| {
+                    let error = causes(error);
+                    tracing::warn!(pod = %record.uid, error, "no notice of address changes");
+                })
+                .ok();
+            let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = live.pod.stopping().cancelled() => return,
+                    () = node.shutdown.cancelled() => return,
+                    _ = ticks.tick() => {}
+                    () = change(notices.as_mut()) => tokio::time::sleep(SETTLE).await,
+                }
+                let _turn = live.work.lock().await;
+                if live.hooks.lock().is_none() {
+                    return;
+                }
+                match node.presence(&record, &live) {
+                    Presence::Gone(what) => {
+                        node.vanish(&record, &live, what).await;
+                        return;
+                    }
+                    Presence::Here => node.repair(&record, &live).await,
+                }
+            }
+        });
+    }
+
+    fn presence(&self, record: &Record, live: &LivePod) -> Presence {
+        let state = live.hooks.lock().as_ref().map(super::hooks::PodHooks::state);
+        match state {
+            Some(Ok(HookState::CgroupGone)) => return Presence::Gone("cgroup removed"),
+            Some(Ok(HookState::NetnsGone)) => return Presence::Gone("network namespace removed"),
+            Some(Ok(HookState::Attached)) | None => {}
+            Some(Err(error)) => {
+                self.set_status(&record.uid, Status::Degraded(causes(&error)));
+            }
+        }
+        // This process keeps the namespace alive, so its end shows only in its path and in the
+        // absence of the pod's processes.
+        let named = names(&record.netns_path, record.netns_cookie);
+        if !named && live.cgroup.is_populated() != Some(true) {
+            return Presence::Gone("network namespace and processes gone");
+        }
+        Presence::Here
+    }
+
+    async fn repair(&self, record: &Record, live: &LivePod) {
+        let degrade = |reason| self.set_status(&record.uid, Status::Degraded(reason));
+        if let Err(reason) = self.follow_addresses(record, live) {
+            return degrade(reason);
+        }
+        if let Err(reason) = restore_routing(live) {
+            return degrade(reason);
+        }
+        let (global, proved) = (live.applied.lock().global.clone(), live.proved.lock().clone());
+        if global.is_empty() {
+            return degrade("the pod has no address".to_owned());
+        }
+        if global != proved
+            && let Err(error) = live::prove(self, live).await
+        {
+            return degrade(causes(&error));
+        }
+        let uid = record.uid.as_str();
+        let recovered = self.pods.lock().get(uid).is_some_and(|s| s.status != Status::Verified);
+        if recovered {
+            tracing::info!(pod = %record.uid, "pod is verified");
+            self.set_status(&record.uid, Status::Verified);
+            let record = Record { progress: Progress::Verified, ..record.clone() };
+            if let Err(error) = self.records.save(&record) {
+                tracing::warn!(pod = %uid, error = %causes(&error), "cannot update the record");
+            }
+        }
+    }
+
+    fn follow_addresses(&self, record: &Record, live: &LivePod) -> Result<(), String> {
+        let found = addresses(live.pod.namespace()).map_err(|error| causes(&error))?;
+        let wanted = live::plan(self, record, &found);
+        let before = live.applied.lock().clone();
+        if wanted == before {
+            return Ok(());
+        }
+        if let Some(hooks) = live.hooks.lock().as_ref() {
+            // Prefixes first: an own address that is not known as such would be taken for a peer.
+            hooks.maps().replace_prefixes(&wanted.prefixes).map_err(|error| causes(&error))?;
+            hooks.maps().update_settings(&wanted.settings).map_err(|error| causes(&error))?;
+        }
+        if wanted.global != before.global {
+            tracing::info!(pod = %record.uid, addresses = ?wanted.global, "addresses changed");
+            live.addresses.send_replace(wanted.global.clone());
+        }
+        *live.applied.lock() = wanted;
+        Ok(())
+    }
+}
+
+/// Puts back what a privileged process of the pod took away.
+fn restore_routing(live: &LivePod) -> Result<(), String> {
+    let namespace = live.pod.namespace();
+    let state = ROUTING.inspect(namespace).map_err(|error| causes(&error))?;
+    let ipv6 = live.applied.lock().settings.v6.is_some();
+    let whole =
+        state.ipv4 && (state.ipv6 || !ipv6) && state.fwmark_accept == netns::FwmarkAccept::On;
+    if !whole {
+        tracing::warn!(pod = %live.pod.uid(), ?state, "routing was changed; putting it back");
+        ROUTING.install(namespace).map_err(|error| causes(&error))?;
+    }
+    Ok(())
+}
+
+fn names(path: &Path, cookie: u64) -> bool {
+    NetnsFd::open(path).is_ok_and(|namespace| namespace.cookie() == cookie)
+}
+
+async fn change(notices: Option<&mut AddressWatch>) {
+    match notices {
+        // A broken watch must not spin: the ticks go on.
+        Some(notices) => {
+            if notices.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
