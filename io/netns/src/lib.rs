@@ -17,4 +17,6 @@ pub use diag::marked_sockets;
 pub use enter::{EnterError, NetnsFd, OpenError, within};
 pub use netlink::NetlinkError;
 pub use routing::{FwmarkAccept, MarkRouting, RoutingError, RoutingState};
-pub use sockets::{Dial, DialError, Family, Keepalive, SocketError, Source, TcpTuning, listener};
+pub use sockets::{
+    Dial, DialError, Family, Keepalive, SocketError, Source, TcpTuning, limit_unsent, listener,
+};

@@ -82,6 +82,8 @@ pub fn listener(
 ) -> Result<std::net::TcpListener, SocketError> {
     within(namespace, || {
         let socket = tcp_socket(family)?;
+        // The address need not be there: a pod may switch IPv6 on later.
+        option("setsockopt IP_FREEBIND", &socket, sockopt::IpFreebind, true)?;
         let address = SocketAddr::new(family.loopback(), 0);
         call("bind", socket.bind(&address.into()))?;
         call("listen", socket.listen(backlog))?;
@@ -131,6 +133,17 @@ impl TcpTuning {
         }
         Ok(())
     }
+}
+
+/// Bytes the kernel may hold unsent on a tunnel's socket: what lies there cannot be overtaken, so a
+/// bulk stream would delay every other stream of its tunnel by as much.
+const UNSENT_MAX: u32 = 128 * 1024;
+
+/// Keeps a tunnel's unsent bytes out of the kernel (`TCP_NOTSENT_LOWAT`, tcp(7)).
+///
+/// A kernel that refuses costs latency beside bulk streams and nothing else, so it is no error.
+pub fn limit_unsent(socket: &impl AsFd) {
+    let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX);
 }
 
 /// Which source address a dialled connection has. The port is always the kernel's choice.
