@@ -4,9 +4,9 @@
 //! makes a stable compiler instrument them; no further tool is needed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use crate::step::{output, run};
 use crate::test::Tally;
@@ -18,8 +18,10 @@ const SECONDS_PER_TARGET: u32 = 5;
 const TIMEOUT_SECONDS: u32 = 10;
 /// A target that needs more memory is a finding.
 const MEMORY_MIB: u32 = 1024;
-const INSTRUMENT: [&str; 6] = [
+const INSTRUMENT: [&str; 8] = [
     "--cfg=fuzzing",
+    "-Cdebug-assertions=yes",
+    "-Coverflow-checks=yes",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
@@ -30,6 +32,9 @@ const INSTRUMENT: [&str; 6] = [
 /// Runs the targets whose name contains `filter`.
 pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<Tally> {
     let manifest = root().join("fuzz/Cargo.toml");
+    if !manifest.exists() {
+        bail!("{} does not exist", manifest.display());
+    }
     let output_folder = target().join("fuzz");
     run(cargo()
         .args(["build", "--release", "--bins", "--target", &host()?, "--manifest-path"])
@@ -53,15 +58,20 @@ pub(crate) fn run_all(filter: Option<&str>) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
-fn fuzz(program: &Path, corpus: &PathBuf) -> anyhow::Result<()> {
-    fs::create_dir_all(corpus).with_context(|| format!("create {}", corpus.display()))?;
+fn fuzz(program: &Path, corpus: &Path) -> anyhow::Result<()> {
     let name = program.file_name().unwrap_or_default();
+    // Where an input that crashes the target is kept.
+    let findings = root().join("fuzz/artifacts").join(name);
+    for folder in [corpus, &findings] {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
     let mut command = std::process::Command::new(program);
     command
         .current_dir(corpus)
         .arg(format!("-max_total_time={SECONDS_PER_TARGET}"))
         .arg(format!("-timeout={TIMEOUT_SECONDS}"))
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+        .arg(format!("-artifact_prefix={}/", findings.display()))
         .args(["-verbosity=0", "-print_final_stats=1"])
         .arg(corpus);
     // Inputs that people found worth keeping.

@@ -88,7 +88,7 @@ fn watch_into(command: &mut Command, terminal: &mut dyn Write) -> anyhow::Result
     let status = child.wait().with_context(|| format!("wait for {program}"))?;
     let mut tally = reader.finish();
     if !status.success() && tally.failed == 0 {
-        println!("{program} ended with {status} and without a failed test");
+        println!("\n{program} ended with {status} and without a failed test");
         tally.failed = 1;
     }
     Ok(tally)
