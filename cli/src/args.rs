@@ -1,0 +1,157 @@
+//! The command line. What can be wrong without asking the agent is wrong usage.
+
+use std::path::PathBuf;
+
+use admin::{Subject, Target};
+use clap::{Args, Parser, Subcommand};
+use model::{PodUid, WorkloadKey};
+
+use crate::output::Format;
+
+/// Operates the Warren agent of this node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "warren",
+    version,
+    after_help = "Exit codes: 0 ok, 1 a check failed or the agent refused, 2 wrong usage, \
+                  3 the agent cannot be reached."
+)]
+pub(crate) struct Arguments {
+    /// The agent's admin socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "WARREN_ADMIN_SOCKET",
+        default_value = admin::DEFAULT_SOCKET
+    )]
+    pub(crate) socket: PathBuf,
+    /// How to write the answer
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Is the agent well? Exit code 1 if something is degraded
+    Status,
+    /// Pods in the mesh: what is wanted, and what the kernel says
+    Pods {
+        #[command(subcommand)]
+        verb: Option<PodsVerb>,
+    },
+    /// The last connections, oldest first
+    Flows {
+        /// Then every further one, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// At most that many past ones
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// What would become of a connection, and why? Exit code 1 if it would not pass
+    Why {
+        /// The client: NAMESPACE/NAME, a pod's uid, or an IP address
+        #[arg(value_name = "SRC", value_parser = subject)]
+        source: String,
+        /// The server: an IP address, NAMESPACE/NAME or a host name, and the port dialled
+        #[arg(value_name = "DST:PORT", value_parser = target)]
+        destination: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PodsVerb {
+    /// Take a running pod into the mesh
+    Enrol(EnrolArguments),
+    /// Let a pod go; its open connections are left alone
+    Unenrol {
+        /// The pod's uid
+        #[arg(value_parser = pod_uid)]
+        uid: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnrolArguments {
+    /// The instance of the pod: letters, digits and -, at most 63
+    #[arg(long, value_parser = pod_uid)]
+    pub(crate) uid: String,
+    /// Its network namespace
+    #[arg(long, value_name = "PATH")]
+    pub(crate) netns: PathBuf,
+    /// Its cgroup
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: PathBuf,
+    /// The workload it is
+    #[arg(long, value_name = "NAMESPACE/NAME/SERVICE_ACCOUNT", value_parser = workload)]
+    pub(crate) workload: String,
+    /// A port that the kubelet probes without identity; may be given several times
+    #[arg(long = "probe-port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) probe_ports: Vec<u16>,
+}
+
+fn pod_uid(text: &str) -> Result<String, model::PodUidError> {
+    PodUid::parse(text).map(|uid| uid.as_str().to_owned())
+}
+
+fn workload(text: &str) -> Result<String, model::WorkloadKeyError> {
+    WorkloadKey::parse(text).map(|key| key.to_string())
+}
+
+fn subject(text: &str) -> Result<String, admin::SubjectError> {
+    Subject::parse(text).map(|subject| subject.to_string())
+}
+
+fn target(text: &str) -> Result<String, admin::SubjectError> {
+    Target::parse(text).map(|target| target.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_needs_no_agent() {
+        for (line, good) in [
+            ("status", true),
+            ("status --socket /x -o json", true),
+            ("-o yaml status", false),
+            ("pods", true),
+            ("pods unenrol a-1", true),
+            ("pods unenrol ../x", false),
+            ("pods enrol --uid a --netns n --cgroup c --workload a/b/c", true),
+            (
+                "pods enrol --uid a --netns n --cgroup c --workload a/b/c --probe-port 1 --probe-port 2",
+                true,
+            ),
+            ("pods enrol --uid a --netns n --cgroup c --workload a/b", false),
+            ("pods enrol --uid a --netns n --cgroup c --workload a/b/c --probe-port 0", false),
+            ("pods enrol --uid a --netns n --workload a/b/c", false),
+            ("flows -f -n 3", true),
+            ("flows -n -1", false),
+            ("why shop/web 10.0.0.1:80", true),
+            ("why 10.0.0.1 [fd00::1]:80", true),
+            ("why shop/web 10.0.0.1", false),
+            ("why a/b/c 10.0.0.1:80", false),
+            ("", false),
+            ("reboot", false),
+        ] {
+            let words = std::iter::once("warren").chain(line.split_whitespace());
+            let parsed = Arguments::try_parse_from(words);
+            assert_eq!(parsed.is_ok(), good, "{line}: {parsed:?}");
+            if let Err(error) = parsed {
+                assert_eq!(error.exit_code(), 2, "{line}");
+            }
+        }
+    }
+}
