@@ -23,6 +23,20 @@ pub unsafe fn lookup<M, K, V>(map: &M, key: &K) -> Option<NonNull<V>> {
     NonNull::new(unsafe { bpf_map_lookup_elem(map, ptr::from_ref(key).cast()) }.cast())
 }
 
+/// The only element of an array.
+///
+/// # Safety
+///
+/// As [`lookup`], for an array of one `V`.
+#[inline(always)]
+pub unsafe fn only<M, V>(map: &M) -> Option<NonNull<V>> {
+    // A variable and not `&0`: the linker may store such a constant in the same place as a global
+    // with the same initial value, and the loader then changes both.
+    let index = 0u32;
+    // SAFETY: upheld by the caller.
+    unsafe { lookup(map, &index) }
+}
+
 /// Inserts or replaces an entry; `false` when the kernel refuses (the map is full, no memory).
 ///
 /// # Safety

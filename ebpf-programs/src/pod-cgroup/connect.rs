@@ -7,7 +7,7 @@ use ebpf_abi::{
     Address, Be16, Be32, Counter, PrefixFlags, PrefixKey, Role, Settings, SocketRole,
     connect::{Connect, decide},
 };
-use ebpf_programs::access::{lookup, read, read_v6, write, write_v6};
+use ebpf_programs::access::{lookup, only, read, read_v6, write, write_v6};
 
 use crate::{
     maps::{POD_PREFIXES, POD_SETTINGS, count, count_global},
@@ -132,7 +132,7 @@ fn settings(cookie: u64) -> Option<&'static Settings> {
     // SAFETY: the inner map is an array of one Settings, alive while the program runs.
     unsafe {
         let map = POD_SETTINGS.get(&cookie)?;
-        lookup::<_, _, Settings>(map, &0u32).map(|settings| settings.as_ref())
+        only::<_, Settings>(map).map(|settings| settings.as_ref())
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockOpsContext},
 };
 use ebpf_abi::{Counter, GlobalCounter, Role, Roles, SocketRole, Tuple};
-use ebpf_programs::access::{insert, lookup, remove};
+use ebpf_programs::access::{insert, lookup, only, remove};
 
 use crate::{
     connect::{ALLOW, is_tcp},
@@ -25,7 +25,7 @@ pub fn connect(ctx: &SockAddrContext) -> i32 {
     }
     // SAFETY: ROLES is an array of one Roles; the helpers take the running program's context.
     let role = unsafe {
-        let Some(roles) = lookup::<_, _, Roles>(&ROLES, &0u32) else { return ALLOW };
+        let Some(roles) = only::<_, Roles>(&ROLES) else { return ALLOW };
         roles.as_ref().of(bpf_get_current_cgroup_id(), bpf_get_netns_cookie(ctx.as_ptr()))
     };
     if role == Role::NONE {

@@ -156,22 +156,25 @@ struct End {
 
 #[inline(always)]
 fn ends(ops: *mut bpf_sock_ops) -> (End, End) {
+    // All are read before the family is looked at, see `pod-netns`.
     // SAFETY: fields of the running program's context. `local_port` is in host order, `remote_port`
     // in network order in the upper half of its word.
-    unsafe {
-        let our_port = Be16::new(read(addr_of!((*ops).local_port)) as u16);
-        let their_port = Be16::from_raw((read(addr_of!((*ops).remote_port)) >> 16) as u16);
-        let v4 = read(addr_of!((*ops).family)) == AF_INET;
-        let theirs = read_v6(addr_of!((*ops).remote_ip6));
-        // An IPv6 socket that dialled a v4-mapped address sends IPv4 packets.
-        let (ours, theirs) = if v4 || theirs.is_v4() {
-            (
-                Address::from_v4(Be32::from_raw(read(addr_of!((*ops).local_ip4)))),
-                Address::from_v4(Be32::from_raw(read(addr_of!((*ops).remote_ip4)))),
-            )
-        } else {
-            (read_v6(addr_of!((*ops).local_ip6)), theirs)
-        };
-        (End { address: ours, port: our_port }, End { address: theirs, port: their_port })
-    }
+    let (v4, our_port, their_port, ours4, theirs4, ours6, theirs6) = unsafe {
+        (
+            read(addr_of!((*ops).family)) == AF_INET,
+            Be16::new(read(addr_of!((*ops).local_port)) as u16),
+            Be16::from_raw((read(addr_of!((*ops).remote_port)) >> 16) as u16),
+            Be32::from_raw(read(addr_of!((*ops).local_ip4))),
+            Be32::from_raw(read(addr_of!((*ops).remote_ip4))),
+            read_v6(addr_of!((*ops).local_ip6)),
+            read_v6(addr_of!((*ops).remote_ip6)),
+        )
+    };
+    // An IPv6 socket that dialled a v4-mapped address sends IPv4 packets.
+    let (ours, theirs) = if v4 || theirs6.is_v4() {
+        (Address::from_v4(ours4), Address::from_v4(theirs4))
+    } else {
+        (ours6, theirs6)
+    };
+    (End { address: ours, port: our_port }, End { address: theirs, port: their_port })
 }

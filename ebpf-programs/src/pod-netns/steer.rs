@@ -14,7 +14,7 @@ use ebpf_abi::{
     slot::{slot, thread_of},
     steer::{Ingress, Registry, Steer, decide},
 };
-use ebpf_programs::access::{increment, lookup, now_ns, read, read_v6};
+use ebpf_programs::access::{increment, lookup, now_ns, only, read, read_v6};
 
 use crate::maps::{COUNTERS, HAS_INGRESS, LISTENERS, PREFIXES, PROBES, SETTINGS, TUPLES};
 
@@ -60,7 +60,7 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     }
     let (family, key) = connection(lookup_ctx);
     // SAFETY: SETTINGS is an array of one Settings; the element always exists.
-    let Some(settings) = (unsafe { lookup::<_, _, Settings>(&SETTINGS, &0u32) }) else {
+    let Some(settings) = (unsafe { only::<_, Settings>(&SETTINGS) }) else {
         return SK_DROP;
     };
     let settings = unsafe { settings.as_ref() };
@@ -89,20 +89,26 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn connection(ctx: *mut bpf_sk_lookup) -> (Family, TupleKey) {
+    // Everything is read before the family is looked at: reads in two branches get merged into one
+    // with a computed offset, which the verifier refuses. Fields of the other family read as zero.
     // SAFETY: fields of the running program's context. `remote_port` is two bytes in network order
     // followed by padding, `local_port` a word in host order.
-    unsafe {
-        let remote_port = Be16::from_raw(read(addr_of!((*ctx).remote_port)));
-        let local_port = Be16::new(read(addr_of!((*ctx).local_port)) as u16);
-        if read(addr_of!((*ctx).family)) == AF_INET {
-            let remote = Address::from_v4(Be32::from_raw(read(addr_of!((*ctx).remote_ip4))));
-            let local = Address::from_v4(Be32::from_raw(read(addr_of!((*ctx).local_ip4))));
-            return (Family::V4, TupleKey { remote, local, remote_port, local_port });
-        }
-        let remote = read_v6(addr_of!((*ctx).remote_ip6));
-        let local = read_v6(addr_of!((*ctx).local_ip6));
-        (Family::V6, TupleKey { remote, local, remote_port, local_port })
+    let (v4, remote_port, local_port, remote4, local4, remote6, local6) = unsafe {
+        (
+            read(addr_of!((*ctx).family)) == AF_INET,
+            Be16::from_raw(read(addr_of!((*ctx).remote_port))),
+            Be16::new(read(addr_of!((*ctx).local_port)) as u16),
+            Be32::from_raw(read(addr_of!((*ctx).remote_ip4))),
+            Be32::from_raw(read(addr_of!((*ctx).local_ip4))),
+            read_v6(addr_of!((*ctx).remote_ip6)),
+            read_v6(addr_of!((*ctx).local_ip6)),
+        )
+    };
+    if v4 {
+        let (remote, local) = (Address::from_v4(remote4), Address::from_v4(local4));
+        return (Family::V4, TupleKey { remote, local, remote_port, local_port });
     }
+    (Family::V6, TupleKey { remote: remote6, local: local6, remote_port, local_port })
 }
 
 #[inline(always)]

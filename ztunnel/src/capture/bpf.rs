@@ -476,7 +476,8 @@ pub fn map_info(map: impl AsFd) -> io::Result<MapInfo> {
     })
 }
 
-/// The number of an open descriptor, as values of outer maps and SOCKMAPs carry it.
-pub fn descriptor(fd: impl AsFd) -> u32 {
-    number(fd.as_fd())
+/// The number of an open descriptor, as values of outer maps and SOCKMAPs carry it. It is good for as
+/// long as the descriptor is open.
+pub fn descriptor(fd: BorrowedFd<'_>) -> u32 {
+    number(fd)
 }

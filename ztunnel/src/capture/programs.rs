@@ -241,7 +241,7 @@ impl Programs {
     /// socket that did not come through the outbound capture of a pod, or was accepted outside the
     /// agent's cgroup.
     pub fn accepted_dst(&self, accepted: impl AsFd) -> io::Result<Option<std::net::SocketAddr>> {
-        let stored = self.0.sockets.get(&bpf::descriptor(accepted))?;
+        let stored = self.0.sockets.get(&bpf::descriptor(accepted.as_fd()))?;
         Ok(stored.filter(|stored| stored.role == ebpf_abi::Role::OUTBOUND).map(|stored| {
             std::net::SocketAddr::new(stored.original.into(), stored.original_port.get())
         }))

@@ -141,7 +141,7 @@ impl PodMaps {
         listener: impl AsFd,
     ) -> io::Result<()> {
         let slot = slot(kind, family, thread);
-        self.listeners.set(&slot, &bpf::descriptor(listener), Update::Any)
+        self.listeners.set(&slot, &bpf::descriptor(listener.as_fd()), Update::Any)
     }
 
     /// Empties a slot: its connections are dropped.

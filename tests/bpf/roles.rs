@@ -1,0 +1,122 @@
+//! Roles: the agent's and the kubelet's connections pass, their neighbours' do not.
+
+use std::net::IpAddr;
+
+use ebpf_abi::Kind;
+
+use crate::world::{Agent, Node, POD4, POD6, counter, eventually};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+#[test]
+fn the_agents_connections_pass_and_only_theirs() {
+    let node = Node::new();
+    let programs = node.load();
+    let roles = node.attach_roles(&programs);
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&programs, |maps| agent.install(maps));
+    let mut app = node.actor("pod", "pod");
+    let v4 = app.listen("0.0.0.0:80");
+    let v6 = app.listen("[::]:80");
+
+    let one = agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
+    app.accept(&v4).expect("the agent reaches the application");
+    let two = agent.actor.connect(&format!("[{POD6}]:80"), "").expect("connect");
+    app.accept(&v6).expect("the agent reaches the application");
+    assert_eq!(counter(hooks.maps(), "passed_proxy"), 2);
+    assert_eq!(hooks.maps().tuples_len().expect("read"), 2);
+    for socket in [&one, &two] {
+        agent.actor.run(&format!("reset {}", socket.id)).expect("reset");
+    }
+    assert!(eventually(|| hooks.maps().tuples_len().expect("read") == 0), "gone with the sockets");
+
+    // The same namespace, another cgroup.
+    let mut neighbour = node.actor("other", "pod");
+    neighbour.connect(&format!("{POD4}:80"), "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
+
+    // Roles end with the agent.
+    drop(roles);
+    agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
+    assert_eq!(counter(hooks.maps(), "passed_proxy"), 2);
+}
+
+#[test]
+fn the_kubelet_passes_to_probe_ports() {
+    let node = Node::new();
+    let programs = node.load();
+    let _roles = node.attach_roles(&programs);
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&programs, |maps| agent.install(maps));
+    let mut app = node.actor("pod", "pod");
+    let v4 = app.listen("0.0.0.0:8080");
+    let v6 = app.listen("[::]:8080");
+    let mut kubelet = node.actor("kubelet", "world");
+
+    for _ in 0..20 {
+        let probe = kubelet.connect(&format!("{POD4}:8080"), "").expect("connect");
+        let accepted = app.accept(&v4).expect("the probe reaches the application");
+        kubelet.close(&probe);
+        app.close(&accepted);
+    }
+    kubelet.connect(&format!("[{POD6}]:8080"), "").expect("connect");
+    app.accept(&v6).expect("the probe reaches the application");
+    assert_eq!(counter(hooks.maps(), "passed_probe"), 21);
+
+    kubelet.connect(&format!("{POD4}:8081"), "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("no probe port: judged");
+
+    for cgroup in ["other", "kubelet/below"] {
+        let mut neighbour = node.actor(cgroup, "world");
+        for _ in 0..20 {
+            let client = neighbour.connect(&format!("{POD4}:8080"), "").expect("connect");
+            let accepted = agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
+            neighbour.close(&client);
+            agent.actor.close(&accepted);
+        }
+    }
+    // A process in the kubelet's cgroup that is not in the host's namespace.
+    let mut inside = node.actor("kubelet", "pod");
+    inside.connect(&format!("{POD4}:8080"), "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
+    assert_eq!(counter(hooks.maps(), "passed_probe"), 21);
+}
+
+#[test]
+fn the_kubelets_hooks_outlive_the_agent_and_are_adopted() {
+    let node = Node::new();
+    let programs = node.load();
+    let roles = node.attach_roles(&programs);
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&programs, |maps| agent.install(maps));
+    let mut app = node.actor("pod", "pod");
+    let listener = app.listen("0.0.0.0:8080");
+    let mut kubelet = node.actor("kubelet", "world");
+    let links = || {
+        let names =
+            ["link_kubelet_sock_ops", "link_kubelet_connect4", "link_kubelet_connect6"];
+        names.map(|name| {
+            let link = ztunnel::capture::bpf::get(&programs.pins().shared(name)).expect("pinned");
+            ztunnel::capture::bpf::link_info(&link).expect("a link")
+        })
+    };
+    let before = links();
+    drop(roles);
+    kubelet.connect(&format!("{POD4}:8080"), "").expect("connect");
+    app.accept(&listener).expect("no agent, but a probe passes");
+
+    let programs = node.load();
+    let _roles = node.attach_roles(&programs);
+    for (before, after) in before.into_iter().zip(links()) {
+        assert_eq!(before.id, after.id, "the link stays");
+        assert_ne!(before.program, after.program, "its program is new");
+    }
+    kubelet.connect(&format!("{POD4}:8080"), "").expect("connect");
+    app.accept(&listener).expect("still passes");
+    assert_eq!(counter(hooks.maps(), "passed_probe"), 2);
+    agent.actor.connect(&format!("{POD4}:8080"), "").expect("connect");
+    app.accept(&listener).expect("the agent's role works again");
+}
