@@ -150,21 +150,26 @@ impl Compiled {
         })
     }
 
-    /// Of the rules that did not match, the one that came closest. Called only to explain a
-    /// refusal.
-    pub(crate) fn nearest_miss(&self, facts: &Facts<'_>) -> (Distance, NearestMiss) {
-        let misses = self.policy.rules.iter().enumerate();
-        let nearest = misses
-            .filter_map(|(index, rule)| self.rule_miss(index, rule, facts))
+    /// Of the rules that did not match, the one that came closest, and how close it came. Called
+    /// for every policy of a refused connection, and so builds nothing.
+    pub(crate) fn nearest(&self, facts: &Facts<'_>) -> (Distance, Option<usize>) {
+        let distances = self.rules.iter().enumerate();
+        let nearest = distances
+            .filter_map(|(index, clauses)| Some((distance(clauses, facts)?, Some(index))))
             .min_by_key(|(distance, _)| *distance);
         // A policy without rules is further away than any rule.
-        let (distance, miss) = nearest.unwrap_or((Distance::MAX, Miss::NoRules));
-        (distance, NearestMiss { policy: self.policy.name.clone(), miss })
+        nearest.unwrap_or((Distance::MAX, None))
     }
 
-    /// How far a rule is from matching: in each clause that fails, the alternative with the
-    /// fewest failures counts.
-    fn rule_miss(&self, index: usize, rule: &Rule, facts: &Facts<'_>) -> Option<(Distance, Miss)> {
+    /// Why the rule that [`Self::nearest`] found does not match.
+    pub(crate) fn miss(&self, rule: Option<usize>, facts: &Facts<'_>) -> NearestMiss {
+        let miss =
+            rule.and_then(|index| self.rule_miss(index, self.policy.rules.get(index)?, facts));
+        NearestMiss { policy: self.policy.name.clone(), miss: miss.unwrap_or(Miss::NoRules) }
+    }
+
+    /// In each clause that fails, the alternative with the fewest failures counts.
+    fn rule_miss(&self, index: usize, rule: &Rule, facts: &Facts<'_>) -> Option<Miss> {
         let (mut matched, mut failed) = (Vec::new(), Vec::new());
         let mut unenforceable = false;
         for (clause, compiled) in rule.clauses.iter().zip(self.rules.get(index)?) {
@@ -187,10 +192,8 @@ impl Compiled {
             }
         }
         if unenforceable {
-            let distance = Distance::new(failed.len().saturating_add(1), matched.len());
-            return Some((distance, Miss::NotEnforceable { rule: index }));
+            return Some(Miss::NotEnforceable { rule: index });
         }
-        let distance = Distance::new(failed.len(), matched.len());
         let matched = MatchType::ALL.into_iter().filter(|kind| matched.contains(kind)).collect();
         let (kind, source) = failed.first().copied()?;
         let miss = TypeMiss {
@@ -201,8 +204,28 @@ impl Compiled {
             want: want(source, kind),
             also_failed: failed.iter().skip(1).map(|(kind, _)| *kind).collect(),
         };
-        Some((distance, Miss::Type(miss)))
+        Some(Miss::Type(miss))
     }
+}
+
+/// How far a rule is from matching; `None` if it matches.
+fn distance(clauses: &[Vec<Alternative>], facts: &Facts<'_>) -> Option<Distance> {
+    let (mut failed, mut held) = (0_usize, 0_usize);
+    for clause in clauses {
+        let counts = clause.iter().filter_map(|alternative| match alternative {
+            Alternative::NotEnforceable => None,
+            Alternative::Conditions(conditions) => Some(conditions.count(facts)),
+        });
+        match counts.min_by_key(|(missed, _)| *missed) {
+            Some((missed, matched)) => {
+                failed = failed.saturating_add(missed);
+                held = held.saturating_add(matched);
+            }
+            // Only conditions that cannot be checked: one failure.
+            None => failed = failed.saturating_add(usize::from(!clause.is_empty())),
+        }
+    }
+    (failed > 0).then(|| Distance::new(failed, held))
 }
 
 impl Alternative {
@@ -277,6 +300,15 @@ impl Conditions {
             MatchType::DestinationIps => self.destination_ips.is_empty(),
             MatchType::DestinationPorts => self.destination_ports.is_empty(),
         }
+    }
+
+    /// How many conditions do not hold, and how many do.
+    fn count(&self, facts: &Facts<'_>) -> (usize, usize) {
+        let constraining = MatchType::ALL.into_iter().filter(|kind| self.constrains(*kind));
+        constraining.fold((0, 0), |(missed, held), kind| {
+            let admits = usize::from(self.admits(kind, facts));
+            (missed + 1 - admits, held + admits)
+        })
     }
 
     /// The conditions that hold, and those that do not.

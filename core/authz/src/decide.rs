@@ -90,8 +90,10 @@ fn first_match<'b>(
 
 /// The rule with the fewest failed conditions; the first of equals.
 fn nearest_miss(bound: &Bound<'_>, list: List, facts: &Facts<'_>) -> Option<Box<NearestMiss>> {
-    let misses = bound.groups().flat_map(list).map(|policy| policy.nearest_miss(facts));
-    misses.min_by_key(|(distance, _)| *distance).map(|(_, miss)| Box::new(miss))
+    let policies = bound.groups().flat_map(list);
+    let nearest = policies.map(|policy| (policy, policy.nearest(facts)));
+    let (policy, (_, rule)) = nearest.min_by_key(|(_, (distance, _))| *distance)?;
+    Some(Box::new(policy.miss(rule, facts)))
 }
 
 fn dry_run(bound: &Bound<'_>, facts: &Facts<'_>) -> Vec<DryRunNote> {
