@@ -19,7 +19,7 @@ pub use self::maps::{PodMaps, PodPrefixes, PodSettings, SettingsError};
 use super::{
     bpf::{self, LinkTarget, Map, Update},
     pins::{Completeness, PinError, PodLink, PodPins},
-    programs::{Programs, ProgramsError},
+    programs::{OuterMaps, Programs, ProgramsError},
 };
 
 /// What the programs need to know about a pod.
@@ -146,7 +146,6 @@ impl PodHooks {
             }
             Completeness::Whole => {}
         }
-        let failed = |operation| move |source| HookError::Kernel { operation, source };
         let mut links = Vec::with_capacity(PodLink::ALL.len());
         for link in PodLink::ALL {
             let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
@@ -185,8 +184,7 @@ impl PodHooks {
     /// Whether cgroup and network namespace still exist.
     pub fn state(&self) -> Result<HookState, HookError> {
         for (_, fd) in &self.links {
-            let info = bpf::link_info(fd)
-                .map_err(|source| HookError::Kernel { operation: "inspect a link", source })?;
+            let info = bpf::link_info(fd).map_err(failed("inspect a link"))?;
             match info.target {
                 LinkTarget::Cgroup { id: 0 } => return Ok(HookState::CgroupGone),
                 LinkTarget::Netns { inode: 0 } => return Ok(HookState::NetnsGone),
@@ -207,8 +205,7 @@ impl PodHooks {
     /// stops first, inbound steering next. Links whose target is gone are just removed. Safe to repeat
     /// after a failure.
     pub fn detach(&self) -> Result<(), HookError> {
-        let failed = |source| HookError::Kernel { operation: "end capture", source };
-        self.maps().set_active(false).map_err(failed)?;
+        self.maps().set_active(false).map_err(failed("end capture"))?;
         for (_, fd) in self.links.iter().rev() {
             detach_link(fd)?;
         }
@@ -229,7 +226,6 @@ impl Prepared {
         cgroup: BorrowedFd<'_>,
         netns: BorrowedFd<'_>,
     ) -> Result<PodHooks, HookError> {
-        let failed = |operation| move |source| HookError::Kernel { operation, source };
         let mut links = Vec::with_capacity(PodLink::ALL.len());
         let attach_all = |links: &mut Vec<(PodLink, OwnedFd)>| {
             let parts = self.parts();
@@ -283,7 +279,6 @@ impl Parts {
 /// Removes whatever is left of a pod, whole or half written, without looking at what it is attached to.
 /// Detaches live links. No error when there is nothing.
 pub fn purge(programs: &Programs, uid: &PodUid) -> Result<(), HookError> {
-    let failed = |operation| move |source| HookError::Kernel { operation, source };
     let pins = programs.pins().pod(uid);
     for link in PodLink::ALL.into_iter().rev() {
         match bpf::get(&pins.link(link)) {
@@ -314,20 +309,18 @@ fn make_parts(
     spec: &AttachSpec,
     settings: ebpf_abi::Settings,
 ) -> Result<Parts, HookError> {
-    let failed = |operation| move |source| HookError::Kernel { operation, source };
     let steer = programs.load_pod(&pins)?;
     let maps = PodMaps::open(&pins, programs.cpus()).map_err(failed("open the pod's new maps"))?;
     maps.write_settings(&settings).map_err(failed("write the pod's settings"))?;
     maps.replace_prefixes(&spec.prefixes)?;
-    for (outer, inner) in programs.pods().all().into_iter().zip(maps.inner()) {
-        outer.set(&spec.netns_cookie, &bpf::descriptor(inner), Update::Insert).map_err(
-            |source| match source.raw_os_error() {
-                Some(libc::EEXIST) => HookError::NetnsTaken,
-                Some(libc::E2BIG) => HookError::TooManyPods,
-                _ => failed("add the pod to an outer map")(source),
-            },
-        )?;
-    }
+    let add = |outer: &Map<u64, u32>, inner: BorrowedFd<'_>| {
+        outer.set(&spec.netns_cookie, &bpf::descriptor(inner), Update::Insert)
+    };
+    each_outer(programs.pods(), &maps, add).map_err(|source| match source.raw_os_error() {
+        Some(libc::EEXIST) => HookError::NetnsTaken,
+        Some(libc::E2BIG) => HookError::TooManyPods,
+        _ => failed("add the pod to an outer map")(source),
+    })?;
     Ok(Parts { programs: programs.clone(), pins, maps, steer })
 }
 
@@ -359,12 +352,36 @@ fn verify(
 
 /// Removes a pod's entries from the outer maps, whatever cookie they have.
 fn forget(programs: &Programs, maps: &PodMaps) -> Result<(), HookError> {
-    let failed = |source| HookError::Kernel { operation: "remove a pod from an outer map", source };
-    for (outer, inner) in programs.pods().all().into_iter().zip(maps.inner()) {
-        let id = bpf::map_info(inner).map_err(failed)?.id;
-        remove_inner(outer, id).map_err(failed)?;
-    }
-    Ok(())
+    let remove = |outer: &Map<u64, u32>, inner: BorrowedFd<'_>| {
+        remove_inner(outer, bpf::map_info(inner)?.id)
+    };
+    each_outer(programs.pods(), maps, remove).map_err(failed("remove the pod from an outer map"))
+}
+
+/// Changes the four outer maps at once. The kernel ends every change of an outer map with a grace
+/// period of 10 to 20 ms, and four waits together take no longer than one. The first error is returned
+/// after all have run.
+fn each_outer(
+    outer: &OuterMaps,
+    maps: &PodMaps,
+    change: impl Fn(&Map<u64, u32>, BorrowedFd<'_>) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let change = &change;
+    std::thread::scope(|scope| {
+        let mut running = Vec::with_capacity(4);
+        for (outer, inner) in outer.all().into_iter().zip(maps.inner()) {
+            let name = "outer-map".to_owned();
+            let spawned = std::thread::Builder::new()
+                .name(name)
+                .spawn_scoped(scope, move || change(outer, inner))?;
+            running.push(spawned);
+        }
+        let results: Vec<_> = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+            .collect();
+        results.into_iter().collect()
+    })
 }
 
 fn remove_inner(outer: &Map<u64, u32>, id: u32) -> io::Result<()> {
@@ -374,6 +391,11 @@ fn remove_inner(outer: &Map<u64, u32>, id: u32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Names the operation that the kernel refused.
+fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> HookError {
+    move |source| HookError::Kernel { operation, source }
 }
 
 /// Detaches a link; one whose target is gone has nothing to detach.

@@ -107,7 +107,7 @@ impl PodPrefixes {
     }
 }
 
-/// The maps of one pod.
+/// The maps of one pod. Changes of settings read, modify and write: one caller at a time.
 #[derive(Debug)]
 pub struct PodMaps {
     tuples: Map<TupleKey, Tuple>,
