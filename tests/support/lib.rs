@@ -1,1 +1,45 @@
-//! The test world: nodes and pods as network namespaces and cgroups.
+//! The test world: nodes and pods as network namespaces and cgroups, the agents that run in them,
+//! and actors that open real sockets inside the pods.
+//!
+//! Whatever a [`World`] makes carries its [`Prefix`], and one [`Teardown`], which needs nothing but
+//! that prefix, removes it: at the end, after a panic, after Ctrl-C, and for a process that died.
+
+mod actor;
+mod agent;
+mod agent_log;
+mod capture;
+mod cgroup;
+mod frames;
+mod http;
+mod mesh;
+mod namespace;
+mod node;
+mod packet_socket;
+mod pattern;
+mod pod;
+mod prefix;
+pub mod protocol;
+mod sniffer;
+mod teardown;
+mod wait;
+mod warren;
+mod world;
+
+pub use actor::{Actor, ActorOptions, Connection, HttpAnswer, Listener, Pending};
+pub use agent::{Agent, AgentOptions};
+pub use agent_log::{AccessLine, LogMark};
+pub use capture::Capture;
+pub use cgroup::mount as cgroup_mount;
+pub use frames::{Frame, TcpSegment};
+pub use mesh::{Mesh, ServiceSpec};
+pub use namespace::Namespace;
+pub use node::Node;
+pub use pattern::{Digest, Pattern, length};
+pub use pod::{Pod, PodSpec};
+pub use prefix::Prefix;
+pub use protocol::Failure;
+pub use sniffer::Sniffer;
+pub use teardown::Teardown;
+pub use wait::{binaries, eventually, wait_until};
+pub use warren::Answer;
+pub use world::World;

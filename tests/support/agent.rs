@@ -1,0 +1,343 @@
+//! A node's agent: the program `ztunnel` in the node's namespace, in a cgroup of its own.
+
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::agent_log::{AccessLine, LogFile, LogMark};
+use crate::cgroup;
+use crate::http;
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::wait::{binary, eventually};
+use crate::warren::{self, Answer};
+
+/// From start to `/healthz/ready`: the programs are loaded and the mesh is read.
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+/// From SIGTERM to the end, beyond the drain time of the options.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Until a line of the access log is there.
+const LOG_TIMEOUT: Duration = Duration::from_secs(5);
+const READINESS_PORT: u16 = 15021;
+const STATS_PORT: u16 = 15020;
+
+/// Settings of an agent besides those that the world fixes.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    variables: Vec<(String, String)>,
+}
+
+impl Default for AgentOptions {
+    /// Drains for one second, so that tests do not wait long.
+    fn default() -> Self {
+        Self { variables: Vec::new() }
+            .set("CONNECTION_TERMINATION_DEADLINE", "1s")
+            .set("RUST_LOG", "info")
+    }
+}
+
+impl AgentOptions {
+    /// Sets a variable of `docs/configuration.md`; later values win.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.variables.push((name.to_owned(), value.to_string()));
+        self
+    }
+}
+
+/// A running agent. Dropping it kills it and, in a panic, prints the end of its log.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    program: PathBuf,
+    variables: Vec<(String, String)>,
+    run_dir: PathBuf,
+    log: LogFile,
+    child: Option<Child>,
+}
+
+impl Agent {
+    pub(crate) fn start(
+        node: &Node,
+        folder: &Path,
+        mesh: &Path,
+        pins: &Path,
+        options: AgentOptions,
+    ) -> anyhow::Result<Self> {
+        let run_dir = folder.join(node.name());
+        fs::create_dir_all(&run_dir).context("create a run folder")?;
+        if !pins.exists() {
+            fs::create_dir(pins).with_context(|| format!("create {}", pins.display()))?;
+        }
+        let start = node.cgroup().join("start");
+        if !start.exists() {
+            cgroup::create(&start)?;
+        }
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let fixed = [
+            ("NODE_NAME", node.name()),
+            ("LOCAL_XDS_PATH", text(mesh.to_owned())),
+            ("WARREN_DEV_CA_DIR", text(folder.join("ca"))),
+            ("WARREN_RUN_DIR", text(run_dir.clone())),
+            ("WARREN_ADMIN_SOCKET", text(run_dir.join("admin.sock"))),
+            ("WARREN_BPF_PIN_DIR", text(pins.join(node.name()))),
+            ("WARREN_CGROUP", text(node.cgroup().join("agent"))),
+            ("LOG_FORMAT", "json".to_owned()),
+            ("RUST_BACKTRACE", "1".to_owned()),
+        ];
+        let mut variables: Vec<_> =
+            fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        variables.extend(options.variables);
+        let mut agent = Self {
+            node: node.clone(),
+            program: binary("ztunnel")?,
+            variables,
+            log: LogFile::new(run_dir.join("ztunnel.log")),
+            run_dir,
+            child: None,
+        };
+        agent.spawn()?;
+        Ok(agent)
+    }
+
+    fn spawn(&mut self) -> anyhow::Result<()> {
+        let log = self.log.append().context("open an agent's log")?;
+        let errors = log.try_clone().context("open an agent's log")?;
+        // Through a shell, so that the process is in the world's cgroup before it is an agent:
+        // a teardown that knows only the world's prefix finds it there.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
+            .arg(self.node.cgroup().join("start/cgroup.procs"))
+            .arg(&self.program)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        self.child = Some(self.node.namespace().spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its process; `None` when it does not run.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Waits until it says that it is ready; an error with the end of its log if it ends before.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let target = SocketAddr::from((Ipv4Addr::LOCALHOST, READINESS_PORT));
+        let namespace = self.node.namespace().clone();
+        let name = self.node.name();
+        let ready = eventually(&format!("{name} is ready"), READY_TIMEOUT, || {
+            if let Some(status) = self.ended()? {
+                // No use waiting.
+                return Ok(Some(Err(status)));
+            }
+            let answer = http::get_within(&namespace, target, "/healthz/ready")?;
+            Ok((answer.status == 200).then_some(Ok(())))
+        });
+        match ready {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("{name} ended with {status}\n{}", self.log.tail()),
+            Err(error) => Err(error.context(self.log.tail())),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        child.try_wait().context("ask for an agent's status")
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for its end.
+    pub fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        let name = self.node.name();
+        let status = eventually(&format!("{name} stops"), STOP_TIMEOUT, || self.ended())?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Kills it with SIGKILL and reaps it: no cleanup of its own.
+    pub fn kill9(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child.take() else { bail!("the agent does not run") };
+        child.kill().context("kill an agent")?;
+        child.wait().context("reap an agent").map(|_| ())
+    }
+
+    /// Starts it again, with the same settings, folders and log. It must have ended.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        self.spawn()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.pid().context("the agent does not run")?;
+        let pid = i32::try_from(pid).context("a process id")?;
+        kill(Pid::from_raw(pid), signal).context("signal an agent")
+    }
+
+    /// Resident memory.
+    pub fn rss_bytes(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().context("the agent does not run")?;
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).context("read its status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes =
+            line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS")?;
+        let kilobytes: u64 = kilobytes.trim().parse().context("VmRSS")?;
+        Ok(kilobytes * 1024)
+    }
+
+    /// Its admin socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("admin.sock")
+    }
+
+    /// Its run folder (`WARREN_RUN_DIR`).
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// One of its settings, such as `WARREN_BPF_PIN_DIR`.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let found = self.variables.iter().rev().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Runs `warren … -o json` against it.
+    pub fn warren(&self, arguments: &[&str]) -> anyhow::Result<Answer> {
+        warren::run(&self.socket(), &[arguments, &["-o", "json"]].concat())
+    }
+
+    /// Runs `warren` with its output for people.
+    pub fn warren_text(&self, arguments: &[&str]) -> anyhow::Result<Answer> {
+        warren::run(&self.socket(), arguments)
+    }
+
+    /// Starts `warren flows -f -o json` and the like; the caller ends the child.
+    pub fn warren_follow(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        warren::follow(&self.socket(), &[arguments, &["-o", "json"]].concat())
+    }
+
+    /// The arguments of `warren` that enrol a pod.
+    #[must_use]
+    pub fn enrolment(pod: &Pod) -> Vec<String> {
+        let netns = pod.netns().path().to_string_lossy().into_owned();
+        let cgroup = pod.cgroup().to_string_lossy().into_owned();
+        let words = ["pods", "enrol", "--uid", pod.uid(), "--netns", &netns, "--cgroup", &cgroup];
+        let mut words: Vec<_> = words.map(str::to_owned).into();
+        words.extend(["--workload".to_owned(), pod.workload()]);
+        words
+    }
+
+    /// Enrols a pod; it is verified when this returns.
+    pub fn enrol(&self, pod: &Pod) -> anyhow::Result<Value> {
+        let words = Self::enrolment(pod);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        self.warren(&words)?.ok().with_context(|| format!("enrol {}", pod.name()))
+    }
+
+    /// Lets a pod go.
+    pub fn unenrol(&self, pod: &Pod) -> anyhow::Result<Value> {
+        let answer = self.warren(&["pods", "unenrol", pod.uid()])?;
+        answer.ok().with_context(|| format!("unenrol {}", pod.name()))
+    }
+
+    /// `warren flows`.
+    pub fn flows(&self) -> anyhow::Result<Value> {
+        self.warren(&["flows"])?.ok()
+    }
+
+    /// The end of its log as it stands, for what comes later.
+    #[must_use]
+    pub fn log_mark(&self) -> LogMark {
+        self.log.mark()
+    }
+
+    /// Its log file.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        self.log.path()
+    }
+
+    /// Its whole log, as JSON lines.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lines_since(LogMark::default())
+    }
+
+    /// Its access log since a mark.
+    #[must_use]
+    pub fn access_log(&self, since: LogMark) -> Vec<AccessLine> {
+        self.log.access_since(since)
+    }
+
+    /// Waits for a line of the access log.
+    pub fn wait_access(
+        &self,
+        since: LogMark,
+        what: &str,
+        mut matches: impl FnMut(&AccessLine) -> bool,
+    ) -> anyhow::Result<AccessLine> {
+        let name = self.node.name();
+        eventually(&format!("the access log of {name} tells {what}"), LOG_TIMEOUT, || {
+            Ok(self.access_log(since).into_iter().find(|line| matches(line)))
+        })
+        .with_context(|| self.log.tail())
+    }
+
+    /// `/metrics`, in the format of Prometheus.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        let target = SocketAddr::from((Ipv4Addr::LOCALHOST, STATS_PORT));
+        let answer = http::get_within(self.node.namespace(), target, "/metrics")?;
+        ensure!(answer.status == 200, "/metrics answered {}", answer.status);
+        Ok(answer.body)
+    }
+
+    /// The sum over the series of a metric whose line holds all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+        let text = self.metrics()?;
+        let lines = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; then there is only something to reap.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- end of the log of {}\n{}", self.node.name(), self.log.tail());
+        }
+    }
+}
