@@ -1,0 +1,565 @@
+//! Streams between two real ends: bytes, ends, resets, back-pressure, refusals.
+
+mod support;
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use hbone::{Baggage, ConnectHead};
+use hbone_h2::{
+    Event, HboneStream, Incoming, OpenError, SERVER_HEADERS_MAX, SERVER_STREAMS_MAX, Settings,
+    StreamError, Tunnel, UNREAD_MAX,
+};
+use model::Code;
+use support::{
+    Order, Pair, Serving, head, local, pattern, paused, read, read_to_end, stall, write,
+};
+use tokio::io::{AsyncWriteExt, duplex};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+const SOON: Duration = Duration::from_secs(20);
+const MIB: usize = 1024 * 1024;
+
+async fn echo(mut stream: HboneStream) {
+    while let Some(bytes) = read(&mut stream, usize::MAX).await.expect("reads") {
+        write(&mut stream, bytes).await.expect("writes");
+    }
+    stream.finish().expect("finishes");
+}
+
+#[test]
+fn bytes_pass_both_ways() {
+    local(async {
+        let mut pair = Pair::new().await;
+        for len in [0, 1, 1000, 64 * 1024, 3 * MIB] {
+            let (near, far) = pair.open().await;
+            let echo = spawn_local(echo(far));
+            let (got, sent) = exchange(near, pattern(len, len)).await;
+            assert!(got == sent, "{len}");
+            echo.await.expect("echo");
+        }
+    });
+}
+
+/// Sends and receives at once, in one task, as a relay does.
+async fn exchange(mut stream: HboneStream, data: Bytes) -> (Vec<u8>, Bytes) {
+    let (mut left, mut got) = (data.clone(), Vec::new());
+    poll_fn(|cx| {
+        use std::task::Poll;
+        loop {
+            let mut moved = false;
+            if left.is_empty() {
+                stream.finish().expect("finishes");
+            } else if let Poll::Ready(n) = stream.poll_capacity(cx, left.len().min(65536)) {
+                let n = n.expect("capacity");
+                stream.send(left.split_to(n)).expect("sends");
+                moved = true;
+            }
+            match stream.poll_fill(cx) {
+                Poll::Ready(Ok(true)) => {
+                    while !stream.buffered().is_empty() {
+                        got.extend_from_slice(stream.buffered());
+                        let n = stream.buffered().len();
+                        stream.consume(n);
+                    }
+                    moved = true;
+                }
+                Poll::Ready(Ok(false)) => return Poll::Ready(()),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => {}
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    (got, data)
+}
+
+#[test]
+fn either_side_may_end_first() {
+    local(async {
+        let mut pair = Pair::new().await;
+        for client_first in [true, false] {
+            let (near, far) = pair.open().await;
+            let (mut first, mut second) = if client_first { (near, far) } else { (far, near) };
+            write(&mut first, Bytes::from_static(b"question")).await.expect("writes");
+            first.finish().expect("finishes");
+            first.finish().expect("twice is no harm");
+            assert_eq!(read_to_end(&mut second).await.expect("reads"), b"question");
+            // The other direction is still open, for much more than a window.
+            let answer = pattern(9 * MIB, 5);
+            let sent = answer.clone();
+            let writer = spawn_local(async move {
+                write(&mut second, sent).await.expect("writes");
+                second.finish().expect("finishes");
+                assert_eq!(poll_fn(|cx| second.poll_fill(cx)).await, Ok(false), "stays ended");
+            });
+            assert!(read_to_end(&mut first).await.expect("reads") == answer);
+            writer.await.expect("writer");
+            assert_eq!(first.send(Bytes::from_static(b"x")), Err(StreamError::Overrun));
+        }
+    });
+}
+
+#[test]
+fn a_reset_is_not_an_end() {
+    local(async {
+        let mut pair = Pair::new().await;
+        for client_resets in [true, false] {
+            for by_drop in [true, false] {
+                let (near, far) = pair.open().await;
+                let (mut one, mut other) = if client_resets { (near, far) } else { (far, near) };
+                write(&mut one, Bytes::from_static(b"partial")).await.expect("writes");
+                assert_eq!(read(&mut other, 99).await.expect("reads").expect("bytes"), "partial");
+                if by_drop {
+                    drop(one);
+                } else {
+                    one.reset();
+                }
+                let error = read(&mut other, 99).await.expect_err("reset");
+                assert_eq!(error, StreamError::Reset(Reason::CANCEL));
+                assert_eq!((error.code(), error.is_cancel()), (Code::Reset, true));
+                // And the writing half learns it too.
+                let error = write(&mut other, Bytes::from_static(b"x")).await.expect_err("reset");
+                assert_eq!(error, StreamError::Reset(Reason::CANCEL));
+            }
+        }
+        let (near, far) = pair.open().await;
+        let echo = spawn_local(echo(far));
+        let (got, sent) = exchange(near, pattern(1000, 1)).await;
+        assert!(got == sent, "other streams are not concerned");
+        echo.await.expect("echo");
+    });
+}
+
+#[test]
+fn an_idle_writer_learns_of_a_reset() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let (mut near, mut far) = pair.open().await;
+        far.finish().expect("finishes");
+        assert_eq!(read(&mut near, 1).await, Ok(None));
+        let broken = spawn_local(async move { poll_fn(|cx| near.poll_broken(cx)).await });
+        tokio::task::yield_now().await;
+        drop(far);
+        let error = timeout(SOON, broken).await.expect("soon").expect("task");
+        assert!(error.is_cancel(), "{error}");
+    });
+}
+
+#[test]
+fn writing_needs_capacity() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let (mut near, _far) = pair.open().await;
+        assert_eq!(near.send(Bytes::from_static(b"x")), Err(StreamError::Overrun));
+        let n = poll_fn(|cx| near.poll_capacity(cx, 10)).await.expect("capacity");
+        assert_eq!(n, 10);
+        near.send(Bytes::from_static(b"12345678")).expect("fits");
+        assert_eq!(near.send(Bytes::from_static(b"abc")), Err(StreamError::Overrun));
+        near.send(Bytes::new()).expect("nothing is nothing");
+        near.release_capacity();
+        assert_eq!(near.send(Bytes::from_static(b"a")), Err(StreamError::Overrun));
+    });
+}
+
+/// Readers that stand still hold their own window, and nobody else's: here 12 of them, with three
+/// times the connection's window unread, while others move.
+#[test]
+fn stalled_readers_are_bounded_and_harm_nobody() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let window = usize::try_from(Settings::default().stream_window).expect("fits");
+        let mut stalled = Vec::new();
+        for n in 0..12 {
+            let (mut near, mut far) = pair.open().await;
+            let writer = spawn_local(async move {
+                let data = pattern(2 * window, n);
+                write(&mut near, data).await.expect("writes");
+                near.finish().expect("finishes");
+                near
+            });
+            // A relay's shape: it fills always, and passes on only when it is told to.
+            let (go, mut told) = tokio::sync::watch::channel(false);
+            let reader = spawn_local(async move {
+                tokio::select! {
+                    result = stall(&mut far) => panic!("ended early: {result:?}"),
+                    _ = told.wait_for(|go| *go) => {}
+                }
+                let held = far.buffered_len();
+                let all = read_to_end(&mut far).await.expect("reads");
+                assert!(all == pattern(2 * window, n));
+                (held, far)
+            });
+            stalled.push((writer, reader, go));
+        }
+        // Long enough for all of them to have filled their windows.
+        for _ in 0..20 {
+            let (near, far) = pair.open().await;
+            let echo = spawn_local(echo(far));
+            let (got, sent) =
+                timeout(SOON, exchange(near, pattern(5 * MIB, 3))).await.expect("not blocked");
+            assert!(got == sent);
+            echo.await.expect("echo");
+        }
+        for (writer, reader, go) in stalled {
+            assert!(!writer.is_finished(), "back-pressure holds");
+            go.send_replace(true);
+            let (held, _far) = timeout(SOON, reader).await.expect("flows").expect("reader");
+            assert_eq!(held, window, "the window was filled, and not exceeded");
+            timeout(SOON, writer).await.expect("finishes").expect("writer");
+        }
+    });
+}
+
+/// More stalled readers than the thread's budget covers: the tunnel says so, and recovers.
+#[test]
+fn beyond_the_budget_the_tunnel_reports_a_stall() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let window = usize::try_from(Settings::default().stream_window).expect("fits");
+        let count = (UNREAD_MAX + 12 * MIB) / window;
+        let (go, told) = tokio::sync::watch::channel(false);
+        let mut streams = Vec::new();
+        for n in 0..count {
+            let (mut near, mut far) = pair.open().await;
+            let writer = spawn_local(async move {
+                write(&mut far, pattern(window, n)).await.expect("writes");
+                far.finish().expect("finishes");
+                far
+            });
+            let mut told = told.clone();
+            let reader = spawn_local(async move {
+                tokio::select! {
+                    _ = stall(&mut near) => {}
+                    _ = told.wait_for(|go| *go) => {}
+                }
+                told.wait_for(|go| *go).await.expect("told");
+                let got = read_to_end(&mut near).await.expect("reads");
+                assert!(got == pattern(window, n));
+                near
+            });
+            streams.push((reader, writer));
+        }
+        assert_eq!(pair.events.next().await, Some(Event::Stalled));
+        go.send_replace(true);
+        for (reader, writer) in streams {
+            timeout(SOON, reader).await.expect("flows").expect("reader");
+            timeout(SOON, writer).await.expect("flows").expect("writer");
+        }
+        assert_eq!(pair.events.next().await, Some(Event::Resumed));
+    });
+}
+
+/// h2 ends a connection on which too many small frames wait to be read. None do, because every
+/// stream is emptied whenever it is polled.
+#[test]
+fn tiny_frames_do_not_cost_the_tunnel() {
+    local(async {
+        const FRAMES: usize = 200_000;
+        let (near, far) = duplex(4 * MIB);
+        let mut pair = Pair::over(near, far, &Settings::default()).await;
+        let (mut slow_near, mut slow_far) = pair.open().await;
+        let (mut fast_near, mut fast_far) = pair.open().await;
+        let send = |stream: &mut HboneStream| {
+            for n in 0..64_usize {
+                let byte = Bytes::copy_from_slice(&[u8::try_from(n).expect("small")]);
+                stream.send(byte).expect("sends");
+            }
+        };
+        let writer = spawn_local(async move {
+            for _ in 0..FRAMES / 64 {
+                for stream in [&mut slow_near, &mut fast_near] {
+                    let n = poll_fn(|cx| stream.poll_capacity(cx, 64)).await.expect("capacity");
+                    assert_eq!(n, 64);
+                    send(stream);
+                }
+            }
+            slow_near.finish().expect("finishes");
+            fast_near.finish().expect("finishes");
+            (slow_near, fast_near)
+        });
+        let reader = spawn_local(async move { read_to_end(&mut fast_far).await });
+        // This one takes out and passes nothing on.
+        stall(&mut slow_far).await.expect("the tunnel lives");
+        let _open = writer.await.expect("writer");
+        let fast = reader.await.expect("reader").expect("the tunnel lives");
+        let slow = read_to_end(&mut slow_far).await.expect("reads");
+        assert_eq!((fast.len(), slow.len()), (FRAMES, FRAMES));
+        assert!(fast == slow && fast.iter().enumerate().all(|(at, b)| usize::from(*b) == at % 64));
+    });
+}
+
+/// A peer with a backlog of tiny frames, all readable at once, on many streams: the portions of
+/// the reader keep h2's allowance from being spent.
+#[test]
+fn a_backlog_of_tiny_frames_is_survived() {
+    local(async {
+        const FRAMES: usize = 60_000;
+        let (near, far) = duplex(16 * MIB);
+        let mut pair = Pair::over(near, far, &Settings::default()).await;
+        let mut pairs = Vec::new();
+        for _ in 0..4 {
+            pairs.push(pair.open().await);
+        }
+        let mut readers = Vec::new();
+        for (mut near, mut far) in pairs {
+            let n = poll_fn(|cx| near.poll_capacity(cx, FRAMES)).await.expect("capacity");
+            assert_eq!(n, FRAMES);
+            for _ in 0..FRAMES {
+                near.send(Bytes::from_static(b"x")).expect("sends");
+            }
+            near.finish().expect("finishes");
+            readers.push(spawn_local(async move {
+                let all = read_to_end(&mut far).await.expect("the tunnel lives");
+                (near, all.len())
+            }));
+        }
+        for reader in readers {
+            assert_eq!(reader.await.expect("reader").1, FRAMES);
+        }
+    });
+}
+
+#[test]
+fn goaway_lets_streams_finish_and_takes_no_new_ones() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let (near, far) = pair.open().await;
+        pair.server.orders.send(Order::Shutdown).expect("served");
+        let event = pair.events.next().await;
+        assert_eq!(event, Some(Event::GoingAway));
+        let Err(OpenError::NotTaken(_)) = pair.tunnel.open(&head()).await else {
+            panic!("must not open")
+        };
+        let echo = spawn_local(echo(far));
+        let (got, sent) = exchange(near, pattern(MIB, 9)).await;
+        assert!(got == sent, "the open stream goes on");
+        echo.await.expect("echo");
+        assert_eq!(timeout(SOON, pair.server.task).await.expect("ends").expect("task"), None);
+        let event = pair.events.next().await;
+        assert_eq!(event, Some(Event::Closed(None)));
+    });
+}
+
+#[test]
+fn the_tunnel_closes_with_its_last_handle() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let (near, far) = pair.open().await;
+        drop(pair.tunnel);
+        let echo = spawn_local(echo(far));
+        let (got, sent) = exchange(near, pattern(1000, 1)).await;
+        assert!(got == sent, "a stream keeps it");
+        echo.await.expect("echo");
+        let event = pair.events.next().await;
+        assert_eq!(event, Some(Event::Closed(None)));
+        assert_eq!(timeout(SOON, pair.server.task).await.expect("ends").expect("task"), None);
+    });
+}
+
+#[test]
+fn a_lost_tunnel_breaks_its_streams() {
+    local(async {
+        for client_lost in [true, false] {
+            let mut pair = Pair::new().await;
+            let (mut near, mut far) = pair.open().await;
+            if client_lost {
+                pair.client.abort();
+            } else {
+                pair.server.task.abort();
+            }
+            for stream in [&mut near, &mut far] {
+                let result = timeout(SOON, read(stream, 1)).await.expect("noticed");
+                let error = result.expect_err("not an end");
+                assert_eq!(error.code(), Code::TunnelLost, "{error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_head_and_the_answer_arrive() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let sent = ConnectHead {
+            baggage: Baggage { namespace: "shop".into(), ..Baggage::default() },
+            forwarded: hbone::Forwarded::new("10.0.1.5:4".parse().expect("literal"), Some("pay")),
+            traceparent: Some(hbone::Traceparent::from_random([7; 16], [8; 8])),
+            ..head()
+        };
+        let expected = sent.clone();
+        let (opened, ()) = tokio::join!(pair.tunnel.open(&sent), async {
+            let (got, responder) = pair.server.connect().await;
+            assert_eq!(got, expected);
+            responder.refuse(401);
+        });
+        assert!(matches!(opened, Err(OpenError::Status(401))));
+    });
+}
+
+#[test]
+fn an_unanswered_request_is_reset_and_the_dialler_learns_of_it() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let head_sent = head();
+        let (opened, ()) = tokio::join!(pair.tunnel.open(&head_sent), async {
+            drop(pair.server.connect().await);
+        });
+        assert!(matches!(opened, Err(OpenError::Broken(_))));
+        let tunnel = pair.tunnel.clone();
+        let opening = spawn_local(async move { tunnel.open(&head()).await.map(|_| ()) });
+        let (_, mut responder) = pair.server.connect().await;
+        opening.abort();
+        timeout(SOON, responder.gone()).await.expect("noticed");
+    });
+}
+
+/// A plain h2 client can do things wrong that a `Tunnel` cannot.
+async fn raw() -> (h2::client::SendRequest<Bytes>, Serving) {
+    let (near, far) = duplex(MIB);
+    let settings = Settings::default();
+    let (sender, server) =
+        tokio::join!(h2::client::handshake(near), hbone_h2::Server::handshake(far, &settings));
+    let (sender, connection) = sender.expect("client");
+    spawn_local(async move {
+        // Its end is seen from the other side.
+        let _ = connection.await;
+    });
+    (sender, Serving::new(server.expect("server")))
+}
+
+fn request(method: http::Method, uri: &str) -> http::Request<()> {
+    http::Request::builder().method(method).uri(uri).body(()).expect("request")
+}
+
+#[test]
+fn bad_requests_are_refused_and_harm_nobody() {
+    local(async {
+        let (mut sender, mut server) = raw().await;
+        for (method, uri, code) in [
+            (http::Method::GET, "http://10.0.0.1/", Code::BadMethod),
+            (http::Method::POST, "http://10.0.0.1:80/x", Code::BadMethod),
+            (http::Method::CONNECT, "10.0.0.256:80", Code::BadAuthority),
+            (http::Method::CONNECT, "10.0.0.1:0", Code::BadAuthority),
+            (http::Method::CONNECT, "user@host:80", Code::BadAuthority),
+        ] {
+            sender = sender.ready().await.expect("ready");
+            let (answer, _stream) =
+                sender.send_request(request(method, uri), false).expect("sends");
+            let Some(Incoming::Refused(error)) = server.incoming.recv().await else {
+                panic!("{uri} was not refused")
+            };
+            assert_eq!(error.code(), code, "{uri}");
+            assert_eq!(answer.await.expect("an answer").status(), 400, "{uri}");
+        }
+        // Headers beyond the limit are answered by h2 itself.
+        let mut oversized = request(http::Method::CONNECT, "10.0.0.1:80");
+        let long = "x".repeat(usize::try_from(SERVER_HEADERS_MAX).expect("fits"));
+        oversized.headers_mut().insert("baggage", long.try_into().expect("value"));
+        sender = sender.ready().await.expect("ready");
+        let (answer, _stream) = sender.send_request(oversized, false).expect("sends");
+        assert_eq!(answer.await.expect("an answer").status(), 431);
+        // The tunnel still works.
+        sender = sender.ready().await.expect("ready");
+        let good = request(http::Method::CONNECT, "10.0.0.1:80");
+        let (answer, _stream) = sender.send_request(good, false).expect("sends");
+        let (_, responder) = server.connect().await;
+        let _open = responder.accept(&Baggage::default()).expect("accepts");
+        assert_eq!(answer.await.expect("an answer").status(), 200);
+    });
+}
+
+#[test]
+fn empty_frames_and_floods_end_only_the_tunnel_they_are_on() {
+    local(async {
+        let (sender, mut server) = raw().await;
+        let mut sender = sender.ready().await.expect("ready");
+        let good = request(http::Method::CONNECT, "10.0.0.1:80");
+        let (answer, mut stream) = sender.send_request(good, false).expect("sends");
+        let (_, responder) = server.connect().await;
+        let mut far = responder.accept(&Baggage::default()).expect("accepts");
+        answer.await.expect("an answer");
+        for _ in 0..200 {
+            stream.send_data(Bytes::new(), false).expect("queued");
+        }
+        let error = timeout(SOON, read(&mut far, 1)).await.expect("ends").expect_err("broken");
+        assert_eq!(error.code(), Code::TunnelLost);
+        let why = timeout(SOON, server.task).await.expect("ends").expect("task");
+        assert!(why.is_some());
+    });
+}
+
+#[test]
+fn more_streams_than_the_bound_wait_at_the_client() {
+    local(async {
+        let (mut sender, mut server) = raw().await;
+        let mut open = Vec::new();
+        for _ in 0..SERVER_STREAMS_MAX {
+            sender = sender.ready().await.expect("ready");
+            let good = request(http::Method::CONNECT, "10.0.0.1:80");
+            let sent = sender.send_request(good, false).expect("sends");
+            open.push((sent, timeout(SOON, server.connect()).await.expect("taken")));
+        }
+        assert_eq!(sender.current_max_send_streams(), 200);
+        let good = request(http::Method::CONNECT, "10.0.0.1:80");
+        let _one_more = sender.send_request(good, false).expect("queued");
+        let soon = Duration::from_millis(100);
+        assert!(timeout(soon, server.connect()).await.is_err(), "200 are open");
+        open.pop();
+        timeout(SOON, server.connect()).await.expect("one has ended");
+    });
+}
+
+#[test]
+fn junk_instead_of_http2_is_an_error() {
+    local(async {
+        let (mut near, far) = duplex(1024);
+        near.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        assert!(hbone_h2::Server::handshake(far, &Settings::default()).await.is_err());
+        let (near, far) = duplex(1024);
+        drop(far);
+        assert!(Tunnel::handshake(near, &Settings::default()).await.is_err());
+    });
+}
+
+#[test]
+fn a_dead_peer_is_noticed_within_30_seconds() {
+    paused(async {
+        // The far end is a peer that answers nothing any more, after a good start.
+        let mut pair = Pair::new().await;
+        let (mut near, _far) = pair.open().await;
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert!(!pair.client.is_finished(), "PINGs are answered");
+        pair.server.orders.send(Order::Freeze).expect("served");
+        let begun = Instant::now();
+        let error = read(&mut near, 1).await.expect_err("dead");
+        assert_eq!(error.code(), Code::TunnelLost);
+        assert!(begun.elapsed() <= Duration::from_secs(30), "{:?}", begun.elapsed());
+        let Some(Event::Closed(Some(cause))) = pair.events.next().await else { panic!("closed") };
+        assert!(cause.contains("PING"), "{cause}");
+    });
+}
+
+#[test]
+fn a_dead_client_is_noticed_by_the_server() {
+    paused(async {
+        let (near, far) = duplex(MIB);
+        let settings = Settings::default();
+        let (client, server) = tokio::join!(
+            Tunnel::handshake(near, &settings),
+            hbone_h2::Server::handshake(far, &settings)
+        );
+        let (_tunnel, _driver_that_nobody_polls) = client.expect("client");
+        let mut server = server.expect("server");
+        let begun = Instant::now();
+        assert!(server.next().await.is_none());
+        assert_eq!(begun.elapsed(), Duration::from_secs(30));
+        assert!(server.error().expect("a cause").to_string().contains("PING"));
+    });
+}
