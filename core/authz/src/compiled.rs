@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use model::{Connection, SpiffeId};
 
+use crate::decide::Question;
 use crate::policy::{Action, Filter, Match, MatchType, Policy, Rule, ServiceAccount, StringMatch};
 use crate::sets::{Blocks, Strings};
 use crate::verdict::{Miss, NearestMiss, TypeMiss};
@@ -32,6 +33,15 @@ impl<'c> Facts<'c> {
             source: conn.source.ip().to_canonical(),
             destination: conn.destination.ip().to_canonical(),
             port: conn.destination.port(),
+        }
+    }
+
+    pub(crate) fn of_question(question: &Question<'c>) -> Self {
+        Self {
+            identity: question.identity,
+            source: question.source.to_canonical(),
+            destination: question.destination.ip().to_canonical(),
+            port: question.destination.port(),
         }
     }
 }

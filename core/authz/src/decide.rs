@@ -1,6 +1,8 @@
 //! The decision.
 
-use model::{Code, Connection, Workload};
+use std::net::{IpAddr, SocketAddr};
+
+use model::{Code, Connection, SpiffeId, Workload};
 
 use crate::compiled::{Compiled, Facts, RuleMatch};
 use crate::store::{Bound, Group, PolicyStore};
@@ -23,6 +25,29 @@ pub fn authorize(store: &PolicyStore, workload: &Workload, conn: &Connection) ->
         Err(denial) => Verdict::Deny(denial),
     };
     Decision { verdict, dry_run: dry_run(&bound, &facts) }
+}
+
+/// A connection that does not exist, to ask what would become of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'q> {
+    /// The client's address.
+    pub source: IpAddr,
+    /// Who the client would prove to be; `None` for plaintext.
+    pub identity: Option<&'q SpiffeId>,
+    /// The workload's address and port.
+    pub destination: SocketAddr,
+}
+
+/// Answers like [`authorize`], for people: nothing can be dialled with the answer, so nobody has to
+/// have proven the identity.
+pub fn explain(
+    store: &PolicyStore,
+    workload: &Workload,
+    question: &Question<'_>,
+) -> (Result<AllowReason, Denial>, Vec<DryRunNote>) {
+    let bound = store.bound_to(workload);
+    let facts = Facts::of_question(question);
+    (judge(&bound, &facts), dry_run(&bound, &facts))
 }
 
 fn judge(bound: &Bound<'_>, facts: &Facts<'_>) -> Result<AllowReason, Denial> {

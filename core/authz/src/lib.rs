@@ -12,7 +12,7 @@ mod sets;
 mod store;
 mod verdict;
 
-pub use decide::{DRY_RUN_NOTES_MAX, authorize};
+pub use decide::{DRY_RUN_NOTES_MAX, Question, authorize, explain};
 pub use policy::{
     Action, Clause, Filter, Match, MatchType, Mode, Policy, Rule, Scope, ServiceAccount,
     StringMatch,
