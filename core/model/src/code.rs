@@ -136,7 +136,9 @@ mod tests {
         texts.dedup();
         assert_eq!(texts.len(), Code::ALL.len());
         for text in texts {
-            assert!(text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'));
+            assert!(
+                text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            );
         }
     }
 }

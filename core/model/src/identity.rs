@@ -116,14 +116,7 @@ impl SpiffeId {
         let form = || IdentityError::Form(uri.chars().take(SPIFFE_ID_MAX).collect());
         let rest = uri.strip_prefix(SCHEME).ok_or_else(form)?;
         let mut parts = rest.split('/');
-        match (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) {
+        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) => {
                 Self::new(&TrustDomain::parse(domain)?, namespace, account)
             }

@@ -17,13 +17,13 @@ pub struct Endpoint {
     pub identity: Option<SpiffeId>,
 }
 
-/// Payload bytes, without any framing.
+/// Payload bytes, without any framing, in Istio's words: the server's view on both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bytes {
     /// From the client to the server.
-    pub sent: u64,
-    /// From the server to the client.
     pub received: u64,
+    /// From the server to the client.
+    pub sent: u64,
 }
 
 /// One finished or refused connection.

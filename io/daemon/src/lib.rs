@@ -10,3 +10,4 @@ pub use http_port::{HttpPort, HttpPortError, Reply, Routes, metrics_reply};
 pub use logging::{LogFormat, LogGuard, LoggingError, init_logging};
 pub use readiness::{Pending, Readiness};
 pub use signals::{SignalError, StopSignals};
+pub use tracing_appender::non_blocking::ErrorCounter;
