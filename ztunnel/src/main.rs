@@ -1,1 +1,69 @@
-fn main() {}
+//! The node proxy's binary: parse the configuration, build the app, run it, map its end to an exit
+//! code. 0: stopped on request. 1: failed. 2: the configuration or a file it names is wrong.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ztunnel::app;
+use ztunnel::capture::self_test;
+use ztunnel::config::{self, Config};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[derive(Parser)]
+#[command(name = "ztunnel", version, about = "Warren's node proxy")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node proxy (the default).
+    Proxy,
+    /// Print the table of settings in Markdown.
+    Settings,
+    /// Connect through a pod's own hooks; the agent runs this for every pod it enrols.
+    #[command(hide = true)]
+    SelfTest(self_test::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.unwrap_or(Command::Proxy) {
+        Command::Proxy => proxy(),
+        Command::Settings => {
+            print!("{}", config::markdown());
+            ExitCode::SUCCESS
+        }
+        Command::SelfTest(arguments) => self_test::run(&arguments),
+    }
+}
+
+fn proxy() -> ExitCode {
+    let config = match Config::read(&|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let log = match daemon::init_logging(&config.log_filter, config.log_format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    match app::run(config, log.dropped_lines()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is_configuration() { 2 } else { 1 };
+            let error = anyhow::Error::from(error);
+            // The log may be lossy and asynchronous; this line must arrive.
+            drop(log);
+            eprintln!("{error:#}");
+            ExitCode::from(code)
+        }
+    }
+}

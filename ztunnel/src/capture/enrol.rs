@@ -190,7 +190,7 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
     }
     if let Some(slot) = node.pods.lock().get_mut(uid.as_str()) {
         slot.record = Some(record.clone());
-        slot.status = Status::Verified;
+        slot.set_status(Status::Verified);
     }
     node.watch(record, live);
     Ok(())

@@ -163,6 +163,16 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Changes the status, and tells the data plane whether the pod is proved.
+    pub(super) fn set_status(&mut self, status: Status) {
+        if let Some(live) = &self.live {
+            live.pod.set_verified(status == Status::Verified);
+        }
+        self.status = status;
+    }
+}
+
 impl Capture {
     /// Makes this process an agent: moves it into its cgroup, probes the kernel, loads programs.
     ///
@@ -241,7 +251,7 @@ impl Node {
             {
                 tracing::warn!(pod = %uid, %reason, "pod is degraded");
             }
-            slot.status = status;
+            slot.set_status(status);
         }
     }
 }

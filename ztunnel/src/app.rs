@@ -1,0 +1,313 @@
+//! The composition root: the only place that constructs the stages and ties them together.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use daemon::{
+    ErrorCounter, HttpPort, HttpPortError, Readiness, Reply, Routes, SignalError, StopSignals,
+    metrics_reply,
+};
+use http::StatusCode;
+use prometheus_client::registry::Registry;
+use svid::{DevCa, DevCaError, SvidStore};
+use tokio::task::JoinSet;
+
+use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
+use crate::config::Config;
+pub use crate::control::ThreadError;
+use crate::control::{AdminHandler, Dispatch, PodSet, Threads};
+use crate::discovery::{LocalFile, MeshError};
+use crate::flow::{Shared, Stop};
+use crate::mesh::MeshView;
+use crate::telemetry::{Gauges, Reading, Telemetry};
+
+/// Threads of the control runtime. Its work is small; two, so that parsing never delays the CLI.
+const CONTROL_THREADS: usize = 2;
+/// How long enrolments under way may take to end when the agent stops.
+const CAPTURE_STOP: Duration = Duration::from_secs(10);
+
+/// Why the agent could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state of the mesh.
+    #[error("loading the mesh state")]
+    Mesh(#[from] MeshError),
+    /// The development CA.
+    #[error("opening the development CA")]
+    Authority(#[from] DevCaError),
+    /// Capture.
+    #[error("starting capture")]
+    Capture(#[from] CaptureError),
+    /// Pods of an earlier agent.
+    #[error("adopting the pods of an earlier agent")]
+    Adopt(#[from] AdoptAllError),
+    /// The data plane.
+    #[error(transparent)]
+    Threads(#[from] ThreadError),
+    /// A port.
+    #[error(transparent)]
+    Port(#[from] HttpPortError),
+    /// The admin socket.
+    #[error("opening the admin socket")]
+    Admin(#[from] admin::BindError),
+    /// Signals.
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    /// The control runtime, or what belongs to the process.
+    #[error("{operation}")]
+    Process {
+        /// What failed.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl AppError {
+    /// Whether the operator has to mend the configuration, or a file it names.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Mesh(_))
+    }
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> {
+    let started = Instant::now();
+    let process = |operation| move |source| AppError::Process { operation, source };
+    raise_descriptor_limit();
+    // Before anything is touched: a wrong file must leave no trace.
+    let mesh = LocalFile::open(&config.mesh.path, &config.root_namespace)?;
+    let program = std::env::current_exe().map_err(process("finding this program"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(process("starting the control runtime"))?;
+    let config = Arc::new(config);
+    runtime.block_on(run_on(config, mesh, program, dropped_lines, started))
+}
+
+async fn run_on(
+    config: Arc<Config>,
+    mesh: Arc<LocalFile>,
+    program: PathBuf,
+    dropped_lines: ErrorCounter,
+    started: Instant,
+) -> Result<(), AppError> {
+    let mut signals = StopSignals::install()?;
+    // First, because sockets keep the cgroup they were made in, and this moves the process.
+    let (capture, events) = Capture::start(capture_config(&config, program))?;
+    let authority = DevCa::open(&config.authority.dev_ca_dir, &config.trust_domain)?;
+    let svids = SvidStore::new(authority, config.secret_ttl);
+
+    let mut registry = Registry::default();
+    let telemetry = Arc::new(Telemetry::new(&mut registry));
+    register_gauges(&mut registry, &capture, &mesh, dropped_lines);
+    let readiness = Readiness::default();
+    let adopting = readiness.wait_for("pods of an earlier agent");
+
+    let stop = Stop::default();
+    let pods = PodSet::new();
+    let shared = Shared {
+        config: config.clone(),
+        telemetry: telemetry.clone(),
+        mesh: mesh.subscribe(),
+        pods: pods.subscribe(),
+        stop: stop.clone(),
+    };
+    let threads = Arc::new(Threads::start(config.worker_threads, &shared)?);
+    let dispatch = Dispatch {
+        events,
+        pods: pods.clone(),
+        svids: svids.clone(),
+        mesh: MeshView::new(mesh.subscribe()),
+        threads: threads.clone(),
+    };
+    let mut tasks = JoinSet::new();
+    let dispatching = tokio::spawn(dispatch.run());
+    tasks.spawn(mesh.clone().watch());
+
+    let ready = {
+        let readiness = readiness.clone();
+        move |path: &str| ready_reply(path, &readiness)
+    };
+    let stats = move |path: &str| {
+        matches!(path, "/metrics" | "/stats/prometheus").then(|| metrics_reply(&registry))
+    };
+    tasks.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
+    tasks.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
+    let handler = AdminHandler {
+        config: config.clone(),
+        capture: capture.clone(),
+        mesh,
+        svids,
+        pods,
+        telemetry,
+        stop: stop.clone(),
+        started,
+    };
+    let admin = admin::Server::bind(&config.admin_socket, ROOT)?;
+    let admin_stop = stop.clone();
+    tasks.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
+
+    capture.adopt_all().await?;
+    drop(adopting);
+    tracing::info!(node = %config.node_name, threads = config.worker_threads, "ready");
+
+    let signal = signals.next().await;
+    tracing::info!(signal, drain = ?config.drain, "stopping");
+    drain(&config, &stop, &capture, threads, dispatching, &mut signals).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The user that may use the admin socket.
+const ROOT: u32 = 0;
+
+/// Stops accepting, lets open connections end for the drain time, then cuts them. A second signal
+/// cuts them at once.
+async fn drain(
+    config: &Config,
+    stop: &Stop,
+    capture: &Capture,
+    threads: Arc<Threads>,
+    dispatching: tokio::task::JoinHandle<()>,
+    signals: &mut StopSignals,
+) {
+    stop.begin_drain();
+    // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
+    if tokio::time::timeout(CAPTURE_STOP, capture.stop()).await.is_err() {
+        tracing::warn!("work on a pod did not end in time");
+    }
+    dispatching.abort();
+    // Its share of the threads goes with it.
+    let _ = dispatching.await;
+    let Some(threads) = Arc::into_inner(threads) else {
+        return stop.cut_all();
+    };
+    let ended = tokio::task::spawn_blocking(move || threads.join());
+    tokio::pin!(ended);
+    tokio::select! {
+        _ = &mut ended => return,
+        () = tokio::time::sleep(config.drain) => tracing::info!("the drain time is over"),
+        signal = signals.next() => tracing::info!(signal, "cutting open connections"),
+    }
+    stop.cut_all();
+    // Bounded: each thread gives its connections a second to be reported.
+    let _ = ended.await;
+}
+
+fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {
+    CaptureConfig {
+        node_name: config.node_name.clone(),
+        run_dir: config.run_dir.clone(),
+        pin_dir: config.bpf_pin_dir.clone(),
+        cgroup: config.cgroup.clone(),
+        kubelet_cgroup: config.kubelet_cgroup.clone(),
+        bypass: config.bypass.clone(),
+        threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
+        program,
+    }
+}
+
+async fn port(
+    address: SocketAddr,
+    purpose: &'static str,
+    routes: Arc<Routes>,
+) -> Result<HttpPort, HttpPortError> {
+    match HttpPort::bind(address, purpose, routes.clone()).await {
+        // A kernel without IPv6 still has metrics.
+        Err(_) if address.ip().is_unspecified() && address.is_ipv6() => {
+            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port());
+            HttpPort::bind(v4, purpose, routes).await
+        }
+        bound => bound,
+    }
+}
+
+fn ready_reply(path: &str, readiness: &Readiness) -> Option<Reply> {
+    if path != "/healthz/ready" {
+        return None;
+    }
+    let pending = readiness.pending();
+    Some(if pending.is_empty() {
+        Reply::text(StatusCode::OK, "ready\n")
+    } else {
+        let text = format!("not ready, waiting for: {}\n", pending.join(", "));
+        Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
+}
+
+fn register_gauges(
+    registry: &mut Registry,
+    capture: &Capture,
+    mesh: &Arc<LocalFile>,
+    dropped_lines: ErrorCounter,
+) {
+    let pods = capture.clone();
+    registry.register_collector(Box::new(Gauges {
+        name: "warren_pods",
+        help: "Enrolled pods by state",
+        read: Box::new(move || {
+            let mut states = std::collections::BTreeMap::new();
+            for pod in pods.pods() {
+                *states.entry(pod.status.as_str()).or_insert(0) += 1;
+            }
+            labelled("state", states)
+        }),
+    }));
+    let pods = capture.clone();
+    registry.register_collector(Box::new(Gauges {
+        name: "warren_capture_events",
+        help: "Counts of the eBPF programs, all pods together",
+        read: Box::new(move || {
+            let mut sums = std::collections::BTreeMap::new();
+            for (name, value) in pods.counters().unwrap_or_default() {
+                *sums.entry(name).or_insert(0) += value;
+            }
+            for pod in pods.pods() {
+                for (name, value) in pod.counters {
+                    *sums.entry(name).or_insert(0) += value;
+                }
+            }
+            labelled("event", sums)
+        }),
+    }));
+    let source = mesh.clone();
+    registry.register_collector(Box::new(Gauges {
+        name: "warren_mesh_reload_failed",
+        help: "1 while the newest mesh state is not in force",
+        read: Box::new(move || vec![(Vec::new(), u64::from(source.status().last_error.is_some()))]),
+    }));
+    registry.register_collector(Box::new(Gauges {
+        name: "warren_log_lines_dropped",
+        help: "Log lines dropped because the writer could not keep up",
+        read: Box::new(move || {
+            let dropped = u64::try_from(dropped_lines.dropped_lines()).unwrap_or(u64::MAX);
+            vec![(Vec::new(), dropped)]
+        }),
+    }));
+}
+
+fn labelled<K: Display>(
+    name: &'static str,
+    values: impl IntoIterator<Item = (K, u64)>,
+) -> Vec<Reading> {
+    values.into_iter().map(|(key, value)| (vec![(name, key.to_string())], value)).collect()
+}
+
+/// Every connection costs two descriptors, and a pod some dozen.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "raising the limit of open files failed");
+    }
+}

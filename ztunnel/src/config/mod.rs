@@ -1,0 +1,212 @@
+//! Configuration: read once from the environment into a value that cannot be wrong.
+//!
+//! `schema.rs` is the table of settings, with defaults and help; `docs/configuration.md` is
+//! generated from it. Names are those of Istio's ztunnel where it has one, `WARREN_*` otherwise.
+
+mod schema;
+mod values;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use daemon::LogFormat;
+use ipnet::IpNet;
+use model::{Network, TrustDomain};
+use netns::{Keepalive, TcpTuning};
+use resolve::SameNode;
+
+pub use schema::{SETTINGS, Setting, markdown};
+use values::Reader;
+pub use values::{ConfigError, ConfigErrors};
+
+/// Where workloads, services and policies come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSource {
+    /// File in the shape of Istio ztunnel's `LocalConfig`.
+    pub path: PathBuf,
+}
+
+/// Who signs certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Folder of the embedded development CA.
+    pub dev_ca_dir: PathBuf,
+}
+
+/// TCP keepalive of proxied sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Idle time before the first probe.
+    pub time: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes before the connection counts as dead.
+    pub retries: u32,
+    /// Whether unacknowledged data is bound by the same time (`TCP_USER_TIMEOUT`).
+    pub user_timeout: bool,
+}
+
+/// HTTP/2 limits of tunnels, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Receive window of one stream.
+    pub stream_window: u32,
+    /// Receive window of one tunnel.
+    pub connection_window: u32,
+    /// Largest DATA frame accepted.
+    pub frame_size: u32,
+}
+
+/// Bounds of the tunnel pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Streams in one tunnel.
+    pub streams_per_tunnel: usize,
+    /// An unused tunnel is closed after this.
+    pub idle: Duration,
+}
+
+/// Everything an agent is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name of this node.
+    pub node_name: String,
+    /// Cluster, for telemetry.
+    pub cluster_id: String,
+    /// Trust domain of workloads that name none.
+    pub trust_domain: TrustDomain,
+    /// Network this node is in.
+    pub network: Network,
+    /// Namespace whose policies are mesh-wide.
+    pub root_namespace: String,
+    /// Source of workloads, services and policies.
+    pub mesh: MeshSource,
+    /// Source of certificates.
+    pub authority: Authority,
+    /// Lifetime asked for in certificates.
+    pub secret_ttl: Duration,
+    /// Unix socket of the CLI.
+    pub admin_socket: PathBuf,
+    /// Folder of enrolment records.
+    pub run_dir: PathBuf,
+    /// Folder on bpffs that holds links and maps.
+    pub bpf_pin_dir: PathBuf,
+    /// This agent's own leaf cgroup; `None`: below the cgroup it was started in.
+    pub cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup, whose probes pass.
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// Addresses that are not captured.
+    pub bypass: Vec<IpNet>,
+    /// Metrics port.
+    pub stats_address: SocketAddr,
+    /// Readiness port.
+    pub readiness_address: SocketAddr,
+    /// Data-plane threads.
+    pub worker_threads: NonZeroUsize,
+    /// How traffic between two pods of this node travels.
+    pub same_node: SameNode,
+    /// How long open connections may live after a request to stop.
+    pub drain: Duration,
+    /// Congestion control of proxied sockets; `None`: the kernel's default.
+    pub congestion: Option<String>,
+    /// Keepalive; `None`: off.
+    pub keepalive: Option<KeepAlive>,
+    /// HTTP/2 limits.
+    pub http2: Http2,
+    /// Pool bounds.
+    pub pool: PoolLimits,
+    /// Log filter in `RUST_LOG` syntax.
+    pub log_filter: String,
+    /// Log layout.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Reads every setting through `lookup` (the environment, in production).
+    ///
+    /// All errors are reported together, each with the setting's name, its value and the cause.
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(lookup);
+        let config = Self::read_from(&mut reader);
+        reader.finish()?;
+        config.ok_or_else(ConfigErrors::default)
+    }
+
+    /// Options of every proxied socket.
+    #[must_use]
+    pub fn tcp_tuning(&self) -> TcpTuning {
+        let keepalive = self.keepalive;
+        TcpTuning {
+            keepalive: keepalive.map(|k| Keepalive {
+                idle: k.time,
+                interval: k.interval,
+                probes: k.retries,
+            }),
+            user_timeout: keepalive
+                .filter(|k| k.user_timeout)
+                .map(|k| k.time.saturating_add(k.interval.saturating_mul(k.retries))),
+            congestion: self.congestion.as_deref().map(Into::into),
+        }
+    }
+
+    fn read_from(r: &mut Reader<'_>) -> Option<Self> {
+        let http2 = Http2 {
+            stream_window: r.parse(&schema::HTTP2_STREAM_WINDOW_SIZE, values::window).unwrap_or(0),
+            connection_window: r
+                .parse(&schema::HTTP2_CONNECTION_WINDOW_SIZE, values::window)
+                .unwrap_or(0),
+            frame_size: r.parse(&schema::HTTP2_FRAME_SIZE, values::frame_size).unwrap_or(0),
+        };
+        let keepalive = r.parse(&schema::KEEPALIVE_ENABLED, values::boolean);
+        let keepalive_values = KeepAlive {
+            time: r.parse(&schema::KEEPALIVE_TIME, values::duration).unwrap_or_default(),
+            interval: r.parse(&schema::KEEPALIVE_INTERVAL, values::duration).unwrap_or_default(),
+            retries: r.parse(&schema::KEEPALIVE_RETRIES, values::count).unwrap_or_default(),
+            user_timeout: r
+                .parse(&schema::USER_TIMEOUT_ENABLED, values::boolean)
+                .unwrap_or_default(),
+        };
+        let pool = PoolLimits {
+            streams_per_tunnel: r
+                .parse(&schema::POOL_MAX_STREAMS_PER_CONNECTION, values::positive)
+                .map_or(0, NonZeroUsize::get),
+            idle: r.parse(&schema::POOL_UNUSED_RELEASE_TIMEOUT, values::duration)?,
+        };
+        let drain = r.drain_time();
+        let mesh = r.require(&schema::LOCAL_XDS_PATH, values::path);
+        let authority = r.authority();
+        let node_name = r.require(&schema::NODE_NAME, values::file_name);
+        Some(Self {
+            cluster_id: r.parse(&schema::CLUSTER_ID, values::text)?,
+            trust_domain: r.parse(&schema::TRUST_DOMAIN, values::trust_domain)?,
+            network: r.parse(&schema::NETWORK, values::network)?,
+            root_namespace: r.parse(&schema::WARREN_ROOT_NAMESPACE, values::text)?,
+            secret_ttl: r.parse(&schema::SECRET_TTL, values::lifetime)?,
+            admin_socket: r.parse(&schema::WARREN_ADMIN_SOCKET, values::path)?,
+            run_dir: r.parse(&schema::WARREN_RUN_DIR, values::path)?,
+            bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
+            cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
+            kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
+            bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
+            stats_address: r.parse(&schema::WARREN_STATS_ADDR, values::socket)?,
+            readiness_address: r.parse(&schema::WARREN_READINESS_ADDR, values::socket)?,
+            worker_threads: r.parse(&schema::ZTUNNEL_WORKER_THREADS, values::threads)?,
+            same_node: r.parse(&schema::WARREN_SAME_NODE, values::same_node)?,
+            congestion: r.optional(&schema::WARREN_TCP_CONGESTION, values::congestion)?,
+            log_filter: r.parse(&schema::RUST_LOG, values::text)?,
+            log_format: r.parse(&schema::LOG_FORMAT, values::log_format)?,
+            keepalive: keepalive?.then_some(keepalive_values),
+            node_name: node_name?,
+            mesh: MeshSource { path: mesh? },
+            authority: authority?,
+            drain: drain?,
+            http2,
+            pool,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

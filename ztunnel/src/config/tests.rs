@@ -1,0 +1,84 @@
+use std::collections::HashMap;
+
+use super::*;
+
+fn read(settings: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let settings: HashMap<_, _> = settings.iter().copied().collect();
+    Config::read(&|name| settings.get(name).map(|value| (*value).to_owned()))
+}
+
+const REQUIRED: [(&str, &str); 3] =
+    [("NODE_NAME", "n1"), ("LOCAL_XDS_PATH", "/etc/mesh.yaml"), ("WARREN_DEV_CA_DIR", "/ca")];
+
+fn with(more: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    read(&[&REQUIRED, more].concat())
+}
+
+#[test]
+fn defaults_are_istios() {
+    let config = with(&[]).expect("defaults are valid");
+    assert_eq!(config.trust_domain.as_str(), "cluster.local");
+    assert_eq!(config.http2.stream_window, 4 << 20);
+    assert_eq!(config.drain, Duration::from_secs(5));
+    assert_eq!(config.same_node, SameNode::Relay);
+    assert_eq!(config.keepalive.map(|k| k.retries), Some(9));
+    assert_eq!(config.stats_address.port(), 15020);
+}
+
+#[test]
+fn missing_settings_are_all_named() {
+    let errors = read(&[]).expect_err("nothing is set");
+    let named: Vec<_> = errors.0.iter().map(|error| error.setting).collect();
+    assert_eq!(named, ["LOCAL_XDS_PATH", "WARREN_DEV_CA_DIR", "NODE_NAME"]);
+}
+
+#[test]
+fn the_development_ca_excludes_another() {
+    let errors = with(&[("CA_ADDRESS", "https://ca")]).expect_err("two authorities");
+    assert_eq!(
+        errors.to_string(),
+        "CA_ADDRESS=\"https://ca\": cannot be used together with WARREN_DEV_CA_DIR"
+    );
+}
+
+#[test]
+fn drain_time_follows_the_grace_period() {
+    for (grace, drain) in [("0", 1), ("1", 1), ("10", 9), ("11", 6), ("30", 25)] {
+        let config = with(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).expect(grace);
+        assert_eq!(config.drain, Duration::from_secs(drain), "{grace}");
+    }
+}
+
+#[test]
+fn wrong_values_name_variable_value_and_cause() {
+    for (name, value) in [
+        ("NODE_NAME", "../n1"),
+        ("NODE_NAME", ".."),
+        ("LOCAL_XDS_PATH", "mesh.yaml"),
+        ("TRUST_DOMAIN", "Not A Domain"),
+        ("WARREN_BYPASS_CIDRS", "10.0.0.0/8,ten"),
+        ("WARREN_SAME_NODE", "direct"),
+        ("WARREN_STATS_ADDR", "15020"),
+        ("ZTUNNEL_WORKER_THREADS", "17"),
+        ("SECRET_TTL", "1s"),
+        ("SECRET_TTL", "9999999999999999999h"),
+        ("HTTP2_FRAME_SIZE", "1"),
+        ("HTTP2_STREAM_WINDOW_SIZE", "4294967296"),
+        ("KEEPALIVE_RETRIES", "0"),
+        ("KEEPALIVE_TIME", "soon"),
+        ("LOG_FORMAT", "xml"),
+        ("WARREN_TCP_CONGESTION", "a very long name"),
+    ] {
+        let settings: Vec<_> = REQUIRED.into_iter().filter(|(n, _)| *n != name).collect();
+        let errors = read(&[&settings[..], &[(name, value)]].concat()).expect_err(value);
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        assert_eq!(errors.0[0].setting, name);
+        assert_eq!(errors.0[0].value.as_deref(), Some(value));
+    }
+}
+
+#[test]
+fn the_documentation_is_generated_from_the_schema() {
+    let page = include_str!("../../../docs/configuration.md");
+    assert_eq!(page, markdown(), "run: cargo run -p ztunnel -- settings > docs/configuration.md");
+}

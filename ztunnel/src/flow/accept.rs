@@ -1,0 +1,71 @@
+//! One pod's listeners on one thread: accept, hand to the flow, and own the connections.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use model::{Direction, OriginalDst, Path};
+use tokio::task::JoinSet;
+
+use super::pods::Pod;
+use super::record::Record;
+use super::worker::Worker;
+use super::{inbound, outbound, plaintext};
+use crate::capture::{Accepted, Acceptor, Captured, Refused, ThreadAcceptors};
+
+/// Connections of one pod on one thread. Above the number of tuples a pod may register, so the
+/// kernel's bound is hit first, and counted; this one only keeps memory bounded.
+const CONNECTIONS_MAX: usize = 65_536;
+/// Serves one pod on this thread until it leaves and its last connection has ended.
+pub(crate) async fn serve_pod(worker: Rc<Worker>, pod: Arc<Pod>, acceptors: ThreadAcceptors) {
+    let ThreadAcceptors { outbound, hbone, plaintext } = acceptors;
+    tokio::join!(
+        accept(&worker, &pod, Direction::Outbound, outbound, outbound::outbound),
+        accept(&worker, &pod, Direction::Inbound, hbone, inbound::hbone),
+        accept(&worker, &pod, Direction::Inbound, plaintext, plaintext::plaintext),
+    );
+}
+
+async fn accept<F: Future<Output = ()> + 'static>(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    direction: Direction,
+    acceptor: Acceptor,
+    flow: impl Fn(Rc<Worker>, Arc<Pod>, Captured) -> F,
+) {
+    let mut acceptor = match acceptor.start() {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            // The listener closes here: the kernel refuses what it would have taken, and the pod's
+            // self-test says so.
+            tracing::error!(pod = %pod.captured.uid(), %error, "cannot serve a listener");
+            return;
+        }
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = worker.stop.draining() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = acceptor.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+        };
+        match accepted {
+            Some(Accepted::Connection(captured)) => {
+                if let Err(error) = worker.tuning.apply(&captured.stream) {
+                    // The peer is gone already, or the option does not exist: no reason to refuse.
+                    tracing::debug!(%error, "tuning an accepted socket failed");
+                }
+                connections.spawn_local(flow(worker.clone(), pod.clone(), captured));
+            }
+            Some(Accepted::Refused(Refused { peer, local, code })) => {
+                let telemetry = &worker.telemetry;
+                let destination = OriginalDst(local);
+                Record::start(telemetry, direction, Path::Passthrough, peer, destination).end(code);
+            }
+            // The pod takes no new connections.
+            None => break,
+        }
+    }
+    // Closed at once: the slot in the kernel empties, and new connections are refused there.
+    drop(acceptor);
+    while connections.join_next().await.is_some() {}
+}

@@ -1,0 +1,149 @@
+//! The gate in front of an application: judge, dial if it may pass, and keep judging while open.
+//!
+//! `hbone::Stream` decides; this performs what it says. Tunnel streams, plaintext and same-node
+//! connections all pass here, so there is one place where a connection can be let in.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use hbone::{Action, Input, Refusal, Stream};
+use model::{Code, Connection, Peer};
+use tokio::net::TcpStream;
+
+use super::pods::Pod;
+use super::record::{Reason, Record};
+use super::worker::Worker;
+use crate::policy::Judged;
+use crate::relay::Ending;
+use crate::tunnel::{self, ClientLeg};
+
+/// A connection that was let in.
+pub(super) struct Admitted {
+    /// The leg to the application.
+    pub(super) application: TcpStream,
+    /// What may take the verdict back.
+    pub(super) watch: Watch,
+}
+
+/// Follows the state of the mesh for one open connection.
+pub(super) struct Watch {
+    worker: Rc<Worker>,
+    judged: Judged,
+    state: Stream,
+}
+
+/// A connection that was not let in.
+pub(super) struct Refused {
+    /// For the report.
+    pub(super) reason: Reason,
+    /// HTTP status for a peer in a tunnel.
+    pub(super) status: u16,
+}
+
+impl Refused {
+    fn new(refusal: &Refusal, failure: Option<String>) -> Self {
+        let policy = refusal.denial.as_ref().and_then(|denial| denial.policy.clone());
+        let detail = failure.or_else(|| Some(refusal.to_string()));
+        Self { reason: Reason { code: refusal.code, policy, detail }, status: refusal.status() }
+    }
+}
+
+/// Judges `connection` and dials the application.
+///
+/// The connection is registered for changes of the mesh before it is judged first, so that no
+/// change falls between the two.
+pub(super) async fn admit(
+    worker: &Rc<Worker>,
+    pod: &Pod,
+    connection: Connection,
+    client: ClientLeg,
+    record: &mut Record,
+) -> Result<Admitted, Refused> {
+    let watched = worker.mesh.borrow_mut().watched();
+    let identity = connection.peer.identity();
+    record.outcome.source.identity = identity.map(|identity| identity.id().clone());
+    record.outcome.source.workload =
+        worker.workload_of(&watched.0, connection.source.ip(), identity);
+    record.outcome.destination.address = Some(connection.destination);
+    record.outcome.destination.identity = match connection.peer {
+        Peer::Verified(_) => pod.identity.current().map(|svid| svid.identity().id().clone()),
+        Peer::Plaintext => None,
+    };
+    let mut judged = Judged::register(watched, pod.captured.workload().clone(), connection);
+    record.outcome.destination.workload = judged.workload();
+
+    let (mut state, mut action) = Stream::Judging.step(Input::Judged(judged.judge()));
+    let mut dial: Option<Pin<Box<_>>> = None;
+    let mut application = None;
+    let mut failure = None;
+    loop {
+        match action {
+            Action::Wait => {}
+            Action::Dial(permit) => {
+                record.outcome.policy = permit.reason().policy().cloned();
+                let namespace = pod.captured.namespace();
+                dial = Some(Box::pin(tunnel::to_application(
+                    namespace,
+                    permit,
+                    client,
+                    &worker.tuning,
+                )));
+            }
+            Action::Relay => break,
+            Action::Refuse(refusal) | Action::Reset(refusal) => {
+                return Err(Refused::new(&refusal, failure));
+            }
+            Action::Abandon => return Err(Refused::new(&Code::TunnelLost.into(), None)),
+        }
+        let input = tokio::select! {
+            dialled = or_pending(&mut dial) => {
+                dial = None;
+                match dialled {
+                    Ok(socket) => {
+                        application = Some(socket);
+                        Input::Dialed
+                    }
+                    Err(error) => {
+                        failure = Some(error.detail());
+                        Input::DialFailed(error.code())
+                    }
+                }
+            }
+            verdict = judged.judge_again() => Input::Judged(verdict),
+            () = worker.stop.cut() => Input::DrainElapsed,
+        };
+        (state, action) = state.step(input);
+    }
+    match application {
+        Some(application) => {
+            let watch = Watch { worker: worker.clone(), judged, state };
+            Ok(Admitted { application, watch })
+        }
+        // The machine relays only after a dial has succeeded.
+        None => Err(Refused::new(&Code::Internal.into(), None)),
+    }
+}
+
+impl Watch {
+    /// Resolves when the connection must be cut. Never, while its verdict holds.
+    pub(super) async fn revoked(mut self) -> Ending {
+        loop {
+            let input = tokio::select! {
+                verdict = self.judged.judge_again() => Input::Judged(verdict),
+                () = self.worker.stop.cut() => Input::DrainElapsed,
+            };
+            let (state, action) = self.state.step(input);
+            self.state = state;
+            if let Action::Reset(refusal) | Action::Refuse(refusal) = action {
+                return Ending { code: refusal.code, detail: Some(refusal.to_string()) };
+            }
+        }
+    }
+}
+
+async fn or_pending<F: Future>(future: &mut Option<Pin<Box<F>>>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

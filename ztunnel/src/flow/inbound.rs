@@ -1,0 +1,163 @@
+//! Connections to an enrolled pod that come in a tunnel:
+//! capture → identity → tunnel (read CONNECT) → policy → tunnel (dial) → relay → telemetry.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hbone::{Authority, Baggage, ConnectHead};
+use hbone_h2::{Incoming, Server};
+use model::{
+    Code, Connection, Direction, OriginalDst, Path, Peer, ServiceName, Workload, canonical_socket,
+};
+use tokio::task::JoinSet;
+
+use super::admit::{Refused, admit};
+use super::pods::Pod;
+use super::record::{Reason, Record};
+use super::worker::Worker;
+use crate::capture::Captured;
+use crate::identity::NotReady;
+use crate::relay::{self, Socket};
+use crate::tunnel::{self, ClientLeg};
+
+/// The far end of one tunnel.
+#[derive(Clone)]
+struct Client {
+    address: SocketAddr,
+    peer: Peer,
+    /// The pod's address that the tunnel ends at.
+    local: OriginalDst,
+}
+
+/// Takes one HBONE connection to a pod and serves its streams until it ends.
+pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured) {
+    let Captured { stream, peer: address, original_dst: local } = captured;
+    let record =
+        || Record::start(&worker.telemetry, Direction::Inbound, Path::Hbone, address, local);
+    // A handshake that stalls holds one of a bounded number of slots, for a bounded time.
+    let Ok(slot) = pod.handshakes.clone().try_acquire_owned() else {
+        relay::reset(&stream);
+        let detail = "too many handshakes are under way for this pod";
+        return record().end(Reason::new(Code::LimitReached, detail));
+    };
+    // identity
+    let svid = match pod.identity.ready().await {
+        Ok(svid) => svid,
+        Err(error) => {
+            relay::reset(&stream);
+            return record().end(Reason::new(NotReady::CODE, error.to_string()));
+        }
+    };
+    // tunnel
+    let (server, identity) = match tunnel::accept(stream, &svid, &worker.tunnel_options).await {
+        Ok(accepted) => accepted,
+        Err(error) => return record().end(Reason::new(error.code(), error.detail())),
+    };
+    drop(slot);
+    let client = Client { address, peer: Peer::Verified(identity), local };
+    serve(worker, pod, server, client).await;
+}
+
+/// Serves the streams of one tunnel. A failing stream concerns no other.
+async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Client) {
+    let mut streams = JoinSet::new();
+    let mut told_to_leave = false;
+    loop {
+        tokio::select! {
+            incoming = server.next() => match incoming {
+                Some(incoming) => {
+                    let (worker, pod, client) = (worker.clone(), pod.clone(), client.clone());
+                    streams.spawn_local(stream(worker, pod, incoming, client));
+                }
+                None => break,
+            },
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            // GOAWAY: the peer opens no new streams here; those that are open go on.
+            () = worker.stop.leaving(&pod), if !told_to_leave => {
+                told_to_leave = true;
+                server.shutdown();
+            }
+            () = worker.stop.cut() => break,
+        }
+    }
+    // What is left ends with its tunnel, and each stream leaves its own record.
+    drop(server);
+    while streams.join_next().await.is_some() {}
+}
+
+/// One stream of a tunnel.
+async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: Client) {
+    let mut record = Record::start(
+        &worker.telemetry,
+        Direction::Inbound,
+        Path::Hbone,
+        client.address,
+        client.local,
+    );
+    record.outcome.hbone = Some(client.local.0);
+    record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
+    // tunnel (read CONNECT)
+    let (head, responder) = match incoming {
+        Incoming::Connect(head, responder) => (head, responder),
+        Incoming::Refused(error) => {
+            return record.end(Reason::new(error.code(), error.to_string()));
+        }
+    };
+    let destination = match target(&head.authority, &pod, client.local.0) {
+        Ok(destination) => destination,
+        Err(code) => {
+            responder.refuse(hbone::status_of(code));
+            return record.end(Reason::new(code, format!("CONNECT {}", head.authority)));
+        }
+    };
+    // policy, tunnel (dial)
+    let connection = Connection { source: client.address, peer: client.peer, destination };
+    let admitted = match admit(&worker, &pod, connection, ClientLeg::Elsewhere, &mut record).await {
+        Ok(admitted) => admitted,
+        Err(Refused { reason, status }) => {
+            responder.refuse(status);
+            return record.end(reason);
+        }
+    };
+    let server = record.outcome.destination.workload.clone();
+    record.outcome.service = server.as_deref().and_then(|server| dialled(server, &head));
+    let baggage = server.as_deref().map(Baggage::of).unwrap_or_default();
+    let stream = match responder.accept(&baggage) {
+        Ok(stream) => stream,
+        Err(error) => {
+            relay::reset(&admitted.application);
+            return record.end(Reason::new(Code::TunnelLost, error.to_string()));
+        }
+    };
+    // relay, telemetry
+    record.established();
+    let _open = pod.captured.track();
+    let stop = admitted.watch.revoked();
+    let ending =
+        relay::join_tunnel(Socket::Server, admitted.application, stream, &record, stop).await;
+    record.end(ending);
+}
+
+/// The service that the client says it dialled, if the workload serves it. For reports only.
+fn dialled(workload: &Workload, head: &ConnectHead) -> Option<ServiceName> {
+    let host = head.forwarded.host.as_deref()?;
+    workload.services.keys().find(|service| &*service.hostname == host).cloned()
+}
+
+/// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but the
+/// tunnel's own.
+fn target(authority: &Authority, pod: &Pod, local: SocketAddr) -> Result<SocketAddr, Code> {
+    let address = match authority {
+        Authority::Address(address) => canonical_socket(*address),
+        // Host names come through gateways, which this version does not serve.
+        Authority::Host { .. } => return Err(Code::DestinationMismatch),
+    };
+    if address.ip() != local.ip() && !pod.has_address(address.ip()) {
+        return Err(Code::DestinationMismatch);
+    }
+    if address.port() == hbone::HBONE_PORT {
+        return Err(Code::SelfCall);
+    }
+    Ok(address)
+}

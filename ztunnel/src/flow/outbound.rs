@@ -1,0 +1,181 @@
+//! Connections that an enrolled pod makes:
+//! capture → discovery → identity → tunnel → relay → telemetry.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hbone::{Authority, Baggage, ConnectHead, Forwarded, Traceparent};
+use model::{Code, Direction, Path, SpiffeId, Workload};
+use resolve::Route;
+use tokio::net::TcpStream;
+
+use super::passthrough::passthrough;
+use super::plaintext::{SameNode, same_node};
+use super::pods::Pod;
+use super::record::{Reason, Record};
+use super::worker::Worker;
+use crate::capture::Captured;
+use crate::discovery;
+use crate::identity::NotReady;
+use crate::relay::{self, Socket};
+use crate::tunnel::TunnelKey;
+
+/// Takes one captured connection to wherever its application wanted it to go.
+pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured) {
+    let Captured { stream, peer, original_dst } = captured;
+    let mut record = Record::start(
+        &worker.telemetry,
+        Direction::Outbound,
+        Path::Passthrough,
+        peer,
+        original_dst,
+    );
+    let _open = pod.captured.track();
+    // discovery
+    let mesh = worker.mesh.borrow_mut().current().clone();
+    let Some(source) = mesh.snapshot.workload_by_key(pod.captured.workload()).cloned() else {
+        relay::reset(&stream);
+        let (code, detail) = discovery::unknown_source(pod.captured.workload());
+        return record.end(Reason::new(code, detail));
+    };
+    record.outcome.source.workload = Some(source.clone());
+    let route = discovery::route(
+        &mesh,
+        &discovery::Question {
+            network: &worker.config.network,
+            source: &source,
+            original_dst,
+            local: &|workload| worker.local_pod(workload).is_some(),
+            same_node: worker.config.same_node,
+        },
+    );
+    let reason = match route {
+        Route::Passthrough { address, workload, service } => {
+            record.outcome.destination.workload = workload;
+            record.outcome.service = service;
+            passthrough(&worker, &pod, stream, address, &mut record).await
+        }
+        Route::Hbone { workload, tunnel, authority, expected, service } => {
+            record.outcome.path = Path::Hbone;
+            record.outcome.hbone = Some(tunnel);
+            record.outcome.service = service;
+            record.outcome.destination.workload = Some(workload.clone());
+            let far = Far { workload, tunnel, authority, expected };
+            across(&worker, &pod, stream, &source, far, &mut record).await
+        }
+        Route::Local { workload, address, service } => {
+            record.outcome.path = Path::Local;
+            record.outcome.service = service;
+            record.outcome.destination.workload = Some(workload.clone());
+            local(&worker, &pod, stream, &workload, address, &mut record).await
+        }
+        Route::Refused { code, detail, service, workload } => {
+            relay::reset(&stream);
+            record.outcome.service = service;
+            record.outcome.destination.workload = workload;
+            Reason::new(code, detail)
+        }
+    };
+    record.end(reason);
+}
+
+/// A pod on another node.
+struct Far {
+    workload: Arc<Workload>,
+    tunnel: SocketAddr,
+    authority: SocketAddr,
+    expected: Vec<SpiffeId>,
+}
+
+/// Through a tunnel to the destination's node.
+async fn across(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    socket: TcpStream,
+    source: &Workload,
+    far: Far,
+    record: &mut Record,
+) -> Reason {
+    // identity
+    let svid = match pod.identity.ready().await {
+        Ok(svid) => svid,
+        Err(error) => {
+            relay::reset(&socket);
+            return Reason::new(NotReady::CODE, error.to_string());
+        }
+    };
+    record.outcome.source.identity = Some(svid.identity().id().clone());
+    // tunnel
+    let client = record.outcome.source.address.unwrap_or(far.tunnel);
+    let service = record.outcome.service.as_ref().map(|service| &*service.hostname);
+    let head = ConnectHead {
+        authority: Authority::Address(far.authority),
+        baggage: Baggage::of(source),
+        forwarded: Forwarded::new(client, service),
+        traceparent: Some(Traceparent::from_random(rand::random(), rand::random())),
+    };
+    let key = TunnelKey {
+        pod: pod.captured.uid().clone(),
+        source: client.ip(),
+        identity: svid.identity().id().clone(),
+        workload: far.workload.uid.clone(),
+        network: far.workload.network.clone(),
+        address: far.tunnel,
+        expected: far.expected,
+    };
+    let opening = worker.tunnels.open(key, pod.captured.namespace(), &svid, &head);
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = worker.stop.cut() => return draining(&socket),
+    };
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => {
+            relay::reset(&socket);
+            return Reason::new(error.code(), error.to_string());
+        }
+    };
+    record.outcome.destination.identity = Some(stream.peer().id().clone());
+    // relay
+    record.established();
+    let stop = worker.stop.ending();
+    let (stream, in_use) = stream.into_parts();
+    let ending = relay::join_tunnel(Socket::Client, socket, stream, record, stop).await;
+    drop(in_use);
+    ending.into()
+}
+
+/// To a pod of this very node: its inbound flow takes over.
+async fn local(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    workload: &Workload,
+    destination: SocketAddr,
+    record: &mut Record,
+) -> Reason {
+    // identity
+    let svid = match pod.identity.ready().await {
+        Ok(svid) => svid,
+        Err(error) => {
+            relay::reset(&stream);
+            return Reason::new(NotReady::CODE, error.to_string());
+        }
+    };
+    let identity = svid.identity().clone();
+    record.outcome.source.identity = Some(identity.id().clone());
+    // The pod may have left since the route was chosen.
+    let (Some(server), Some(source)) = (worker.local_pod(workload), record.outcome.source.address)
+    else {
+        relay::reset(&stream);
+        return Code::PodGone.into();
+    };
+    let call = SameNode { stream, source, identity, destination };
+    same_node(worker, &server, call, record).await
+}
+
+fn draining(socket: &TcpStream) -> Reason {
+    relay::reset(socket);
+    Code::Draining.into()
+}

@@ -1,0 +1,42 @@
+//! Connections of an enrolled pod to destinations outside the mesh: plain TCP to where the
+//! application wanted to go, from the pod itself.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use model::Code;
+use tokio::net::TcpStream;
+
+use super::pods::Pod;
+use super::record::{Reason, Record};
+use super::worker::Worker;
+use crate::relay;
+use crate::tunnel;
+
+/// Carries one connection out of the mesh.
+pub(super) async fn passthrough(
+    worker: &Rc<Worker>,
+    pod: &Pod,
+    stream: TcpStream,
+    destination: SocketAddr,
+    record: &mut Record,
+) -> Reason {
+    record.outcome.destination.address = Some(destination);
+    let dialling = tunnel::passthrough(pod.captured.namespace(), destination, &worker.tuning);
+    let dialled = tokio::select! {
+        dialled = dialling => dialled,
+        () = worker.stop.cut() => {
+            relay::reset(&stream);
+            return Code::Draining.into();
+        }
+    };
+    let upstream = match dialled {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            relay::reset(&stream);
+            return Reason::new(error.code(), error.detail());
+        }
+    };
+    record.established();
+    relay::join_tcp(stream, upstream, record, worker.stop.ending()).await.into()
+}

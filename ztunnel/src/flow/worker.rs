@@ -1,0 +1,119 @@
+//! What one data-plane thread has at hand. Nothing here is shared with another thread but by
+//! immutable snapshots and counters.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{VerifiedIdentity, Workload};
+use netns::TcpTuning;
+use tokio::sync::watch;
+
+use super::pods::{LocalPods, Pod};
+use super::stop::Stop;
+use crate::config::Config;
+use crate::mesh::{MeshState, MeshView};
+use crate::telemetry::Telemetry;
+use crate::tunnel::{TunnelOptions, Tunnels};
+
+/// What every thread is given.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) mesh: watch::Receiver<Arc<MeshState>>,
+    pub(crate) pods: watch::Receiver<Arc<LocalPods>>,
+    pub(crate) stop: Stop,
+}
+
+/// One thread's own.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<Config>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) mesh: RefCell<MeshView>,
+    pods: RefCell<PodsView>,
+    pub(crate) stop: Stop,
+    pub(crate) tuning: TcpTuning,
+    pub(crate) tunnel_options: TunnelOptions,
+    pub(crate) tunnels: Tunnels,
+}
+
+/// The pods, with the last set seen kept so that reading it takes no lock.
+struct PodsView {
+    receiver: watch::Receiver<Arc<LocalPods>>,
+    seen: Arc<LocalPods>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Shared) -> Self {
+        let Shared { config, telemetry, mesh, mut pods, stop } = shared;
+        let seen = pods.borrow_and_update().clone();
+        let tuning = config.tcp_tuning();
+        let tunnel_options = TunnelOptions::new(&config.http2, tuning.clone());
+        Self {
+            tunnels: Tunnels::new(&config.pool, tunnel_options.clone()),
+            mesh: RefCell::new(MeshView::new(mesh)),
+            pods: RefCell::new(PodsView { receiver: pods, seen }),
+            config,
+            telemetry,
+            stop,
+            tuning,
+            tunnel_options,
+        }
+    }
+
+    /// The pods of this agent.
+    pub(crate) fn pods(&self) -> Arc<LocalPods> {
+        let mut view = self.pods.borrow_mut();
+        if view.receiver.has_changed().unwrap_or(false) {
+            let newest = view.receiver.borrow_and_update().clone();
+            view.seen = newest;
+        }
+        view.seen.clone()
+    }
+
+    /// The verified pod of this agent that runs `workload`.
+    pub(crate) fn local_pod(&self, workload: &Workload) -> Option<Arc<Pod>> {
+        self.pods().running(workload).cloned()
+    }
+
+    /// A receiver of every later set of pods.
+    pub(crate) fn watch_pods(&self) -> watch::Receiver<Arc<LocalPods>> {
+        self.pods.borrow().receiver.clone()
+    }
+
+    /// Closes the tunnels whose source pod has left or was given another workload, and those whose
+    /// destination is not the workload any more that has the address.
+    pub(crate) fn retire_tunnels(&self) {
+        let pods = self.pods();
+        let mesh = self.mesh.borrow_mut().current().clone();
+        self.tunnels.retire(|key| {
+            let source = pods.get(&key.pod).is_some_and(|pod| {
+                let workload = mesh.snapshot.workload_by_key(pod.captured.workload());
+                workload.is_some_and(|w| w.identity().is_ok_and(|id| id == key.identity))
+            });
+            let destination = mesh
+                .snapshot
+                .workload_by_address(&key.network, key.address.ip())
+                .is_some_and(|workload| workload.uid == key.workload);
+            !source || !destination
+        });
+    }
+
+    /// The workload behind an address, for reports: it must agree with the identity, if there is
+    /// one, because an address alone proves nothing.
+    pub(crate) fn workload_of(
+        &self,
+        mesh: &MeshState,
+        ip: IpAddr,
+        identity: Option<&VerifiedIdentity>,
+    ) -> Option<Arc<Workload>> {
+        let workload = mesh.snapshot.workload_by_address(&self.config.network, ip)?;
+        let agrees = identity.is_none_or(|identity| {
+            let id = identity.id();
+            id.namespace() == &*workload.key.namespace
+                && id.service_account() == &*workload.key.service_account
+        });
+        agrees.then(|| workload.clone())
+    }
+}

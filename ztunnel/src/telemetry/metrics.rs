@@ -1,0 +1,98 @@
+//! Metrics that Istio lacks: outcomes by code, and gauges read when scraped.
+
+use std::fmt;
+
+use model::{Code, Direction, Outcome, Path};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+const PATHS: [Path; 4] = [Path::Hbone, Path::Local, Path::Passthrough, Path::Plaintext];
+
+/// `warren_connections_total{direction, path, code}`: the label sets are few and known.
+#[derive(Clone, Debug)]
+pub(super) struct Codes(Vec<Counter>);
+
+impl Codes {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let counters = (0..DIRECTIONS.len() * PATHS.len() * Code::ALL.len())
+            .map(|_| Counter::default())
+            .collect();
+        let codes = Self(counters);
+        registry.register_collector(Box::new(codes.clone()));
+        codes
+    }
+
+    pub(super) fn count(&self, outcome: &Outcome) {
+        let index = Self::labels()
+            .position(|labels| labels == (outcome.direction, outcome.path, outcome.code));
+        if let Some(counter) = index.and_then(|index| self.0.get(index)) {
+            counter.inc();
+        }
+    }
+
+    fn labels() -> impl Iterator<Item = (Direction, Path, Code)> {
+        DIRECTIONS.into_iter().flat_map(|direction| {
+            PATHS
+                .into_iter()
+                .flat_map(move |path| Code::ALL.iter().map(move |code| (direction, path, *code)))
+        })
+    }
+}
+
+impl Collector for Codes {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "warren_connections",
+            "Connections that ended or were refused, by stable code",
+            None,
+            MetricType::Counter,
+        )?;
+        for ((direction, path, code), counter) in Self::labels().zip(&self.0) {
+            if counter.get() > 0 {
+                let labels = [
+                    ("direction", direction.as_str()),
+                    ("path", path.as_str()),
+                    ("code", code.as_str()),
+                ];
+                counter.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A label set and its value.
+pub(crate) type Reading = (Vec<(&'static str, String)>, u64);
+
+/// One gauge that is computed when somebody looks.
+pub(crate) struct Gauges {
+    /// Metric name.
+    pub name: &'static str,
+    /// Help text.
+    pub help: &'static str,
+    /// Label sets and values.
+    pub read: Box<dyn Fn() -> Vec<Reading> + Send + Sync>,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gauges").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut family =
+            encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in (self.read)() {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! One outcome per connection, emitted once: an access-log line, metrics and a flow event.
+
+mod access_log;
+mod flows;
+mod metrics;
+mod traffic;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use model::Outcome;
+use prometheus_client::registry::Registry;
+
+pub(crate) use flows::{Flow, FlowRing};
+pub(crate) use metrics::{Gauges, Reading};
+pub(crate) use traffic::Counters;
+
+/// Where every stage reports. Shared by all threads.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    traffic: traffic::Traffic,
+    codes: metrics::Codes,
+    flows: FlowRing,
+}
+
+impl Telemetry {
+    /// Registers the metrics.
+    #[must_use]
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        Self {
+            traffic: traffic::Traffic::register(registry),
+            codes: metrics::Codes::register(registry),
+            flows: FlowRing::default(),
+        }
+    }
+
+    /// Counts a connection as open and returns what its bytes are counted with.
+    #[must_use]
+    pub(crate) fn opened(&self, outcome: &Outcome) -> Counters {
+        self.traffic.opened(outcome)
+    }
+
+    /// Reports a finished or refused connection. `counters` are those of [`Self::opened`], or
+    /// `None` if it never was.
+    pub(crate) fn finished(&self, mut outcome: Outcome, counters: Option<&Counters>) {
+        match counters {
+            Some(counters) => {
+                outcome.bytes = counters.bytes();
+                self.traffic.closed(&outcome, counters);
+            }
+            None => self.traffic.failed(&outcome),
+        }
+        self.codes.count(&outcome);
+        access_log::write(&outcome);
+        self.flows.push(Flow { at: SystemTime::now(), outcome: Arc::new(outcome) });
+    }
+
+    /// The recent flows.
+    pub(crate) fn flows(&self) -> &FlowRing {
+        &self.flows
+    }
+}

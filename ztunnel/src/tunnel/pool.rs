@@ -1,0 +1,287 @@
+//! The tunnels of one thread. `hbone::PoolMachine` decides; this owns the sockets.
+//!
+//! A dial is a task of its own: a caller that gives up harms nobody who waits for the same tunnel,
+//! and a slow peer delays only those who want that peer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hbone::{Checkout, ConnectHead, PoolLimits, PoolMachine, TunnelId};
+use hbone_h2::{HboneStream, Tunnel};
+use model::{Code, VerifiedIdentity};
+use netns::NetnsFd;
+use tls::Svid;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use super::TunnelOptions;
+use super::outbound::{TunnelError, TunnelKey, dial};
+use crate::config;
+
+/// Tunnels tried for one stream: a pooled one may have died since it was last used. After that the
+/// connection fails with the last tunnel's reason.
+const TRIES: usize = 3;
+
+/// What becomes of a dial: nothing yet, or its end.
+type DialEnd = Option<Result<(), TunnelError>>;
+
+/// The pool. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Tunnels(Rc<Inner>);
+
+struct Inner {
+    options: TunnelOptions,
+    machine: RefCell<PoolMachine<TunnelKey>>,
+    tunnels: RefCell<HashMap<TunnelId, Open>>,
+    dials: RefCell<HashMap<TunnelId, Dialling>>,
+    /// The next idle tunnel may be due earlier than before.
+    changed: Notify,
+}
+
+struct Open {
+    tunnel: Tunnel,
+    peer: VerifiedIdentity,
+    driver: AbortHandle,
+}
+
+struct Dialling {
+    end: watch::Receiver<DialEnd>,
+    task: AbortHandle,
+}
+
+/// A stream with the slot it takes in its tunnel.
+pub(crate) struct PooledStream {
+    stream: HboneStream,
+    peer: VerifiedIdentity,
+    slot: Slot,
+}
+
+impl PooledStream {
+    /// Who is on the other side.
+    pub(crate) fn peer(&self) -> &VerifiedIdentity {
+        &self.peer
+    }
+
+    /// The stream, and the slot to hold for as long as it lives.
+    pub(crate) fn into_parts(self) -> (HboneStream, Slot) {
+        (self.stream, self.slot)
+    }
+}
+
+/// One stream's place in a tunnel; dropping it frees the place.
+pub(crate) struct Slot {
+    pool: Tunnels,
+    id: TunnelId,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pool.0.machine.borrow_mut().stream_closed(self.id, Instant::now());
+        self.pool.after_input();
+    }
+}
+
+impl Tunnels {
+    pub(crate) fn new(limits: &config::PoolLimits, options: TunnelOptions) -> Self {
+        let limits = PoolLimits {
+            streams_per_tunnel: u32::try_from(limits.streams_per_tunnel).unwrap_or(u32::MAX),
+            idle: limits.idle,
+            ..PoolLimits::default()
+        };
+        Self(Rc::new(Inner {
+            options,
+            machine: RefCell::new(PoolMachine::new(limits)),
+            tunnels: RefCell::default(),
+            dials: RefCell::default(),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// Opens a stream, in a tunnel that stands or in a new one.
+    pub(crate) async fn open(
+        &self,
+        key: TunnelKey,
+        namespace: &NetnsFd,
+        svid: &Arc<Svid>,
+        head: &ConnectHead,
+    ) -> Result<PooledStream, TunnelError> {
+        let mut last = TunnelError::Refused(Code::TunnelLost);
+        let mut tries = 0;
+        while tries < TRIES {
+            let checkout = self.0.machine.borrow_mut().checkout(&key, Instant::now());
+            self.after_input();
+            match checkout {
+                Checkout::Use(id) => {
+                    let slot = Slot { pool: self.clone(), id };
+                    let Some((tunnel, peer)) = self.tunnel(id) else {
+                        self.lost(id);
+                        continue;
+                    };
+                    match tunnel.open(head).await.map_err(TunnelError::from) {
+                        Ok(stream) => return Ok(PooledStream { stream, peer, slot }),
+                        Err(error @ TunnelError::NotTaken(_)) => {
+                            // No byte of the connection was sent: another tunnel may take it.
+                            self.0.machine.borrow_mut().going_away(id);
+                            last = error;
+                            tries += 1;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Checkout::Dial(id) => {
+                    let end = self.start_dial(id, key.clone(), namespace, svid);
+                    dialled(end).await?;
+                }
+                Checkout::Join(id) => {
+                    let end = self.0.dials.borrow().get(&id).map(|dial| dial.end.clone());
+                    match end {
+                        Some(end) => dialled(end).await?,
+                        None => self.0.machine.borrow_mut().dial_failed(id),
+                    }
+                }
+                Checkout::Refuse(code) => return Err(TunnelError::Refused(code)),
+            }
+        }
+        Err(last)
+    }
+
+    /// Resolves when an idle tunnel may be due.
+    pub(crate) async fn idle_due(&self) {
+        loop {
+            let due = self.0.machine.borrow().next_sweep();
+            let sleep = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = sleep => return,
+                () = self.0.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Closes tunnels that were idle for long enough.
+    pub(crate) fn sweep(&self) {
+        self.0.machine.borrow_mut().sweep(Instant::now());
+        self.after_input();
+    }
+
+    /// Closes, with their streams, the tunnels that `gone` names.
+    pub(crate) fn retire(&self, gone: impl Fn(&TunnelKey) -> bool) {
+        self.0.machine.borrow_mut().retire(gone);
+        self.after_input();
+    }
+
+    /// No new streams; tunnels close with their last one.
+    pub(crate) fn drain(&self) {
+        self.0.machine.borrow_mut().drain();
+        self.after_input();
+    }
+
+    /// Closes everything.
+    pub(crate) fn close_all(&self) {
+        self.retire(|_| true);
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<(Tunnel, VerifiedIdentity)> {
+        let tunnels = self.0.tunnels.borrow();
+        tunnels.get(&id).map(|open| (open.tunnel.clone(), open.peer.clone()))
+    }
+
+    fn start_dial(
+        &self,
+        id: TunnelId,
+        key: TunnelKey,
+        namespace: &NetnsFd,
+        svid: &Arc<Svid>,
+    ) -> watch::Receiver<DialEnd> {
+        let (sender, end) = watch::channel(None);
+        let dialling = dial(key, namespace.clone(), svid.clone(), self.0.options.clone());
+        let pool = self.clone();
+        let task = tokio::task::spawn_local(async move {
+            let result = dialling.await;
+            pool.0.dials.borrow_mut().remove(&id);
+            let result = match result {
+                Ok((tunnel, driver, peer)) => {
+                    let streams = tunnel.peer_streams();
+                    let wanted = pool.0.machine.borrow_mut().dialled(id, streams, Instant::now());
+                    if wanted {
+                        let driver = tokio::task::spawn_local(pool.clone().drive(id, driver));
+                        let driver = driver.abort_handle();
+                        let open = Open { tunnel, peer, driver };
+                        pool.0.tunnels.borrow_mut().insert(id, open);
+                    }
+                    Ok(())
+                }
+                Err(error) => {
+                    pool.0.machine.borrow_mut().dial_failed(id);
+                    Err(error)
+                }
+            };
+            pool.after_input();
+            sender.send_replace(Some(result));
+        });
+        let task = task.abort_handle();
+        self.0.dials.borrow_mut().insert(id, Dialling { end: end.clone(), task });
+        end
+    }
+
+    /// Runs a tunnel until it ends.
+    async fn drive(self, id: TunnelId, mut driver: hbone_h2::Driver) {
+        loop {
+            match driver.next().await {
+                hbone_h2::Event::GoingAway => {
+                    self.0.machine.borrow_mut().going_away(id);
+                    self.after_input();
+                }
+                hbone_h2::Event::PeerStreams(limit) => {
+                    self.0.machine.borrow_mut().peer_limit(id, limit);
+                }
+                hbone_h2::Event::Stalled => self.0.machine.borrow_mut().stalled(id),
+                hbone_h2::Event::Resumed => self.0.machine.borrow_mut().resumed(id),
+                hbone_h2::Event::Closed(cause) => {
+                    if let Some(cause) = cause {
+                        tracing::debug!(%cause, "a tunnel ended");
+                    }
+                    self.lost(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lost(&self, id: TunnelId) {
+        self.0.machine.borrow_mut().lost(id);
+        self.0.tunnels.borrow_mut().remove(&id);
+        self.after_input();
+    }
+
+    /// Does what the machine wants done.
+    fn after_input(&self) {
+        loop {
+            let Some(id) = self.0.machine.borrow_mut().poll_close() else { break };
+            if let Some(dial) = self.0.dials.borrow_mut().remove(&id) {
+                // Those who wait see the sender go.
+                dial.task.abort();
+            }
+            if let Some(open) = self.0.tunnels.borrow_mut().remove(&id) {
+                open.driver.abort();
+            }
+        }
+        self.0.changed.notify_one();
+    }
+}
+
+/// Waits for the end of a dial.
+async fn dialled(mut end: watch::Receiver<DialEnd>) -> Result<(), TunnelError> {
+    match end.wait_for(Option::is_some).await {
+        Ok(result) => result.clone().unwrap_or(Ok(())),
+        // The dial was abandoned: the pod has left or the destination has changed.
+        Err(_) => Err(TunnelError::Refused(Code::PodGone)),
+    }
+}
