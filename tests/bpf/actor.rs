@@ -204,7 +204,8 @@ fn disconnect(socket: &Socket) -> io::Result<()> {
         sa_family: libc::sa_family_t::try_from(libc::AF_UNSPEC).map_err(io::Error::other)?,
         sa_data: [0; 14],
     };
-    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr>()).map_err(io::Error::other)?;
+    let length =
+        libc::socklen_t::try_from(size_of::<libc::sockaddr>()).map_err(io::Error::other)?;
     // SAFETY: an initialised address of the length given.
     let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -273,9 +273,8 @@ fn a_parents_rewrite_comes_after_ours() {
     let mut app = node.actor("pod", "pod");
 
     // if (ctx->user_ip4 == SERVICE4) ctx->user_ip4 = WORLD4; return 1;
-    let be = |ip: &str| {
-        i32::from_ne_bytes(ip.parse::<std::net::Ipv4Addr>().expect("address").octets())
-    };
+    let be =
+        |ip: &str| i32::from_ne_bytes(ip.parse::<std::net::Ipv4Addr>().expect("address").octets());
     let rewrite = [
         Instruction::new(0x61, 2, 1, 4, 0),
         Instruction::new(0x56, 2, 0, 2, be(SERVICE4)),

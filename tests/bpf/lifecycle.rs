@@ -10,7 +10,7 @@ use ebpf_abi::Kind;
 use ztunnel::capture::{
     bpf,
     hooks::{AdoptError, Expected, HookError, HookState, PodHooks, purge},
-    pins::{Completeness, POD_MAPS, PinError, PodLink, PinRoot},
+    pins::{Completeness, POD_MAPS, PinError, PinRoot, PodLink},
     probe::{ProbeError, probe},
     programs::Programs,
 };

@@ -96,8 +96,7 @@ fn the_kubelets_hooks_outlive_the_agent_and_are_adopted() {
     let listener = app.listen("0.0.0.0:8080");
     let mut kubelet = node.actor("kubelet", "world");
     let links = || {
-        let names =
-            ["link_kubelet_sock_ops", "link_kubelet_connect4", "link_kubelet_connect6"];
+        let names = ["link_kubelet_sock_ops", "link_kubelet_connect4", "link_kubelet_connect6"];
         names.map(|name| {
             let link = ztunnel::capture::bpf::get(&programs.pins().shared(name)).expect("pinned");
             ztunnel::capture::bpf::link_info(&link).expect("a link")

@@ -98,8 +98,9 @@ fn empty_slots_drop() {
     outside.connect(&format!("{POD4}:80"), "").expect("listeners may come late");
     // A killed agent: its sockets close, the slots empty themselves, nothing falls through.
     drop(agent);
-    let dropped =
-        || node.actor("other", "world").connect(&format!("{POD4}:80"), "").map(drop) == Err(REFUSED);
+    let dropped = || {
+        node.actor("other", "world").connect(&format!("{POD4}:80"), "").map(drop) == Err(REFUSED)
+    };
     assert!(eventually(dropped));
 }
 
