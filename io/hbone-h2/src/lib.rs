@@ -8,7 +8,7 @@
 //! # Head-of-line blocking
 //! h2 gives window back for stream and connection together, when the reader has consumed. Readers
 //! that stand still would so use up the connection's window, and then nobody moves. Therefore the
-//! connection's window grows by what streams hold unread ([`window`]): a stalled reader costs its
+//! connection's window grows by what streams hold unread (`window.rs`): a stalled reader costs its
 //! own window, up to [`UNREAD_MAX`] in all on this thread. Beyond that the tunnel's streams share
 //! what is left, and [`Event::Stalled`] tells the pool to put new streams elsewhere.
 

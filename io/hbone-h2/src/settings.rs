@@ -15,7 +15,7 @@ pub const SEND_BUFFER: usize = 512 * 1024;
 /// h2's allowance for small DATA frames that wait inside it to be read: each counts 256 bytes less
 /// its payload, until it is read. When it is spent, h2 ends the connection. Fixed at what h2 takes
 /// for a connection window of 16 MiB, since ours varies: 32,896 frames of one byte. A peer cannot
-/// spend it: one poll of a connection reads at most [`crate::paced::READ_PER_POLL`], which is
+/// spend it: one poll of a connection reads at most `READ_PER_POLL`, which is
 /// 13,107 such frames, and [`crate::HboneStream::poll_fill`] takes all of them out.
 pub const DATA_FRAME_BUDGET: usize = 8 * 1024 * 1024;
 
