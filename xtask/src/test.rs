@@ -42,12 +42,18 @@ impl Tier {
         }
     }
 
+    /// The suites of the crate `tests` that make it up.
+    fn suites(self) -> &'static [&'static str] {
+        match self {
+            Self::Bpf => &["bpf"],
+            Self::Netns => &["harness", "netns_capture", "netns_life", "netns_traffic"],
+            Self::Core | Self::Fuzz => &[],
+        }
+    }
+
     /// Whether it loads eBPF programs into this machine's kernel.
     fn is_privileged(self) -> bool {
-        match self {
-            Self::Bpf | Self::Netns => true,
-            Self::Core | Self::Fuzz => false,
-        }
+        !self.suites().is_empty()
     }
 }
 
@@ -187,23 +193,29 @@ fn core(filter: Option<&str>) -> anyhow::Result<Tally> {
     report::watch(&mut command)
 }
 
-/// A suite of the crate `tests`, one test at a time: they share the kernel.
+/// Suites of the crate `tests`, one test at a time: they share the kernel.
 fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
-    let suite = build_suite(tier.name())?;
-    let mut command = Command::new(suite);
-    command
-        .args(filter)
-        .arg("--test-threads=1")
-        .current_dir(root().join("tests"))
-        .env("CARGO_MANIFEST_DIR", root().join("tests"))
-        .env(BINARIES_VARIABLE, binaries());
-    report::watch(&mut command)
+    let mut tally = Tally::default();
+    for suite in build_suites(tier.suites())? {
+        let mut command = Command::new(suite);
+        command
+            .args(filter)
+            .arg("--test-threads=1")
+            .current_dir(root().join("tests"))
+            .env("CARGO_MANIFEST_DIR", root().join("tests"))
+            .env(BINARIES_VARIABLE, binaries());
+        tally += report::watch(&mut command)?;
+    }
+    Ok(tally)
 }
 
-/// Builds the suite together with the binaries that it starts; returns the suite's program.
-fn build_suite(name: &str) -> anyhow::Result<String> {
+/// Builds the suites together with the binaries that they start; returns the suites' programs.
+fn build_suites(names: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut command = cargo();
-    command.args(["build", "--profile", PROFILE, "--bins", "--test", name]);
+    command.args(["build", "--profile", PROFILE, "--bins"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
     for package in CRATES {
         command.args(["--package", package]);
     }
@@ -213,7 +225,10 @@ fn build_suite(name: &str) -> anyhow::Result<String> {
         bail!("cargo build ended with {}", output.status);
     }
     let messages = String::from_utf8(output.stdout).context("read cargo's messages")?;
-    suites(&messages).remove(name).ok_or_else(|| anyhow!("cargo built no suite {name}"))
+    let mut built = suites(&messages);
+    let program =
+        |name: &&str| built.remove(*name).ok_or_else(|| anyhow!("cargo built no suite {name}"));
+    names.iter().map(program).collect()
 }
 
 /// Test programs by target name, from cargo's JSON messages.
