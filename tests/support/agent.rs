@@ -254,21 +254,45 @@ impl Agent {
     }
 
     /// Enrols a pod; it is verified when this returns.
-    pub fn enrol(&self, pod: &Pod) -> anyhow::Result<Value> {
+    pub fn enrol(&self, pod: &Pod) -> anyhow::Result<admin::Pod> {
         let words = Self::enrolment(pod);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.warren(&words)?.ok().with_context(|| format!("enrol {}", pod.name()))
+        let answer = self.warren(&words)?.ok();
+        let enrolled = answer.with_context(|| format!("enrol {}", pod.name()))?;
+        serde_json::from_value(enrolled).context("read what `warren pods enrol` says")
     }
 
     /// Lets a pod go.
-    pub fn unenrol(&self, pod: &Pod) -> anyhow::Result<Value> {
+    pub fn unenrol(&self, pod: &Pod) -> anyhow::Result<()> {
         let answer = self.warren(&["pods", "unenrol", pod.uid()])?;
-        answer.ok().with_context(|| format!("unenrol {}", pod.name()))
+        answer.ok().map(|_| ()).with_context(|| format!("unenrol {}", pod.name()))
     }
 
-    /// `warren flows`.
-    pub fn flows(&self) -> anyhow::Result<Value> {
-        self.warren(&["flows"])?.ok()
+    /// `warren flows`: the last connections, oldest first.
+    pub fn flows(&self) -> anyhow::Result<Vec<admin::Flow>> {
+        let answer = self.warren(&["flows"])?;
+        // One line each; the whole is no JSON value.
+        let lines: Result<_, _> = answer.stdout.lines().map(serde_json::from_str).collect();
+        answer.ok()?;
+        lines.context("read the lines of `warren flows`")
+    }
+
+    /// `warren pods`.
+    pub fn pods(&self) -> anyhow::Result<Vec<admin::Pod>> {
+        let pods = self.warren(&["pods"])?.ok()?;
+        serde_json::from_value(pods).context("read `warren pods`")
+    }
+
+    /// `warren status`; its exit code 1 (degraded) is no error here.
+    pub fn status(&self) -> anyhow::Result<admin::Status> {
+        let answer = self.warren(&["status"])?;
+        serde_json::from_str(&answer.stdout).with_context(|| format!("{answer:?}"))
+    }
+
+    /// `warren why`; its exit code 1 (would not pass) is no error here.
+    pub fn why(&self, source: &str, destination: &str) -> anyhow::Result<admin::Why> {
+        let answer = self.warren(&["why", source, destination])?;
+        serde_json::from_str(&answer.stdout).with_context(|| format!("{answer:?}"))
     }
 
     /// The end of its log as it stands, for what comes later.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::teardown::ensure_open;
 use crate::wait::wait_until;
 
 /// Processes that were killed may take this long to be gone.
@@ -26,6 +27,7 @@ pub fn mount() -> anyhow::Result<PathBuf> {
 }
 
 pub(crate) fn create(path: &Path) -> anyhow::Result<()> {
+    ensure_open()?;
     fs::create_dir(path).with_context(|| format!("create the cgroup {}", path.display()))
 }
 

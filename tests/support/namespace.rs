@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, bail};
 use netns::NetnsFd;
 
+use crate::teardown::ensure_open;
+
 /// Where `ip netns` keeps the names.
 pub(crate) const FOLDER: &str = "/run/netns";
 
@@ -35,6 +37,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes namespaces with loopback up and the settings of this module.
     pub(crate) fn create(names: &[String]) -> anyhow::Result<Vec<Self>> {
+        ensure_open()?;
         let lines: Vec<_> = names.iter().map(|name| format!("netns add {name}")).collect();
         ip_batch(None, &lines)?;
         names.iter().map(|name| Self::open(name)).collect()
@@ -109,6 +112,18 @@ impl Namespace {
         let program = command.get_program().to_owned();
         self.within(|| command.spawn())?.with_context(|| format!("start {}", program.display()))
     }
+}
+
+/// Removes namespaces by name. One that is gone already is fine.
+pub(crate) fn remove(names: &[String]) -> anyhow::Result<()> {
+    let mut trouble = None;
+    for name in names {
+        let removed = ip_batch(None, &[format!("netns del {name}")]);
+        if Path::new(FOLDER).join(name).exists() {
+            trouble = removed.err().or(trouble);
+        }
+    }
+    trouble.map_or(Ok(()), Err)
 }
 
 /// Runs lines of `ip -batch`, in a namespace or in this process's own.

@@ -42,6 +42,11 @@ impl Prefix {
         })
     }
 
+    /// Whether this process made it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.pid == std::process::id() && !self.is_stale()
+    }
+
     /// Whether the process that made it is gone.
     pub(crate) fn is_stale(&self) -> bool {
         start_time(self.pid) != Some(self.start)

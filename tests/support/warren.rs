@@ -13,7 +13,7 @@ use crate::wait::binary;
 pub struct Answer {
     /// Exit code; -1 if a signal ended it.
     pub status: i32,
-    /// Standard output as JSON; null if it is none.
+    /// Standard output as JSON; null if it is no single value.
     pub json: Value,
     /// Standard output.
     pub stdout: String,

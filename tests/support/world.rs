@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::agent::{Agent, AgentOptions};
 use crate::cgroup;
 use crate::mesh::Mesh;
-use crate::namespace::{Namespace, ip_batch};
+use crate::namespace::{self, Namespace};
 use crate::node::Node;
 use crate::pod::{Pod, PodSpec};
 use crate::prefix::Prefix;
@@ -92,7 +92,7 @@ impl World {
         Teardown::run_for_the_dead();
     }
 
-    /// What takes this world down, for a signal handler.
+    /// What takes this world down.
     #[must_use]
     pub fn teardown(&self) -> Teardown {
         self.teardown.0.clone()
@@ -170,7 +170,7 @@ impl World {
         // The link goes with the namespace, but only when the kernel gets to it; by name, at once.
         let node = self.node(pod.node());
         node.namespace.ip(&[format!("link del {}", pod.host_interface())])?;
-        ip_batch(None, &[format!("netns del {}", pod.netns.name())])?;
+        namespace::remove(&[pod.netns.name().to_owned()])?;
         self.names.lock().remove(pod.name());
         let gone = crate::wait_until(REMOVAL_TIMEOUT, || !pod.netns.path().exists());
         ensure!(gone, "{} is still there", pod.netns.name());
