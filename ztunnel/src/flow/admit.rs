@@ -3,8 +3,9 @@
 //! `hbone::Stream` decides; this performs what it says. Tunnel streams, plaintext and same-node
 //! connections all pass here, so there is one place where a connection can be let in.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use hbone::{Action, Input, Refusal, Stream};
 use model::{Code, Connection, Peer};
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use super::pods::Pod;
 use super::record::{Reason, Record};
 use super::worker::Worker;
+use crate::capture::CapturedPod;
 use crate::policy::Judged;
 use crate::relay::Ending;
 use crate::tunnel::{self, ClientLeg};
@@ -28,6 +30,7 @@ pub(super) struct Admitted {
 /// Follows the state of the mesh for one open connection.
 pub(super) struct Watch {
     worker: Rc<Worker>,
+    pod: Arc<CapturedPod>,
     judged: Judged,
     state: Stream,
 }
@@ -51,14 +54,16 @@ impl Refused {
 /// Judges `connection` and dials the application.
 ///
 /// The connection is registered for changes of the mesh before it is judged first, so that no
-/// change falls between the two.
+/// change falls between the two. `client_gone` resolves when nobody is left to answer.
 pub(super) async fn admit(
     worker: &Rc<Worker>,
     pod: &Pod,
     connection: Connection,
     client: ClientLeg,
+    client_gone: impl Future<Output = ()>,
     record: &mut Record,
 ) -> Result<Admitted, Refused> {
+    let mut client_gone = pin!(client_gone);
     let watched = worker.mesh.borrow_mut().watched();
     let identity = connection.peer.identity();
     record.outcome.source.identity = identity.map(|identity| identity.id().clone());
@@ -110,13 +115,16 @@ pub(super) async fn admit(
                 }
             }
             verdict = judged.judge_again() => Input::Judged(verdict),
+            () = &mut client_gone => Input::PeerGone,
             () = worker.stop.cut() => Input::DrainElapsed,
+            () = pod.captured.gone().cancelled() => Input::PodGone,
         };
         (state, action) = state.step(input);
     }
     match application {
         Some(application) => {
-            let watch = Watch { worker: worker.clone(), judged, state };
+            let pod = pod.captured.clone();
+            let watch = Watch { worker: worker.clone(), pod, judged, state };
             Ok(Admitted { application, watch })
         }
         // The machine relays only after a dial has succeeded.
@@ -131,6 +139,7 @@ impl Watch {
             let input = tokio::select! {
                 verdict = self.judged.judge_again() => Input::Judged(verdict),
                 () = self.worker.stop.cut() => Input::DrainElapsed,
+                () = self.pod.gone().cancelled() => Input::PodGone,
             };
             let (state, action) = self.state.step(input);
             self.state = state;

@@ -98,7 +98,7 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
     record.outcome.hbone = Some(client.local.0);
     record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
     // tunnel (read CONNECT)
-    let (head, responder) = match incoming {
+    let (head, mut responder) = match incoming {
         Incoming::Connect(head, responder) => (head, responder),
         Incoming::Refused(error) => {
             return record.end(Reason::new(error.code(), error.to_string()));
@@ -113,7 +113,10 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
     };
     // policy, tunnel (dial)
     let connection = Connection { source: client.address, peer: client.peer, destination };
-    let admitted = match admit(&worker, &pod, connection, ClientLeg::Elsewhere, &mut record).await {
+    let client_gone = responder.gone();
+    let admission =
+        admit(&worker, &pod, connection, ClientLeg::Elsewhere, client_gone, &mut record).await;
+    let admitted = match admission {
         Ok(admitted) => admitted,
         Err(Refused { reason, status }) => {
             responder.refuse(status);

@@ -139,7 +139,7 @@ async fn across(
     record.outcome.destination.identity = Some(stream.peer().id().clone());
     // relay
     record.established();
-    let stop = worker.stop.ending();
+    let stop = worker.stop.ending(pod);
     let (stream, in_use) = stream.into_parts();
     let ending = relay::join_tunnel(Socket::Client, socket, stream, record, stop).await;
     drop(in_use);

@@ -38,5 +38,5 @@ pub(super) async fn passthrough(
         }
     };
     record.established();
-    relay::join_tcp(stream, upstream, record, worker.stop.ending()).await.into()
+    relay::join_tcp(stream, upstream, record, worker.stop.ending(pod)).await.into()
 }

@@ -51,10 +51,13 @@ impl Stop {
         self.cut.cancelled().await;
     }
 
-    /// [`Self::cut`], as the ending of a relay.
-    pub(crate) async fn ending(&self) -> Ending {
-        self.cut().await;
-        Ending { code: Code::Draining, detail: Some("the agent is stopping".to_owned()) }
+    /// Resolves when a connection of `pod` must end whatever it does.
+    pub(crate) async fn ending(&self, pod: &Pod) -> Ending {
+        let (code, detail) = tokio::select! {
+            () = self.cut() => (Code::Draining, "the agent is stopping"),
+            () = pod.captured.gone().cancelled() => (Code::PodGone, "the pod is gone"),
+        };
+        Ending { code, detail: Some(detail.to_owned()) }
     }
 
     /// Resolves when `pod` takes no new connections here: it leaves, or the agent stops.
