@@ -38,6 +38,15 @@ struct Asker<'a> {
     pods: &'a LocalPods,
 }
 
+/// Where the client runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// On this node: its verified pods are joined here.
+    Here,
+    /// On another node, for which nothing on this node is local.
+    Elsewhere,
+}
+
 /// Who would connect.
 struct Client {
     workload: Option<Arc<Workload>>,
@@ -117,7 +126,7 @@ impl Asker<'_> {
         let (route, server, identity) = match (&client.workload, captured) {
             (Some(workload), true) => {
                 steps.push(format!("{} is a verified pod of this node", workload.key));
-                let route = self.route(workload, dialled);
+                let route = self.route(workload, dialled, From::Here);
                 (WhyRoute::from_route(&route), Server::of(&route), identity)
             }
             (Some(workload), false) if workload.protocol == model::TunnelProtocol::Hbone => {
@@ -125,7 +134,7 @@ impl Asker<'_> {
                     "{} runs on another node; this node answers from its own state",
                     workload.key
                 ));
-                let route = self.route(workload, dialled);
+                let route = self.route(workload, dialled, From::Elsewhere);
                 (WhyRoute::from_route(&route), Server::of(&route), identity)
             }
             _ => {
@@ -161,14 +170,14 @@ impl Asker<'_> {
         why
     }
 
-    fn route(&self, source: &Workload, dialled: SocketAddr) -> Route {
+    fn route(&self, source: &Workload, dialled: SocketAddr, from: From) -> Route {
         resolve::resolve(
             &self.mesh.snapshot,
             &Query {
                 network: &self.config.network,
                 source,
                 original_dst: OriginalDst(dialled),
-                local: &|workload| self.pods.running(workload).is_some(),
+                local: &|workload| from == From::Here && self.pods.running(workload).is_some(),
                 same_node: self.config.same_node,
                 random: rand::random(),
             },

@@ -56,6 +56,9 @@ pub(crate) enum TunnelError {
     /// HTTP/2 failed.
     #[error("HTTP/2 handshake of the tunnel: {0}")]
     Http2(String),
+    /// The peer did not answer the CONNECT.
+    #[error("the destination's node did not answer CONNECT within {0:?}")]
+    NoAnswer(Duration),
     /// The peer refused the stream.
     #[error("the destination's node answered CONNECT with {0}")]
     Status(u16),
@@ -75,6 +78,7 @@ impl TunnelError {
         match self {
             Self::Dial { code, .. } | Self::Tls { code, .. } | Self::Refused(code) => *code,
             Self::Http2(_) => Code::Http2Failed,
+            Self::NoAnswer(_) => Code::TunnelTimeout,
             Self::Status(status) => hbone::code_of_status(*status).unwrap_or(Code::PeerRefused),
             Self::NotTaken(_) | Self::Lost(_) => Code::TunnelLost,
         }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hbone::{Checkout, ConnectHead, PoolLimits, PoolMachine, TunnelId};
 use hbone_h2::{HboneStream, Tunnel};
@@ -24,6 +24,10 @@ use crate::config;
 /// Tunnels tried for one stream: a pooled one may have died since it was last used. After that the
 /// connection fails with the last tunnel's reason.
 const TRIES: usize = 3;
+
+/// How long the far node may take to answer a CONNECT: it judges and dials the application, which
+/// is bounded by 10 s there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What becomes of a dial: nothing yet, or its end.
 type DialEnd = Option<Result<(), TunnelError>>;
@@ -120,7 +124,12 @@ impl Tunnels {
                         self.lost(id);
                         continue;
                     };
-                    match tunnel.open(head).await.map_err(TunnelError::from) {
+                    let opening = tokio::time::timeout(ANSWER_TIMEOUT, tunnel.open(head));
+                    let opened = match opening.await {
+                        Ok(opened) => opened.map_err(TunnelError::from),
+                        Err(_) => Err(TunnelError::NoAnswer(ANSWER_TIMEOUT)),
+                    };
+                    match opened {
                         Ok(stream) => return Ok(PooledStream { stream, peer, slot }),
                         Err(error @ TunnelError::NotTaken(_)) => {
                             // No byte of the connection was sent: another tunnel may take it.
