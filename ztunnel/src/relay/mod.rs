@@ -101,3 +101,6 @@ pub(crate) fn reset(socket: &TcpStream) {
     // The socket is being given up; if it is dead already, nothing is left to tell its peer.
     let _ = socket.set_zero_linger();
 }
+
+#[cfg(test)]
+mod tests;
