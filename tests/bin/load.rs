@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Bytes of one request and of one response.
 const REQUEST: usize = 64;
 /// Bytes of one write or read of a bulk stream.
 const BULK: usize = 256 * 1024;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
 /// Time before measuring starts: connections are made, buffers and windows have grown.
 const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -26,7 +29,12 @@ const WARM_UP: Duration = Duration::from_millis(300);
 #[command(about = "Load generator of the benchmarks")]
 enum Cli {
     /// Serve until killed.
-    Serve { listen: SocketAddr },
+    Serve {
+        listen: SocketAddr,
+        /// Congestion control of its sockets.
+        #[arg(long)]
+        congestion: Option<String>,
+    },
     /// Drive a server and print the result.
     Drive {
         target: SocketAddr,
@@ -36,6 +44,9 @@ enum Cli {
         connections: usize,
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
+        /// Congestion control of its sockets.
+        #[arg(long)]
+        congestion: Option<String>,
     },
 }
 
@@ -55,14 +66,31 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     match Cli::parse() {
-        Cli::Serve { listen } => local.block_on(&runtime, serve(listen)),
-        Cli::Drive { target, mode, connections, seconds } => local
-            .block_on(&runtime, drive(target, mode, connections, Duration::from_secs_f64(seconds))),
+        Cli::Serve { listen, congestion } => {
+            local.block_on(&runtime, serve(listen, congestion.as_deref()))
+        }
+        Cli::Drive { target, mode, connections, seconds, congestion } => {
+            let goal = Rc::new(Goal { target, mode, congestion });
+            let time = Duration::from_secs_f64(seconds);
+            local.block_on(&runtime, drive(goal, connections, time))
+        }
     }
 }
 
-async fn serve(listen: SocketAddr) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await.context("listening")?;
+/// A socket with that congestion control. An accepted one inherits its listener's.
+fn socket(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(name) = congestion {
+        SockRef::from(&socket).set_tcp_congestion(name.as_bytes())?;
+    }
+    Ok(socket)
+}
+
+async fn serve(listen: SocketAddr, congestion: Option<&str>) -> anyhow::Result<()> {
+    let socket = socket(listen, congestion).context("making a socket")?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen).context("binding")?;
+    let listener = socket.listen(BACKLOG).context("listening")?;
     println!("{}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
@@ -122,23 +150,25 @@ impl Tally {
     }
 }
 
-async fn drive(
+/// What the clients are for.
+struct Goal {
     target: SocketAddr,
     mode: Mode,
-    connections: usize,
-    time: Duration,
-) -> anyhow::Result<()> {
+    congestion: Option<String>,
+}
+
+async fn drive(goal: Rc<Goal>, connections: usize, time: Duration) -> anyhow::Result<()> {
     let tally = Rc::new(Tally::default());
     let mut clients = Vec::new();
     for _ in 0..connections {
-        let tally = tally.clone();
+        let (tally, goal) = (tally.clone(), goal.clone());
         clients.push(tokio::task::spawn_local(async move {
             loop {
-                let result = match mode {
-                    Mode::Rr => kept(target, &tally).await,
-                    Mode::Crr => fresh(target, &tally).await,
-                    Mode::Push => push(target, &tally).await,
-                    Mode::Pull => pull(target, &tally).await,
+                let result = match goal.mode {
+                    Mode::Rr => kept(&goal, &tally).await,
+                    Mode::Crr => fresh(&goal, &tally).await,
+                    Mode::Push => push(&goal, &tally).await,
+                    Mode::Pull => pull(&goal, &tally).await,
                 };
                 if result.is_err() {
                     tally.errors.set(tally.errors.get() + 1);
@@ -178,8 +208,9 @@ fn precise(count: u64) -> f64 {
     count as f64
 }
 
-async fn connect(target: SocketAddr, wish: u8) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(target).await?;
+async fn connect(goal: &Goal, wish: u8) -> io::Result<TcpStream> {
+    let socket = socket(goal.target, goal.congestion.as_deref())?;
+    let mut stream = socket.connect(goal.target).await?;
     stream.set_nodelay(true)?;
     stream.write_u8(wish).await?;
     Ok(stream)
@@ -192,8 +223,8 @@ async fn request(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn kept(target: SocketAddr, tally: &Tally) -> io::Result<()> {
-    let mut stream = connect(target, b'r').await?;
+async fn kept(goal: &Goal, tally: &Tally) -> io::Result<()> {
+    let mut stream = connect(goal, b'r').await?;
     loop {
         let start = Instant::now();
         request(&mut stream).await?;
@@ -201,16 +232,16 @@ async fn kept(target: SocketAddr, tally: &Tally) -> io::Result<()> {
     }
 }
 
-async fn fresh(target: SocketAddr, tally: &Tally) -> io::Result<()> {
+async fn fresh(goal: &Goal, tally: &Tally) -> io::Result<()> {
     let start = Instant::now();
-    let mut stream = connect(target, b'r').await?;
+    let mut stream = connect(goal, b'r').await?;
     request(&mut stream).await?;
     tally.operation(start.elapsed());
     Ok(())
 }
 
-async fn push(target: SocketAddr, tally: &Tally) -> io::Result<()> {
-    let mut stream = connect(target, b'p').await?;
+async fn push(goal: &Goal, tally: &Tally) -> io::Result<()> {
+    let mut stream = connect(goal, b'p').await?;
     let buffer = vec![0x5a; BULK];
     loop {
         let n = stream.write(&buffer).await?;
@@ -218,8 +249,8 @@ async fn push(target: SocketAddr, tally: &Tally) -> io::Result<()> {
     }
 }
 
-async fn pull(target: SocketAddr, tally: &Tally) -> io::Result<()> {
-    let mut stream = connect(target, b'g').await?;
+async fn pull(goal: &Goal, tally: &Tally) -> io::Result<()> {
+    let mut stream = connect(goal, b'g').await?;
     let mut buffer = vec![0; BULK];
     loop {
         let n = stream.read(&mut buffer).await?;

@@ -1,2 +1,101 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask bench quick`: the same load directly between pods and through Warren, side by side.
+//!
+//! Both take the same veth path on the same machine in the same minute: rounds of direct and
+//! Warren alternate, and what counts is the ratio within a round. Exit code 1 if any case had
+//! errors; figures that come with errors mean nothing.
+
+mod case;
+mod field;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tests::{Teardown, World, binaries};
+
+use crate::case::{CASES, PLACES, WAYS};
+use crate::field::Field;
+use crate::report::{Environment, Report};
+
+#[derive(Parser)]
+#[command(about = "Compares connections through Warren with direct ones")]
+enum Arguments {
+    /// Every case for a few seconds.
+    Quick {
+        /// Rounds of direct and Warren.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Seconds that each case is measured in each round, after a warm-up.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// Congestion control of every socket: the applications' and the agents'.
+        #[arg(long, default_value = "cubic")]
+        congestion: String,
+        /// Only cases whose name holds this.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nThe benchmark could not run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every case went without an error.
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let Arguments::Quick { rounds, seconds, congestion, filter } = arguments;
+    end_on_signals()?;
+    let world = World::new(2)?;
+    let field = Field::set(&world, congestion)?;
+    let mut report = Report::new(Environment::read(&world, congestion, *rounds, *seconds)?);
+    println!("{}", report.environment());
+    let cases: Vec<_> = CASES.into_iter().filter(|case| case.name.contains(filter)).collect();
+    for round in 1..=*rounds {
+        println!("round {round} of {rounds}");
+        for place in PLACES {
+            for case in &cases {
+                // Who comes first alternates, so that a machine that slows down harms both.
+                let mut ways = WAYS;
+                if round % 2 == 0 {
+                    ways.reverse();
+                }
+                for way in ways {
+                    let figures = field.measure(place, case, way, *seconds)?;
+                    report.add(place, case, way, figures);
+                }
+            }
+        }
+    }
+    println!("\n{}", report.table());
+    let folder = binaries()?.with_file_name("bench");
+    let path = report.write(&folder)?;
+    println!("written to {}", path.display());
+    Ok(report.errors() == 0)
+}
+
+/// Ctrl-C and SIGTERM take everything down.
+fn end_on_signals() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+            let [Ok(mut interrupt), Ok(mut terminate)] = kinds else { return };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            Teardown::run_for_this_process();
+            // As a shell reports an end by SIGINT.
+            std::process::exit(130);
+        });
+    })?;
+    Ok(())
+}
