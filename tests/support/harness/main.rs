@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tests::protocol::{Amount, Behaviour, ConnectOptions, Hammer, Stream};
-use tests::{Digest, Mesh, PodSpec, ServiceSpec, World};
+use tests::{AgentOptions, Digest, Mesh, PodSpec, ServiceSpec, World};
 
 #[test]
 fn a_world_is_made_quickly_and_leaves_nothing() -> anyhow::Result<()> {
@@ -259,5 +259,72 @@ fn what_a_dead_process_left_is_removed() -> anyhow::Result<()> {
     // A teardown from a signal handler ends what runs.
     world.teardown().run();
     ensure!(actor.shell("true").is_err(), "the actor lives on");
+    Ok(())
+}
+
+#[test]
+fn an_agent_is_driven_through_its_life() -> anyhow::Result<()> {
+    let world = World::new(1)?;
+    let (web, shop) = (world.pod(PodSpec::new(1, "web"))?, world.pod(PodSpec::new(1, "shop"))?);
+    let mesh = Mesh::new().workloads([&web, &shop]);
+    world.set_mesh(&mesh.clone().allow("shop", "only-web", &[&web.identity()]))?;
+    let (client, server) = (web.actor()?, shop.actor()?);
+    server.listen(shop.at(8080), Behaviour::Http { name: "shop".into() })?;
+    let mut agent = world.agent(1, AgentOptions::default())?;
+    agent.wait_ready()?;
+    for pod in [&web, &shop] {
+        ensure!(agent.enrol(pod)?.state == admin::PodState::Verified, "not verified");
+    }
+    let mark = agent.log_mark();
+    ensure!(client.http_get(shop.at(8080), "/", "")?.status == 200, "no answer");
+    let line = agent.wait_access(mark, "the request", |line| line.direction == "inbound")?;
+    ensure!(line.source_identity == web.identity(), "{line:?}");
+    ensure!(line.code == "OK" && line.bytes_sent > 0, "{line:?}");
+    ensure!(
+        agent.metric("istio_tcp_connections_opened_total", &["destination"])? > 0.0,
+        "{}",
+        agent.metrics()?
+    );
+    ensure!(agent.rss_bytes()? > 1 << 20, "too small");
+    ensure!(agent.flows()?.iter().any(|flow| flow.code == "OK"), "no flow");
+    ensure!(agent.pods()?.len() == 2 && agent.status()?.node == "node-1", "status");
+    ensure!(agent.warren(&["pods", "unenrol", "nobody"])?.status == 1, "another exit code");
+    // A policy change is a change of one file.
+    world.set_mesh(&mesh.clone().allow(
+        "shop",
+        "only-web",
+        &["spiffe://cluster.local/ns/a/sa/b"],
+    ))?;
+    let denied = tests::wait_until(Duration::from_secs(3), || {
+        client.http_get(shop.at(8080), "/", "").is_err()
+    });
+    ensure!(denied, "still allowed");
+    ensure!(!agent.why("shop/web", &shop.at(8080).to_string())?.passes(), "why says it passes");
+    world.set_mesh_text("workloads: [")?;
+    let told = tests::wait_until(Duration::from_secs(3), || {
+        agent.status().is_ok_and(|status| status.config.last_error.is_some())
+    });
+    ensure!(told, "a wrong file is not reported");
+    world.set_mesh(&mesh)?;
+    let back = tests::wait_until(Duration::from_secs(3), || {
+        client.http_get(shop.at(8080), "/", "").is_ok()
+    });
+    ensure!(back, "not allowed again");
+    agent.kill9()?;
+    ensure!(client.http_get(shop.at(8080), "/", "").is_err(), "answered without an agent");
+    ensure!(agent.warren(&["status"])?.status == 3, "another exit code");
+    agent.restart()?;
+    agent.wait_ready()?;
+    let back = tests::wait_until(Duration::from_secs(3), || {
+        client.http_get(shop.at(8080), "/", "").is_ok()
+    });
+    ensure!(back, "capture did not resume: {:?}", agent.pods()?);
+    for pod in [&shop, &web] {
+        agent.unenrol(pod)?;
+    }
+    // As if there were no mesh.
+    ensure!(client.http_get(shop.at(8080), "/", "")?.status == 200, "not reachable without mesh");
+    let status = agent.terminate()?;
+    ensure!(status.success(), "ended with {status}");
     Ok(())
 }
