@@ -1,7 +1,7 @@
 //! Connections that an enrolled pod makes:
 //! capture → discovery → identity → tunnel → relay → telemetry.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -68,7 +68,8 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
             record.outcome.path = Path::Local;
             record.outcome.service = service;
             record.outcome.destination.workload = Some(workload.clone());
-            local(&worker, &pod, stream, &workload, address, &mut record).await
+            let near = Near { source: &source, workload: &workload, destination: address };
+            local(&worker, &pod, stream, near, &mut record).await
         }
         Route::Refused { code, detail, service, workload } => {
             relay::reset(&stream);
@@ -146,15 +147,34 @@ async fn across(
     ending.into()
 }
 
+/// A pod on this node, and who calls it.
+struct Near<'a> {
+    source: &'a Workload,
+    workload: &'a Workload,
+    destination: SocketAddr,
+}
+
+/// The client's address as policy and the application are told it.
+///
+/// A client may bind loopback, or any address that it can put on an interface of its own, and here
+/// no packet has to find its way back to it. So only an address that the mesh knows as the
+/// workload's counts; for another, one of those stands. `None`: the mesh knows none of the family.
+fn told_source(source: &Workload, client: SocketAddr, to: IpAddr) -> Option<SocketAddr> {
+    let mut known = source.addresses.iter().filter(|ip| ip.is_ipv4() == to.is_ipv4());
+    let first = *known.clone().next()?;
+    let ip = known.find(|ip| **ip == client.ip()).copied().unwrap_or(first);
+    Some(SocketAddr::new(ip, client.port()))
+}
+
 /// To a pod of this very node: its inbound flow takes over.
 async fn local(
     worker: &Rc<Worker>,
     pod: &Arc<Pod>,
     stream: TcpStream,
-    workload: &Workload,
-    destination: SocketAddr,
+    near: Near<'_>,
     record: &mut Record,
 ) -> Reason {
+    let Near { source, workload, destination } = near;
     // identity
     let svid = match pod.identity.ready().await {
         Ok(svid) => svid,
@@ -166,10 +186,15 @@ async fn local(
     let identity = svid.identity().clone();
     record.outcome.source.identity = Some(identity.id().clone());
     // The pod may have left since the route was chosen.
-    let (Some(server), Some(source)) = (worker.local_pod(workload), record.outcome.source.address)
+    let (Some(server), Some(client)) = (worker.local_pod(workload), record.outcome.source.address)
     else {
         relay::reset(&stream);
         return Code::PodGone.into();
+    };
+    let Some(source) = told_source(source, client, destination.ip()) else {
+        relay::reset(&stream);
+        let detail = format!("{} has no known address to call {destination} from", source.key);
+        return Reason::new(Code::SourceUnknown, detail);
     };
     let call = SameNode { stream, source, identity, destination };
     same_node(worker, &server, call, record).await
