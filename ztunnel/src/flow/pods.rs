@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use model::{PodUid, Workload, WorkloadKey};
 use tokio::sync::Semaphore;
@@ -41,6 +41,8 @@ impl Pod {
 pub(crate) struct LocalPods {
     by_uid: HashMap<PodUid, Arc<Pod>>,
     by_key: HashMap<WorkloadKey, Vec<Arc<Pod>>>,
+    /// Pods that left, for as long as a connection of theirs is open.
+    leaving: HashMap<PodUid, Weak<Pod>>,
 }
 
 impl LocalPods {
@@ -48,19 +50,29 @@ impl LocalPods {
     pub(crate) fn with(&self, pod: Arc<Pod>) -> Self {
         let mut all = self.by_uid.clone();
         all.insert(pod.captured.uid().clone(), pod);
-        Self::of(all)
+        Self::of(all, self.leaving.clone())
     }
 
-    /// The set without a pod.
+    /// The set without a pod. Its open connections may go on.
     pub(crate) fn without(&self, uid: &PodUid) -> Self {
-        let mut all = self.by_uid.clone();
-        all.remove(uid);
-        Self::of(all)
+        let (mut all, mut leaving) = (self.by_uid.clone(), self.leaving.clone());
+        leaving.retain(|_, pod| pod.strong_count() > 0);
+        if let Some(pod) = all.remove(uid) {
+            leaving.insert(uid.clone(), Arc::downgrade(&pod));
+        }
+        Self::of(all, leaving)
     }
 
     /// A pod by uid.
     pub(crate) fn get(&self, uid: &PodUid) -> Option<&Arc<Pod>> {
         self.by_uid.get(uid)
+    }
+
+    /// A pod whose connections may go on: enrolled, or leaving and not gone.
+    pub(crate) fn relaying(&self, uid: &PodUid) -> Option<Arc<Pod>> {
+        let left = || self.leaving.get(uid).and_then(Weak::upgrade);
+        let pod = self.by_uid.get(uid).cloned().or_else(left)?;
+        (!pod.captured.gone().is_cancelled()).then_some(pod)
     }
 
     /// The verified pod that runs `workload`: same key, and an address of the workload is its own.
@@ -72,11 +84,11 @@ impl LocalPods {
         })
     }
 
-    fn of(by_uid: HashMap<PodUid, Arc<Pod>>) -> Self {
+    fn of(by_uid: HashMap<PodUid, Arc<Pod>>, leaving: HashMap<PodUid, Weak<Pod>>) -> Self {
         let mut by_key: HashMap<_, Vec<_>> = HashMap::new();
         for pod in by_uid.values() {
             by_key.entry(pod.captured.workload().clone()).or_default().push(pod.clone());
         }
-        Self { by_uid, by_key }
+        Self { by_uid, by_key, leaving }
     }
 }

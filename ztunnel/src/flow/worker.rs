@@ -82,13 +82,14 @@ impl Worker {
         self.pods.borrow().receiver.clone()
     }
 
-    /// Closes the tunnels whose source pod has left or was given another workload, and those whose
-    /// destination is not the workload any more that has the address.
+    /// Closes the tunnels whose source pod is gone or was given another workload, and those whose
+    /// destination is not the workload any more that has the address. A pod that left by request
+    /// keeps its tunnels until its last connection has ended.
     pub(crate) fn retire_tunnels(&self) {
         let pods = self.pods();
         let mesh = self.mesh.borrow_mut().current().clone();
         self.tunnels.retire(|key| {
-            let source = pods.get(&key.pod).is_some_and(|pod| {
+            let source = pods.relaying(&key.pod).is_some_and(|pod| {
                 let workload = mesh.snapshot.workload_by_key(pod.captured.workload());
                 workload.is_some_and(|w| w.identity().is_ok_and(|id| id == key.identity))
             });
