@@ -1,1 +1,6 @@
-//! Tests of the netns tier.
+//! A pod's and an agent's life, seen from outside: joining and leaving the mesh with connections
+//! open, agents that are killed, stopped and started again, records and pins that do not fit, pods
+//! that change or vanish, requests that are refused, and a mesh file that changes under load.
+
+mod common;
+mod leaving;
