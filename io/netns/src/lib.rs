@@ -16,7 +16,7 @@ pub use addresses::{AddressWatch, LocalAddress, addresses};
 pub use diag::marked_sockets;
 pub use enter::{EnterError, NetnsFd, OpenError, within};
 pub use netlink::NetlinkError;
-pub use routing::{FwmarkAccept, MarkRouting, RoutingError, RoutingState};
+pub use routing::{MarkRouting, MarkSysctls, RoutingError, RoutingState};
 pub use sockets::{
     Dial, DialError, Family, Keepalive, SocketError, Source, TcpTuning, limit_unsent, listener,
 };

@@ -3,7 +3,9 @@
 //! The proxy dials the application from the client's own address. The application's replies go to
 //! that address, and must come back to this namespace's loopback: the socket's mark selects a rule,
 //! the rule a table, the table says that everything is local. `tcp_fwmark_accept` gives the
-//! accepted socket the mark of the SYN. It is one setting for both families.
+//! accepted socket the mark of the SYN, for both families. Where there is no socket, the kernel
+//! answers itself, and `fwmark_reflect` gives its answers the mark: without it, the reset of a
+//! closed port would leave for the true client, and the proxy would wait for it in vain.
 
 use std::io;
 
@@ -37,8 +39,10 @@ const HEADER: usize = 12;
 /// Loopback is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// The sysctl, relative to the namespace of the thread that opens it.
+/// The sysctls, relative to the namespace of the thread that opens them.
 const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+const FWMARK_REFLECT_IPV4: &str = "/proc/sys/net/ipv4/fwmark_reflect";
+const FWMARK_REFLECT_IPV6: &str = "/proc/sys/net/ipv6/fwmark_reflect";
 
 /// What to install. The same in every pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +57,20 @@ pub struct MarkRouting {
     pub priority: u32,
 }
 
-/// The value of `net.ipv4.tcp_fwmark_accept`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FwmarkAccept {
-    /// 0, the kernel's default.
-    Off,
-    /// 1.
-    On,
+/// Which of the kernel's settings for marks are on; all are off by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkSysctls {
+    /// `net.ipv4.tcp_fwmark_accept`, for both families.
+    pub accept: bool,
+    /// `net.ipv4.fwmark_reflect`.
+    pub reflect_ipv4: bool,
+    /// `net.ipv6.fwmark_reflect`; a kernel without IPv6 does not have it.
+    pub reflect_ipv6: bool,
+}
+
+impl MarkSysctls {
+    /// As preserved client addresses need them.
+    pub const ALL: Self = Self { accept: true, reflect_ipv4: true, reflect_ipv6: true };
 }
 
 /// What a namespace holds of a [`MarkRouting`].
@@ -69,8 +80,8 @@ pub struct RoutingState {
     pub ipv4: bool,
     /// Rule and route for IPv6 are there; a pod without IPv6 cannot have them.
     pub ipv6: bool,
-    /// The sysctl.
-    pub fwmark_accept: FwmarkAccept,
+    /// The sysctls.
+    pub sysctls: MarkSysctls,
 }
 
 /// Why routing could not be read or changed.
@@ -90,11 +101,13 @@ pub enum RoutingError {
         #[source]
         cause: NetlinkError,
     },
-    /// The sysctl cannot be read or written; often a read-only `/proc/sys` in a container.
-    #[error("cannot {action} {FWMARK_ACCEPT}")]
+    /// A sysctl cannot be read or written; often a read-only `/proc/sys` in a container.
+    #[error("cannot {action} {path}")]
     Sysctl {
         /// `read` or `write`.
         action: &'static str,
+        /// Which.
+        path: &'static str,
         /// The cause.
         #[source]
         cause: io::Error,
@@ -112,9 +125,9 @@ const IPV4: FamilyWords = FamilyWords { family: 2, rule: "IPv4 rule", route: "IP
 const IPV6: FamilyWords = FamilyWords { family: 10, rule: "IPv6 rule", route: "IPv6 route" };
 
 impl MarkRouting {
-    /// Installs everything that is missing. Returns the value the sysctl had before, for
+    /// Installs everything that is missing. Returns how the sysctls were before, for
     /// [`remove`](Self::remove). A namespace without IPv6 is left without the IPv6 half.
-    pub fn install(&self, namespace: &NetnsFd) -> Result<FwmarkAccept, RoutingError> {
+    pub fn install(&self, namespace: &NetnsFd) -> Result<MarkSysctls, RoutingError> {
         within(namespace, || {
             let mut channel = open()?;
             self.add(&mut channel, IPV4)?;
@@ -122,16 +135,14 @@ impl MarkRouting {
                 Err(RoutingError::Netlink { cause, .. }) if no_ipv6(&cause) => {}
                 result => result?,
             }
-            let before = read_sysctl()?;
-            if before == FwmarkAccept::Off {
-                write_sysctl(FwmarkAccept::On)?;
-            }
+            let before = read_sysctls()?;
+            write_sysctls(MarkSysctls::ALL)?;
             Ok(before)
         })?
     }
 
-    /// Removes rules and routes and puts the sysctl back. What is already gone is no error.
-    pub fn remove(&self, namespace: &NetnsFd, sysctl: FwmarkAccept) -> Result<(), RoutingError> {
+    /// Removes rules and routes and puts the sysctls back. What is already gone is no error.
+    pub fn remove(&self, namespace: &NetnsFd, sysctls: MarkSysctls) -> Result<(), RoutingError> {
         within(namespace, || {
             let mut channel = open()?;
             for words in [IPV4, IPV6] {
@@ -140,7 +151,7 @@ impl MarkRouting {
                 let route = self.route_request("remove", RTM_DELROUTE, netlink::ACK, words);
                 tolerate_absence(channel.ask(route, |_, _| {}), words.route)?;
             }
-            write_sysctl(sysctl)
+            write_sysctls(sysctls)
         })?
     }
 
@@ -151,7 +162,7 @@ impl MarkRouting {
             Ok(RoutingState {
                 ipv4: self.is_there(&mut channel, IPV4)?,
                 ipv6: self.is_there(&mut channel, IPV6)?,
-                fwmark_accept: read_sysctl()?,
+                sysctls: read_sysctls()?,
             })
         })?
     }
@@ -280,17 +291,43 @@ fn no_ipv6(error: &NetlinkError) -> bool {
     error.refusal().is_some_and(|errno| no.contains(&errno))
 }
 
-fn read_sysctl() -> Result<FwmarkAccept, RoutingError> {
-    let text = std::fs::read_to_string(FWMARK_ACCEPT)
-        .map_err(|cause| RoutingError::Sysctl { action: "read", cause })?;
-    Ok(if text.trim() == "0" { FwmarkAccept::Off } else { FwmarkAccept::On })
+fn read_sysctls() -> Result<MarkSysctls, RoutingError> {
+    Ok(MarkSysctls {
+        accept: read_sysctl(FWMARK_ACCEPT)?,
+        reflect_ipv4: read_sysctl(FWMARK_REFLECT_IPV4)?,
+        reflect_ipv6: unless_absent(read_sysctl(FWMARK_REFLECT_IPV6))?,
+    })
 }
 
-fn write_sysctl(value: FwmarkAccept) -> Result<(), RoutingError> {
-    let text = match value {
-        FwmarkAccept::Off => "0",
-        FwmarkAccept::On => "1",
-    };
-    std::fs::write(FWMARK_ACCEPT, text)
-        .map_err(|cause| RoutingError::Sysctl { action: "write", cause })
+fn write_sysctls(values: MarkSysctls) -> Result<(), RoutingError> {
+    write_sysctl(FWMARK_ACCEPT, values.accept)?;
+    write_sysctl(FWMARK_REFLECT_IPV4, values.reflect_ipv4)?;
+    unless_absent(write_sysctl(FWMARK_REFLECT_IPV6, values.reflect_ipv6))
+}
+
+/// A kernel without IPv6 does not have its sysctls: they are off, and cannot be set.
+fn unless_absent<T: Default>(result: Result<T, RoutingError>) -> Result<T, RoutingError> {
+    match result {
+        Err(RoutingError::Sysctl { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+            Ok(T::default())
+        }
+        result => result,
+    }
+}
+
+fn read_sysctl(path: &'static str) -> Result<bool, RoutingError> {
+    let text = std::fs::read_to_string(path).map_err(|cause| RoutingError::Sysctl {
+        action: "read",
+        path,
+        cause,
+    })?;
+    Ok(text.trim() != "0")
+}
+
+fn write_sysctl(path: &'static str, on: bool) -> Result<(), RoutingError> {
+    std::fs::write(path, if on { "1" } else { "0" }).map_err(|cause| RoutingError::Sysctl {
+        action: "write",
+        path,
+        cause,
+    })
 }

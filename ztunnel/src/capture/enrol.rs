@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{PodUid, WorkloadKey};
-use netns::{FwmarkAccept, NetnsFd};
+use netns::{MarkSysctls, NetnsFd};
 
 use super::agent_cgroup::Cgroup;
 use super::hooks::HookError;
@@ -161,7 +161,7 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         netns_inode: namespace.inode(),
         netns_cookie: namespace.cookie(),
         probe_ports: request.probe_ports,
-        fwmark_accept: FwmarkAccept::Off,
+        mark_sysctls: MarkSysctls::default(),
         progress: Progress::Enrolling,
         boot_id: node.boot_id.clone(),
     };
@@ -242,7 +242,7 @@ fn reserve(
     let routing = ROUTING
         .inspect(namespace)
         .map_err(|error| EnrolError::new(EnrolCode::AttachFailed, causes(&error)))?;
-    record.fwmark_accept = routing.fwmark_accept;
+    record.mark_sysctls = routing.sysctls;
     let mut returning = None;
     for (name, slot) in pods.iter() {
         let Some(other) = &slot.record else { continue };
@@ -264,11 +264,11 @@ fn reserve(
         }
     }
     // A pod that returns before its last connection closed takes its routing over, and with it the
-    // memory of what the sysctl was before.
+    // memory of what the sysctls were before.
     if let Some(slot) = returning.and_then(|name| pods.remove(&name)) {
         slot.superseded.cancel();
         if let Some(before) = slot.record {
-            record.fwmark_accept = before.fwmark_accept;
+            record.mark_sysctls = before.mark_sysctls;
         }
     } else if let Some(slot) = pods.remove(record.uid.as_str()) {
         // The same uid leaves another namespace. Its routing there stays until the namespace goes.

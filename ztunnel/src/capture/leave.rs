@@ -162,7 +162,7 @@ impl Node {
         if superseded.is_cancelled() {
             return;
         }
-        if let Err(error) = ROUTING.remove(ns, record.fwmark_accept) {
+        if let Err(error) = ROUTING.remove(ns, record.mark_sysctls) {
             tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
         }
         if let Err(error) = self.records.remove(&record.uid) {
@@ -184,7 +184,7 @@ impl Node {
             tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove hooks");
         }
         // Both may outlive the other; a namespace that stays must not keep our routing.
-        if let Err(error) = ROUTING.remove(live.pod.namespace(), record.fwmark_accept) {
+        if let Err(error) = ROUTING.remove(live.pod.namespace(), record.mark_sysctls) {
             tracing::debug!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
         }
         self.forget(&record.uid);

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use model::{PodUid, WorkloadKey};
-use netns::FwmarkAccept;
+use netns::MarkSysctls;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a field changes its meaning; other versions are unreadable.
@@ -50,8 +50,8 @@ pub struct Record {
     pub netns_cookie: u64,
     /// Ports that the kubelet reaches directly.
     pub probe_ports: Vec<u16>,
-    /// What `tcp_fwmark_accept` was before us.
-    pub fwmark_accept: FwmarkAccept,
+    /// How the kernel's settings for marks were before us.
+    pub mark_sysctls: MarkSysctls,
     /// How far it got.
     pub progress: Progress,
     /// The boot in which the ids above mean something.
@@ -72,6 +72,8 @@ struct OnDisk {
     netns_cookie: u64,
     probe_ports: Vec<u16>,
     fwmark_accept: bool,
+    fwmark_reflect_ipv4: bool,
+    fwmark_reflect_ipv6: bool,
     progress: Progress,
     boot_id: String,
 }
@@ -217,7 +219,9 @@ impl From<&Record> for OnDisk {
             netns_inode: record.netns_inode,
             netns_cookie: record.netns_cookie,
             probe_ports: record.probe_ports.clone(),
-            fwmark_accept: record.fwmark_accept == FwmarkAccept::On,
+            fwmark_accept: record.mark_sysctls.accept,
+            fwmark_reflect_ipv4: record.mark_sysctls.reflect_ipv4,
+            fwmark_reflect_ipv6: record.mark_sysctls.reflect_ipv6,
             progress: record.progress,
             boot_id: record.boot_id.clone(),
         }
@@ -238,7 +242,11 @@ impl OnDisk {
             netns_inode: self.netns_inode,
             netns_cookie: self.netns_cookie,
             probe_ports: self.probe_ports,
-            fwmark_accept: if self.fwmark_accept { FwmarkAccept::On } else { FwmarkAccept::Off },
+            mark_sysctls: MarkSysctls {
+                accept: self.fwmark_accept,
+                reflect_ipv4: self.fwmark_reflect_ipv4,
+                reflect_ipv6: self.fwmark_reflect_ipv6,
+            },
             progress: self.progress,
             boot_id: self.boot_id,
         })

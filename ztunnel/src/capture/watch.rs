@@ -134,8 +134,9 @@ fn restore_routing(live: &LivePod) -> Result<(), String> {
     let namespace = live.pod.namespace();
     let state = ROUTING.inspect(namespace).map_err(|error| causes(&error))?;
     let ipv6 = live.applied.lock().settings.v6.is_some();
-    let whole =
-        state.ipv4 && (state.ipv6 || !ipv6) && state.fwmark_accept == netns::FwmarkAccept::On;
+    let (families, sysctls) = (state.ipv4 && (state.ipv6 || !ipv6), state.sysctls);
+    let answers = sysctls.reflect_ipv4 && (sysctls.reflect_ipv6 || !ipv6);
+    let whole = families && sysctls.accept && answers;
     if !whole {
         tracing::warn!(pod = %live.pod.uid(), ?state, "routing was changed; putting it back");
         ROUTING.install(namespace).map_err(|error| causes(&error))?;

@@ -10,7 +10,7 @@ fn record(uid: &str) -> Record {
         netns_inode: 4_026_531_840,
         netns_cookie: 5,
         probe_ports: vec![8080],
-        fwmark_accept: FwmarkAccept::Off,
+        mark_sysctls: MarkSysctls { reflect_ipv6: true, ..MarkSysctls::default() },
         progress: Progress::Verified,
         boot_id: "b".into(),
     }
