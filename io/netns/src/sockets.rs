@@ -84,6 +84,9 @@ pub fn listener(
         let socket = tcp_socket(family)?;
         // The address need not be there: a pod may switch IPv6 on later.
         option("setsockopt IP_FREEBIND", &socket, sockopt::IpFreebind, true)?;
+        // For the sockets it accepts, which inherit it: each occupies the port that its client
+        // dialled, and the application must be able to listen there again.
+        call("setsockopt SO_REUSEADDR", socket.set_reuse_address(true))?;
         let address = SocketAddr::new(family.loopback(), 0);
         call("bind", socket.bind(&address.into()))?;
         call("listen", socket.listen(backlog))?;
