@@ -276,6 +276,13 @@ impl RunningAcceptor {
 
     fn classify(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let local = canonical_socket(stream.local_addr().ok()?);
+        // Nothing that is captured ends on loopback: a process of the pod has dialled the listener
+        // itself, or has redirected what arrived. Served, it would be dialled again where it came
+        // in, and so on without end.
+        if local.ip().is_loopback() {
+            reset(&stream);
+            return Some(Accepted::Refused(Refused { peer, local, code: Code::SelfCall }));
+        }
         let namespace = self.pod.namespace.inode();
         let (original_dst, expected) = match self.kind {
             Kind::Outbound => {
