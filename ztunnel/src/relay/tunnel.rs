@@ -61,7 +61,10 @@ pub(crate) async fn join_tunnel(
         match (up.is_ready(), down.is_ready()) {
             (true, true) => Poll::Ready(Ok(())),
             // The peer has ended its side and may still reset the stream: nothing else tells.
-            (false, true) => stream.poll_broken(cx).map(|error| Err(broken(&error))),
+            (false, true) => stream.poll_broken(cx).map(|error| match error {
+                StreamError::Finished => Ok(()),
+                error => Err(broken(&error)),
+            }),
             (_, false) => Poll::Pending,
         }
     };
@@ -102,16 +105,22 @@ impl IntoTunnel {
                 return Poll::Ready(Ok(()));
             }
             // Nothing is read that the tunnel has no window for: that is the back-pressure.
-            let window =
-                ready!(stream.poll_capacity(cx, self.size.next())).map_err(|e| broken(&e))?;
+            let window = match ready!(stream.poll_capacity(cx, self.size.next())) {
+                Ok(window) => window,
+                // Nobody reads it any more. What the peer sent must still reach the socket.
+                Err(StreamError::Finished) => {
+                    self.finished = true;
+                    continue;
+                }
+                Err(error) => return Poll::Ready(Err(broken(&error))),
+            };
             let limit = window.min(self.size.next());
             let chunk = match read(cx, from, limit) {
                 Poll::Ready(chunk) => chunk.map_err(|error| Broken::Socket(which.side(), error))?,
                 Poll::Pending => {
-                    if window >= BULK {
-                        // Window that waits for a silent socket is missing elsewhere.
-                        stream.release_capacity();
-                    }
+                    // Window that waits for a silent socket is missing elsewhere: of the window that a
+                    // connection has by default, four silent streams would hold all.
+                    stream.release_capacity();
                     return Poll::Pending;
                 }
             };
