@@ -9,6 +9,7 @@ use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use hbone::{Baggage, ConnectHead, HeadError, status_of};
 use http::{HeaderValue, Request, Response, StatusCode};
+use model::Code;
 use tls::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -29,6 +30,30 @@ pub enum ServerError {
     /// The peer vanished.
     #[error(transparent)]
     Dead(#[from] PeerDead),
+}
+
+impl ServerError {
+    /// Did we end the tunnel because the peer broke the rules of HTTP/2?
+    #[must_use]
+    pub fn is_violation(&self) -> bool {
+        match self {
+            Self::Http2(error) => error.is_library(),
+            Self::Dead(_) => false,
+        }
+    }
+}
+
+impl ServerError {
+    /// The stable reason: a peer that broke HTTP/2's rules, or says that we did, or a connection
+    /// that is gone.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Http2(error) if error.is_io() => Code::TunnelLost,
+            Self::Http2(_) => Code::Http2Failed,
+            Self::Dead(_) => Code::TunnelLost,
+        }
+    }
 }
 
 /// A request that came in.

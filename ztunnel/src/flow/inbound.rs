@@ -81,6 +81,19 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
             () = worker.stop.cut() => break,
         }
     }
+    // A peer that breaks the rules may have no stream left to tell of it.
+    if let Some(error) = server.error().filter(|error| error.is_violation()) {
+        let mut record = Record::start(
+            &worker.telemetry,
+            Direction::Inbound,
+            Path::Hbone,
+            client.address,
+            client.local,
+        );
+        record.outcome.hbone = Some(client.local.0);
+        record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
+        record.end(Reason::new(Code::Http2Failed, tunnel::chain(error)));
+    }
     // What is left ends with its tunnel, and each stream leaves its own record.
     drop(server);
     while streams.join_next().await.is_some() {}

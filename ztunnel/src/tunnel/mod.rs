@@ -40,7 +40,7 @@ impl TunnelOptions {
 }
 
 /// An error with its causes, outermost first.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
