@@ -136,7 +136,8 @@ impl Actor {
             | Request::ShutdownWrite { .. }
             | Request::Close { .. }
             | Request::Reset { .. }
-            | Request::SendUdp { .. } => ANSWER_TIMEOUT,
+            | Request::SendUdp { .. }
+            | Request::Bpf { .. } => ANSWER_TIMEOUT,
         };
         let (sender, answer) = channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -270,6 +271,17 @@ impl Actor {
         options: ConnectOptions,
     ) -> Result<(), Failure> {
         self.done(Request::SendUdp { target, data: Hex(data.to_vec()), options })
+    }
+
+    /// Makes a `bpf(2)` call with these attributes. At `netns_at` of them the descriptor of the
+    /// actor's network namespace is filled in.
+    pub fn bpf(
+        &self,
+        command: i64,
+        attributes: &[u8],
+        netns_at: Option<usize>,
+    ) -> Result<(), Failure> {
+        self.done(Request::Bpf { command, attributes: Hex(attributes.to_vec()), netns_at })
     }
 
     /// Kills it, as a container's crash does: its sockets close.

@@ -37,6 +37,8 @@ pub struct ConnectOptions {
     pub fast_open: bool,
     /// A socket of IPPROTO_MPTCP.
     pub mptcp: bool,
+    /// Connected by io_uring.
+    pub io_uring: bool,
     /// `SO_MARK`.
     pub mark: Option<u32>,
     /// How long connecting may take. 0: ten seconds.
@@ -161,6 +163,9 @@ pub enum Request {
     Shell { command: String },
     /// Send one datagram. Answer: [`Response::Done`].
     SendUdp { target: SocketAddr, data: Hex, options: ConnectOptions },
+    /// Make a `bpf(2)` call. At `netns_at` of the attributes the descriptor of the own network
+    /// namespace is filled in. Answer: [`Response::Done`].
+    Bpf { command: i64, attributes: Hex, netns_at: Option<usize> },
 }
 
 /// An actor's answer.

@@ -5,11 +5,13 @@
 //! capabilities it then starts itself anew through `setpriv`, so that nothing it runs gets them
 //! back.
 
+mod bpf;
 mod connections;
 mod hammer;
 mod listeners;
 mod sockets;
 mod transfer;
+mod uring;
 
 use std::fs::{self, File};
 use std::io::{BufRead, Write};
@@ -146,6 +148,9 @@ fn answer(state: &State, request: Request) -> Result<Response, Failure> {
         Request::SendUdp { target, data, options } => {
             sockets::send_udp(target, &data.0, &options)?;
             Ok(Response::Done)
+        }
+        Request::Bpf { command, attributes, netns_at } => {
+            bpf::call(command, &attributes.0, netns_at)
         }
     }
 }

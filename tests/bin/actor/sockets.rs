@@ -8,6 +8,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::protocol::{ConnectOptions, Failure};
 
+use crate::uring;
+
 /// How long connecting takes at most, unless the options say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,7 +42,12 @@ fn connect_within(
     }
     // A blocking connect gives up after the send timeout, with EINPROGRESS.
     socket.set_write_timeout(Some(timeout))?;
-    match socket.connect(&address.into()) {
+    let connected = if options.io_uring {
+        uring::connect(socket, &address.into())
+    } else {
+        socket.connect(&address.into())
+    };
+    match connected {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
