@@ -19,7 +19,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 fn every_kind_of_socket_reaches_the_agent_with_its_destination() {
     let node = Node::new();
     let programs = node.load();
-    let _roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");
@@ -73,7 +73,7 @@ fn every_kind_of_socket_reaches_the_agent_with_its_destination() {
 fn the_destination_outlives_a_client_that_has_closed() {
     let node = Node::new();
     let programs = node.load();
-    let _roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");

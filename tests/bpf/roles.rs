@@ -1,8 +1,12 @@
 //! Roles: the agent's and the kubelet's connections pass, their neighbours' do not.
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr};
 
 use ebpf_abi::Kind;
+use ztunnel::capture::{
+    bpf::{self, LinkTarget},
+    programs::Programs,
+};
 
 use crate::world::{Agent, Node, POD4, POD6, counter, eventually};
 
@@ -14,7 +18,7 @@ fn ip(text: &str) -> IpAddr {
 fn the_agents_connections_pass_and_only_theirs() {
     let node = Node::new();
     let programs = node.load();
-    let roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");
@@ -36,19 +40,84 @@ fn the_agents_connections_pass_and_only_theirs() {
     let mut neighbour = node.actor("other", "pod");
     neighbour.connect(&format!("{POD4}:80"), "").expect("connect");
     agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
+}
 
-    // Roles end with the agent.
-    drop(roles);
+/// A registration that outlived the agent would let a stranger's connection pass for its own.
+#[test]
+fn a_killed_agents_registrations_go_with_its_sockets() {
+    let node = Node::new();
+    let programs = node.load();
+    node.attach_roles(&programs);
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&programs, |maps| agent.install(maps));
+    // The agent's own descriptors of programs and links go when it is killed: here, before its
+    // sockets do, which is the worse order.
+    drop(programs);
+    let mut app = node.actor("pod", "pod");
+    let v4 = app.listen("0.0.0.0:80");
+    let v6 = app.listen("[::]:80");
+    for _ in 0..20 {
+        agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
+        app.accept(&v4).expect("accept");
+        agent.actor.connect(&format!("[{POD6}]:80"), "").expect("connect");
+        app.accept(&v6).expect("accept");
+    }
+    assert_eq!(hooks.maps().tuples_len().expect("read"), 40);
+    drop(agent);
+    assert!(eventually(|| hooks.maps().tuples_len().expect("read") == 0), "gone with the sockets");
+
+    // What runs without an agent is judged: its slots are empty.
+    let mut neighbour = node.actor("other", "pod");
+    assert_eq!(
+        neighbour.connect(&format!("{POD4}:80"), "").map(drop),
+        Err(libc::ECONNREFUSED),
+        "nobody is there to judge"
+    );
+}
+
+#[test]
+fn the_agents_hooks_are_adopted_and_follow_its_cgroup() {
+    let node = Node::new();
+    let links = |programs: &Programs| {
+        let names = ["link_agent_sock_ops", "link_agent_connect4", "link_agent_connect6"];
+        names.map(|name| {
+            let link = bpf::get(&programs.pins().shared(name)).expect("pinned");
+            bpf::link_info(&link).expect("a link")
+        })
+    };
+    let programs = node.load();
+    node.attach_roles(&programs);
+    let first = links(&programs);
+    let programs = node.load();
+    node.attach_roles(&programs);
+    let second = links(&programs);
+    for (before, after) in first.into_iter().zip(second) {
+        assert_eq!(before.id, after.id, "the link stays");
+        assert_ne!(before.program, after.program, "its program is new");
+    }
+    fs::remove_dir(node.cgroup("agent")).expect("remove the cgroup");
+    fs::create_dir(node.cgroup("agent")).expect("create it again");
+    let programs = node.load();
+    node.attach_roles(&programs);
+    let id = node.cgroup_id("agent");
+    for (before, after) in second.into_iter().zip(links(&programs)) {
+        assert_ne!(before.id, after.id, "a new link");
+        assert_eq!(after.target, LinkTarget::Cgroup { id });
+    }
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&programs, |maps| agent.install(maps));
+    let mut app = node.actor("pod", "pod");
+    let listener = app.listen("0.0.0.0:80");
     agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
-    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
-    assert_eq!(counter(hooks.maps(), "passed_proxy"), 2);
+    app.accept(&listener).expect("the agent reaches the application");
+    assert_eq!(counter(hooks.maps(), "passed_proxy"), 1);
 }
 
 #[test]
 fn the_kubelet_passes_to_probe_ports() {
     let node = Node::new();
     let programs = node.load();
-    let _roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");
@@ -89,7 +158,7 @@ fn the_kubelet_passes_to_probe_ports() {
 fn the_kubelets_hooks_outlive_the_agent_and_are_adopted() {
     let node = Node::new();
     let programs = node.load();
-    let roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");
@@ -98,17 +167,16 @@ fn the_kubelets_hooks_outlive_the_agent_and_are_adopted() {
     let links = || {
         let names = ["link_kubelet_sock_ops", "link_kubelet_connect4", "link_kubelet_connect6"];
         names.map(|name| {
-            let link = ztunnel::capture::bpf::get(&programs.pins().shared(name)).expect("pinned");
-            ztunnel::capture::bpf::link_info(&link).expect("a link")
+            let link = bpf::get(&programs.pins().shared(name)).expect("pinned");
+            bpf::link_info(&link).expect("a link")
         })
     };
     let before = links();
-    drop(roles);
     kubelet.connect(&format!("{POD4}:8080"), "").expect("connect");
     app.accept(&listener).expect("no agent, but a probe passes");
 
     let programs = node.load();
-    let _roles = node.attach_roles(&programs);
+    node.attach_roles(&programs);
     for (before, after) in before.into_iter().zip(links()) {
         assert_eq!(before.id, after.id, "the link stays");
         assert_ne!(before.program, after.program, "its program is new");

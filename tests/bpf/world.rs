@@ -19,7 +19,7 @@ use netns::NetnsFd;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ztunnel::capture::{
     hooks::{AttachSpec, Expected, PodHooks, PodMaps, PodPrefixes, PodSettings},
-    programs::{Programs, RoleLinks, RolesConfig},
+    programs::{Programs, RolesConfig},
 };
 
 /// Where cgroup v2 may be mounted.
@@ -128,9 +128,9 @@ impl Node {
     }
 
     /// Attaches the role hooks to the agent's and the kubelet's cgroups.
-    pub(crate) fn attach_roles(&self, programs: &Programs) -> RoleLinks {
+    pub(crate) fn attach_roles(&self, programs: &Programs) {
         let (agent, kubelet) = (self.cgroup_fd("agent"), self.cgroup_fd("kubelet"));
-        programs.attach_roles(agent.as_fd(), Some(kubelet.as_fd())).expect("attach the role hooks")
+        programs.attach_roles(agent.as_fd(), Some(kubelet.as_fd())).expect("attach the role hooks");
     }
 
     pub(crate) fn spec(&self) -> AttachSpec {

@@ -24,7 +24,7 @@ use super::live::LivePod;
 use super::pending::PendingTests;
 use super::pod::{CapturedPod, ThreadAcceptors};
 use super::probe::{self, KernelFeatures, ProbeError};
-use super::programs::{Programs, ProgramsError, RoleLinks, RolesConfig};
+use super::programs::{Programs, ProgramsError, RolesConfig};
 use super::records::{self, Record, RecordError, Records};
 
 /// Events that wait for the data plane. When it is full, enrolment waits; see [`EVENT_TIMEOUT`].
@@ -130,7 +130,6 @@ pub(super) struct Node {
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     events: mpsc::Sender<PodEvent>,
-    _roles: RoleLinks,
 }
 
 /// One row of the table. The key is the Pod UID, or the name of a record that says none.
@@ -196,7 +195,7 @@ impl Capture {
         let kubelet_folder =
             kubelet.as_ref().map(|kubelet| open_folder(kubelet.path())).transpose()?;
         let kubelet_fd = kubelet_folder.as_ref().map(AsFd::as_fd);
-        let role_links = programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
+        programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
         let mut foreign = vec![own];
         // Not visible from a PID namespace of the agent's own; then its own namespace is the test.
         foreign.extend(NetnsFd::open(Path::new("/proc/1/ns/net")).ok());
@@ -208,7 +207,6 @@ impl Capture {
             pods: Mutex::new(BTreeMap::new()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            _roles: role_links,
             config,
             cgroup,
             kubelet,

@@ -29,8 +29,16 @@ use super::{
 static POD_CGROUP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod-cgroup.o"));
 static POD_NETNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod-netns.o"));
 
-/// Pins of the kubelet's links.
-const KUBELET_LINKS: [(&str, AttachType, &str); 3] = [
+/// Links on a cgroup whose sockets have a role: pin, attach type, program.
+type RoleLinks = [(&'static str, AttachType, &'static str); 3];
+
+const AGENT_LINKS: RoleLinks = [
+    ("link_agent_sock_ops", AttachType::SockOps, "role_sock_ops"),
+    ("link_agent_connect4", AttachType::Connect4, "role_connect4"),
+    ("link_agent_connect6", AttachType::Connect6, "role_connect6"),
+];
+
+const KUBELET_LINKS: RoleLinks = [
     ("link_kubelet_sock_ops", AttachType::SockOps, "role_sock_ops"),
     ("link_kubelet_connect4", AttachType::Connect4, "role_connect4"),
     ("link_kubelet_connect6", AttachType::Connect6, "role_connect6"),
@@ -98,13 +106,6 @@ impl OuterMaps {
     }
 }
 
-/// The agent's hooks; they go when this is dropped. The kubelet's are pinned and stay.
-#[derive(Debug)]
-#[must_use = "the agent's roles end when this is dropped"]
-pub struct RoleLinks {
-    _agent: Vec<OwnedFd>,
-}
-
 const CGROUP_PROGRAMS: [&str; 9] = [
     "connect4",
     "connect6",
@@ -169,55 +170,48 @@ impl Programs {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Attaches the role hooks to the agent's cgroup, for as long as the result lives, and to the
-    /// kubelet's, pinned so that its connections keep their role without an agent.
+    /// Attaches the role hooks to the cgroups that [`load`](Self::load) was told, both pinned: the
+    /// kubelet's so that probes pass without an agent, the agent's so that its registrations go with
+    /// its sockets even when it is killed. An entry that stayed would let a stranger's connection
+    /// with the same addresses and ports pass for the agent's.
     pub fn attach_roles(
         &self,
         agent: BorrowedFd<'_>,
         kubelet: Option<BorrowedFd<'_>>,
-    ) -> Result<RoleLinks, ProgramsError> {
-        let mut links = Vec::new();
-        for (_, attach, program) in KUBELET_LINKS {
-            let link =
-                bpf::link_create(self.program(program), agent, attach).map_err(|source| {
-                    ProgramsError::Kernel {
-                        operation: "attach the role hooks to the agent's cgroup",
-                        source,
-                    }
-                })?;
-            links.push(link);
-        }
+    ) -> Result<(), ProgramsError> {
+        let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let roles = self.0.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
+        self.attach_role(AGENT_LINKS, agent, roles.agent_cgroup)?;
         match kubelet {
-            Some(cgroup) => self.attach_kubelet(cgroup)?,
-            None => self.remove_kubelet()?,
+            Some(cgroup) => self.attach_role(KUBELET_LINKS, cgroup, roles.kubelet_cgroup),
+            None => self.remove_kubelet(),
         }
-        Ok(RoleLinks { _agent: links })
     }
 
-    /// Keeps a pinned link when it is on the configured cgroup, and replaces it otherwise.
-    fn attach_kubelet(&self, cgroup: BorrowedFd<'_>) -> Result<(), ProgramsError> {
+    /// Keeps a pinned link when it is on the cgroup `id`, and replaces it otherwise: that of a cgroup
+    /// which was removed is dead.
+    fn attach_role(
+        &self,
+        links: RoleLinks,
+        cgroup: BorrowedFd<'_>,
+        id: u64,
+    ) -> Result<(), ProgramsError> {
         let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
-        let expected = self
-            .0
-            .roles
-            .get(&0)
-            .map_err(failed("read the roles"))?
-            .map_or(0, |roles| roles.kubelet_cgroup);
-        for (name, attach, program) in KUBELET_LINKS {
+        for (name, attach, program) in links {
             let path = self.0.pins.shared(name);
             let program = self.program(program);
             if let Ok(link) = bpf::get(&path) {
-                let info = bpf::link_info(&link).map_err(failed("inspect a kubelet link"))?;
-                if info.target == (LinkTarget::Cgroup { id: expected })
+                let info = bpf::link_info(&link).map_err(failed("inspect a role link"))?;
+                if info.target == (LinkTarget::Cgroup { id })
                     && bpf::link_update(&link, program).is_ok()
                 {
                     continue;
                 }
-                fs::remove_file(&path).map_err(failed("unpin an old kubelet link"))?;
+                fs::remove_file(&path).map_err(failed("unpin an old role link"))?;
             }
             let link = bpf::link_create(program, cgroup, attach)
-                .map_err(failed("attach the role hooks to the kubelet's cgroup"))?;
-            bpf::pin(&link, &path).map_err(failed("pin a kubelet link"))?;
+                .map_err(failed("attach the role hooks to a cgroup"))?;
+            bpf::pin(&link, &path).map_err(failed("pin a role link"))?;
         }
         Ok(())
     }
@@ -228,7 +222,7 @@ impl Programs {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
-                    let operation = "unpin an old kubelet link";
+                    let operation = "unpin an old role link";
                     return Err(ProgramsError::Kernel { operation, source });
                 }
             }
