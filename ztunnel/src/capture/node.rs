@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use model::PodUid;
 use netns::{MarkRouting, NetnsFd, OpenError};
+use nix::fcntl::Flock;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
 use super::live::LivePod;
 use super::pending::PendingTests;
+use super::pins::{PinError, PinRoot};
 use super::pod::{CapturedPod, ThreadAcceptors};
 use super::probe::{self, KernelFeatures, ProbeError};
 use super::programs::{Programs, ProgramsError, RolesConfig};
@@ -91,6 +93,9 @@ pub enum CaptureError {
     /// A kernel feature.
     #[error("this node cannot capture with eBPF")]
     Probe(#[from] ProbeError),
+    /// The folder of pins.
+    #[error("cannot use the folder of pins")]
+    Pins(#[from] PinError),
     /// The programs.
     #[error("cannot load the eBPF programs")]
     Programs(#[from] ProgramsError),
@@ -130,6 +135,8 @@ pub(super) struct Node {
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     events: mpsc::Sender<PodEvent>,
+    /// Keeps other agents away from the pins.
+    _pins: Flock<File>,
 }
 
 /// One row of the table. The key is the Pod UID, or the name of a record that says none.
@@ -190,6 +197,7 @@ impl Capture {
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
             host_netns_cookie: own.cookie(),
         };
+        let pins = PinRoot::open(&config.pin_dir)?.lock()?;
         let programs = Programs::load(&config.pin_dir, roles)?;
         let agent_folder = open_folder(cgroup.leaf().path())?;
         let kubelet_folder =
@@ -207,6 +215,7 @@ impl Capture {
             pods: Mutex::new(BTreeMap::new()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
+            _pins: pins,
             config,
             cgroup,
             kubelet,

@@ -5,18 +5,27 @@
 //! links are pinned after the maps, so a crash leaves a folder that is recognised and cleared.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use ebpf_abi::LAYOUT;
 use model::PodUid;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, statfs};
 
 use super::bpf::AttachType;
 
 /// Magic of bpffs (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// Attempts to lock the folder; a predecessor that was just killed may not be gone yet.
+const LOCK_ATTEMPTS: u32 = 20;
+/// Pause between them.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pod's maps, by their names in the object and in bpffs.
 pub const POD_MAPS: [&str; 5] = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS", "LISTENERS"];
@@ -92,6 +101,8 @@ pub enum PinError {
          WARREN_BPF_PIN_DIR", path.display()
     )]
     NotBpffs { path: PathBuf },
+    #[error("{} is in use by another agent; each needs a WARREN_BPF_PIN_DIR of its own", path.display())]
+    InUse { path: PathBuf },
     #[error("{operation} {}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
 }
@@ -117,6 +128,21 @@ impl PinRoot {
             fs::create_dir_all(folder).map_err(io_error("create", folder))?;
         }
         Ok(Self(versioned))
+    }
+
+    /// Claims the folder for one agent, for as long as the result lives. Two would replace each
+    /// other's roles, programs and listeners.
+    pub fn lock(&self) -> Result<Flock<File>, PinError> {
+        let mut file = File::open(&self.0).map_err(io_error("open", &self.0))?;
+        for _ in 0..LOCK_ATTEMPTS {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((back, nix::Error::EWOULDBLOCK)) => file = back,
+                Err((_, error)) => return Err(io_error("lock", &self.0)(error.into())),
+            }
+            thread::sleep(LOCK_PAUSE);
+        }
+        Err(PinError::InUse { path: self.0.clone() })
     }
 
     /// Path of a shared pin.
