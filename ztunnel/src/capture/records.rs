@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use model::{PodUid, WorkloadKey};
@@ -91,6 +91,16 @@ pub enum RecordError {
         /// What the kernel said.
         #[source]
         cause: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error("{path} belongs to user {owner} with mode {mode:04o}; a record is its agent's alone")]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
     },
     /// The file is not a record of this version.
     #[error("{path} is not an enrolment record: {cause}")]
@@ -195,7 +205,13 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn read(path: &Path, stem: &str) -> Result<Record, RecordError> {
     let failed = |cause| RecordError::File { operation: "read", path: path.to_owned(), cause };
     let malformed = |cause: String| RecordError::Malformed { path: path.to_owned(), cause };
-    if fs::metadata(path).map_err(failed)?.len() > RECORD_BYTES_MAX {
+    // Of the link itself, if it is one: what is not a plain file of ours was put there.
+    let metadata = fs::symlink_metadata(path).map_err(failed)?;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if owner != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
+        return Err(RecordError::Exposed { path: path.to_owned(), owner, mode });
+    }
+    if metadata.len() > RECORD_BYTES_MAX {
         return Err(malformed(format!("it is longer than {RECORD_BYTES_MAX} bytes")));
     }
     let bytes = fs::read(path).map_err(failed)?;

@@ -45,11 +45,15 @@ fn an_unreadable_record_costs_only_itself() {
     let records = Records::open(&run).expect("open");
     records.save(&record("good")).expect("save");
     fs::write(run.join("pods/bad.json"), "{").expect("write");
+    records.save(&record("open")).expect("save");
+    let everybody = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(run.join("pods/open.json"), everybody).expect("chmod");
     fs::copy(run.join("pods/good.json"), run.join("pods/other.json")).expect("copy");
     fs::write(run.join("pods/.half.new"), "").expect("write");
     let loaded = records.load().expect("load");
     let names: Vec<_> = loaded.iter().map(|e| (e.name.as_str(), e.record.is_ok())).collect();
-    assert_eq!(names, [("bad", false), ("good", true), ("other", false)]);
+    assert_eq!(names, [("bad", false), ("good", true), ("open", false), ("other", false)]);
+    assert!(matches!(loaded[2].record, Err(RecordError::Exposed { mode: 0o644, .. })));
     assert!(!run.join("pods/.half.new").exists());
     fs::remove_dir_all(run).expect("clean up");
 }
