@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::PodUid;
 use netns::NetnsFd;
@@ -14,15 +15,19 @@ use tokio::task::JoinSet;
 
 use super::agent_cgroup::Cgroup;
 use super::bpf::{self, LinkTarget};
-use super::hooks::{self, AdoptError};
+use super::hooks::{self, AdoptError, Expected};
 use super::leave::open_again;
 use super::live::{self, AttachError, Origin};
-use super::node::{Capture, Node, Slot, Status, causes};
+use super::node::{Capture, Node, ROUTING, Slot, Status, causes};
 use super::pins::PodLink;
 use super::records::{Entry, Progress, Record, RecordError};
 
 /// Pods adopted at once: each waits for a self-test of up to seconds, and a node has 100 pods.
 const ADOPTIONS_MAX: usize = 16;
+/// The links of a removed cgroup die a little after it, when its grace period is over. Looks at
+/// them before a cgroup that cannot be found counts as alive.
+const LINK_LOOKS: u32 = 20;
+const LINK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Capture {
     /// Adopts what an earlier agent left. Returns when every pod is verified, degraded or removed.
@@ -85,7 +90,7 @@ impl Node {
         let uid = record.uid.clone();
         let slot = Slot::new(Status::Enrolling, Some(record.clone()));
         self.pods.lock().insert(uid.to_string(), slot);
-        match self.plan_adoption(&record) {
+        match self.plan_adoption(&record).await {
             Plan::Remove { because } => self.remove_stale(&record, because),
             Plan::Keep { reason } => self.set_status(&uid, Status::Degraded(reason)),
             Plan::FinishLeaving { namespace } => {
@@ -99,9 +104,10 @@ impl Node {
         }
     }
 
-    fn plan_adoption(&self, record: &Record) -> Plan {
+    async fn plan_adoption(&self, record: &Record) -> Plan {
         if record.boot_id != self.boot_id {
-            return Plan::Remove { because: "it was enrolled before a reboot" };
+            let because = "it was enrolled before a reboot";
+            return self.remove_unless_hooked(record, because, "is of another boot").await;
         }
         let cgroup =
             Cgroup::open(&record.cgroup_path).ok().filter(|cgroup| cgroup.id() == record.cgroup_id);
@@ -114,7 +120,10 @@ impl Node {
             (Progress::Enrolling | Progress::Leaving, _, Some(namespace)) => {
                 Plan::FinishLeaving { namespace }
             }
-            (_, None, _) => Plan::Remove { because: "its cgroup is gone" },
+            (_, None, _) => {
+                let otherwise = "names a cgroup that is not the one that was enrolled";
+                self.remove_unless_hooked(record, "its cgroup is gone", otherwise).await
+            }
             (_, Some(cgroup), None) if cgroup.is_populated() != Some(true) => {
                 Plan::Remove { because: "its network namespace and processes are gone" }
             }
@@ -127,8 +136,37 @@ impl Node {
         }
     }
 
+    /// A record is a claim: a pod counts as gone only if the kernel agrees, or its hooks would be
+    /// taken off a pod that lives.
+    async fn remove_unless_hooked(
+        &self,
+        record: &Record,
+        because: &'static str,
+        otherwise: &str,
+    ) -> Plan {
+        let pins = self.programs.pins().pod(&record.uid);
+        let cgroup_links = || {
+            let links = PodLink::ALL.into_iter().filter(|link| *link != PodLink::SkLookup);
+            links.map(|link| pins.link(link)).any(|path| is_attached(&path))
+        };
+        for _ in 0..LINK_LOOKS {
+            if !cgroup_links() {
+                return Plan::Remove { because };
+            }
+            tokio::time::sleep(LINK_PAUSE).await;
+        }
+        Plan::Keep { reason: format!("the record {otherwise}, and the pod's hooks are attached") }
+    }
+
     async fn adopt(self: &Arc<Self>, record: Record, namespace: NetnsFd, cgroup: Cgroup) {
         let uid = record.uid.clone();
+        let expected = Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode };
+        // Before anything is done in the namespace that the record names: it may be another's.
+        if let Err(error @ AdoptError::Mismatch { .. }) =
+            hooks::inspect(&self.programs, &uid, expected)
+        {
+            return self.set_status(&uid, Status::Degraded(causes(&error)));
+        }
         let mut result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Pinned).await;
         // The promise stands, and the kernel lost its half: made anew.
         if let Err(AttachError::Adopt(
@@ -136,7 +174,19 @@ impl Node {
         )) = &result
         {
             tracing::warn!(pod = %uid, "pinned hooks are missing; attaching them again");
-            if let Err(error) = hooks::purge(&self.programs, &uid) {
+            let forgotten = hooks::purge(&self.programs, &uid).and_then(|()| {
+                // Without its pins, only the namespace tells what was the pod's.
+                let others = self.pods.lock().values().any(|slot| {
+                    slot.record.as_ref().is_some_and(|other| {
+                        other.uid != uid && other.netns_cookie == record.netns_cookie
+                    })
+                });
+                if others {
+                    return Ok(());
+                }
+                hooks::forget_namespace(&self.programs, record.netns_cookie)
+            });
+            if let Err(error) = forgotten {
                 self.set_status(&uid, Status::Degraded(causes(&error)));
                 return;
             }
@@ -163,7 +213,7 @@ impl Node {
             // The watch tests again.
             Err(error) => self.set_status(&uid, Status::Degraded(causes(&error))),
         }
-        self.watch(record, live);
+        self.watch(record, live, Origin::Pinned);
     }
 
     fn remove_stale(&self, record: &Record, because: &str) {
@@ -171,6 +221,12 @@ impl Node {
         if let Err(error) = hooks::purge(&self.programs, &record.uid) {
             self.set_status(&record.uid, Status::Degraded(causes(&error)));
             return;
+        }
+        // The namespace may outlive the cgroup, and must not keep our routing.
+        if let Some(namespace) = open_again(record)
+            && let Err(error) = ROUTING.remove(&namespace, record.mark_sysctls)
+        {
+            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
         }
         self.forget(&record.uid);
     }

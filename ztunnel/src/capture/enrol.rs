@@ -192,7 +192,7 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         slot.record = Some(record.clone());
         slot.set_status(Status::Verified);
     }
-    node.watch(record, live);
+    node.watch(record, live, Origin::Fresh);
     Ok(())
 }
 

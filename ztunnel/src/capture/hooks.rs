@@ -139,20 +139,7 @@ impl PodHooks {
         expected: Expected,
     ) -> Result<Self, AdoptError> {
         let pins = programs.pins().pod(uid);
-        match pins.completeness() {
-            Completeness::Absent => return Err(AdoptError::NotFound { uid: uid.clone() }),
-            Completeness::Partial { missing } => {
-                return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
-            }
-            Completeness::Whole => {}
-        }
-        let mut links = Vec::with_capacity(PodLink::ALL.len());
-        for link in PodLink::ALL {
-            let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
-            let found = bpf::link_info(&fd).map_err(failed("inspect a pinned link"))?.target;
-            verify(uid, link, found, expected)?;
-            links.push((link, fd));
-        }
+        let links = inspect(programs, uid, expected)?;
         let maps =
             PodMaps::open(&pins, programs.cpus()).map_err(failed("open the pod's pinned maps"))?;
         if !maps.is_in(programs.pods()).map_err(failed("look for the pod in the outer maps"))? {
@@ -276,6 +263,30 @@ impl Parts {
     }
 }
 
+/// Opens a pod's pinned links and checks what they are attached to. Changes nothing.
+pub fn inspect(
+    programs: &Programs,
+    uid: &PodUid,
+    expected: Expected,
+) -> Result<Vec<(PodLink, OwnedFd)>, AdoptError> {
+    let pins = programs.pins().pod(uid);
+    match pins.completeness() {
+        Completeness::Absent => return Err(AdoptError::NotFound { uid: uid.clone() }),
+        Completeness::Partial { missing } => {
+            return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
+        }
+        Completeness::Whole => {}
+    }
+    let mut links = Vec::with_capacity(PodLink::ALL.len());
+    for link in PodLink::ALL {
+        let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
+        let found = bpf::link_info(&fd).map_err(failed("inspect a pinned link"))?.target;
+        verify(uid, link, found, expected)?;
+        links.push((link, fd));
+    }
+    Ok(links)
+}
+
 /// Removes whatever is left of a pod, whole or half written, without looking at what it is attached to.
 /// Detaches live links. No error when there is nothing.
 pub fn purge(programs: &Programs, uid: &PodUid) -> Result<(), HookError> {
@@ -348,6 +359,15 @@ fn verify(
         return Ok(());
     }
     Err(AdoptError::Mismatch { uid: uid.clone(), link: link.name(), found, expected })
+}
+
+/// Removes the entries of a namespace from the outer maps: what [`purge`] cannot find when the pins
+/// of a pod are lost.
+pub fn forget_namespace(programs: &Programs, netns_cookie: u64) -> Result<(), HookError> {
+    for outer in programs.pods().all() {
+        outer.delete(&netns_cookie).map_err(failed("remove a namespace from an outer map"))?;
+    }
+    Ok(())
 }
 
 /// Removes a pod's entries from the outer maps, whatever cookie they have.

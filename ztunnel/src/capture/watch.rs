@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebpf_abi::TUPLE_LIFETIME_NS;
 use netns::{AddressWatch, NetnsFd, addresses};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::hooks::HookState;
-use super::live::{self, LivePod};
+use super::live::{self, LivePod, Origin};
 use super::node::{Node, ROUTING, Status, causes};
 use super::records::{Progress, Record};
 
@@ -18,6 +19,8 @@ use super::records::{Progress, Record};
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// After an address change: several usually come at once.
 const SETTLE: Duration = Duration::from_millis(50);
+/// After an adoption: by then, nothing that the earlier agent registered counts any more.
+const SWEEP_AFTER: Duration = Duration::from_nanos(TUPLE_LIFETIME_NS);
 
 /// Whether the pod is still there.
 enum Presence {
@@ -27,8 +30,9 @@ enum Presence {
 
 impl Node {
     /// Watches until the pod leaves, vanishes or the agent stops.
-    pub(super) fn watch(self: &Arc<Self>, record: Record, live: Arc<LivePod>) {
+    pub(super) fn watch(self: &Arc<Self>, record: Record, live: Arc<LivePod>, origin: Origin) {
         let node = Arc::clone(self);
+        let mut sweep_at = (origin == Origin::Pinned).then(|| Instant::now() + SWEEP_AFTER);
         self.tasks.spawn(async move {
             let mut notices = AddressWatch::new(live.pod.namespace())
                 .inspect_err(|error| {
@@ -55,6 +59,10 @@ impl Node {
                         return;
                     }
                     Presence::Here => node.repair(&record, &live).await,
+                }
+                if sweep_at.is_some_and(|at| Instant::now() >= at) {
+                    sweep_at = None;
+                    sweep(&record, &live);
                 }
             }
         });
@@ -126,6 +134,14 @@ impl Node {
         }
         *live.applied.lock() = wanted;
         Ok(())
+    }
+}
+
+/// Removes what a killed agent registered for its own connections: nobody else will.
+fn sweep(record: &Record, live: &LivePod) {
+    if let Some(Err(error)) = live.hooks.lock().as_ref().map(|hooks| hooks.maps().sweep()) {
+        // Stale entries only take room; the next adoption tries again.
+        tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot sweep the registry");
     }
 }
 
