@@ -144,7 +144,8 @@ impl Watch {
             let (state, action) = self.state.step(input);
             self.state = state;
             if let Action::Reset(refusal) | Action::Refuse(refusal) = action {
-                return Ending { code: refusal.code, detail: Some(refusal.to_string()) };
+                let policy = refusal.denial.as_ref().and_then(|denial| denial.policy.clone());
+                return Ending { policy, ..Ending::new(refusal.code, refusal.to_string()) };
             }
         }
     }

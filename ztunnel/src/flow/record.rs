@@ -31,7 +31,7 @@ impl From<Code> for Reason {
 
 impl From<Ending> for Reason {
     fn from(ending: Ending) -> Self {
-        Self { code: ending.code, policy: None, detail: ending.detail }
+        Self { code: ending.code, policy: ending.policy, detail: ending.detail }
     }
 }
 

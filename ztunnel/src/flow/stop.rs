@@ -57,7 +57,7 @@ impl Stop {
             () = self.cut() => (Code::Draining, "the agent is stopping"),
             () = pod.captured.gone().cancelled() => (Code::PodGone, "the pod is gone"),
         };
-        Ending { code, detail: Some(detail.to_owned()) }
+        Ending::new(code, detail)
     }
 
     /// Resolves when `pod` takes no new connections here: it leaves, or the agent stops.

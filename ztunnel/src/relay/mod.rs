@@ -12,7 +12,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use model::Code;
+use model::{Code, PolicyName};
 use tokio::net::TcpStream;
 
 pub(crate) use tcp::join_tcp;
@@ -31,13 +31,20 @@ pub(crate) trait Meter {
 pub(crate) struct Ending {
     /// The reason.
     pub(crate) code: Code,
+    /// The policy that took its permission back.
+    pub(crate) policy: Option<PolicyName>,
     /// For people.
     pub(crate) detail: Option<String>,
 }
 
 impl Ending {
+    /// One that no policy has to do with.
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, policy: None, detail: Some(detail.into()) }
+    }
+
     fn clean() -> Self {
-        Self { code: Code::Ok, detail: None }
+        Self { code: Code::Ok, policy: None, detail: None }
     }
 }
 
@@ -68,9 +75,9 @@ impl Broken {
                 // Keepalive or TCP_USER_TIMEOUT gave the peer up.
                 let silent = error.kind() == io::ErrorKind::TimedOut;
                 let code = if silent { Code::ConnectTimeout } else { Code::Reset };
-                Ending { code, detail: Some(format!("{who}: {error}")) }
+                Ending::new(code, format!("{who}: {error}"))
             }
-            Self::Stream(code, cause) => Ending { code: *code, detail: Some(cause.clone()) },
+            Self::Stream(code, cause) => Ending::new(*code, cause.clone()),
         }
     }
 }

@@ -55,7 +55,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
     };
     let relay = join_tcp(near, far, &tally, pending());
     let (ending, ()) = tokio::join!(relay, talk);
-    assert_eq!(ending, Ending { code: Code::Ok, detail: None });
+    assert_eq!(ending, Ending { code: Code::Ok, policy: None, detail: None });
     assert_eq!((tally.request.get(), tally.response.get()), (8, 15));
 }
 
@@ -79,7 +79,7 @@ async fn a_reset_becomes_a_reset() {
 async fn a_stop_resets_both_sides_and_gives_its_reason() {
     let ((mut client, mut server), (near, far)) = legs().await;
     let tally = Tally::default();
-    let revoked = || Ending { code: Code::PolicyRevoked, detail: Some("why".to_owned()) };
+    let revoked = || Ending::new(Code::PolicyRevoked, "why");
     let ending = join_tcp(near, far, &tally, async { revoked() }).await;
     assert_eq!(ending, revoked());
     for side in [&mut client, &mut server] {
