@@ -41,9 +41,7 @@ impl ServerError {
             Self::Dead(_) => false,
         }
     }
-}
 
-impl ServerError {
     /// The stable reason: a peer that broke HTTP/2's rules, or says that we did, or a connection
     /// that is gone.
     #[must_use]

@@ -21,9 +21,14 @@ use crate::load::Load;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The peer reset it, or h2 did because the peer broke a rule. Unlike an end of stream, this
-    /// does not say that the bytes are complete.
+    /// does not say that the bytes are complete. CANCEL is one too, although Istio's ztunnel reads
+    /// it as an end: a peer that gives up half-way sends it, and what came may be a fragment.
     #[error("the stream was reset: {0}")]
     Reset(Reason),
+    /// The peer had ended its side, and then let go of ours with RST_STREAM(NO_ERROR), as a server
+    /// may (RFC 9113, section 8.1): all its bytes came, and it takes no more of ours.
+    #[error("the peer has finished and takes no more")]
+    Finished,
     /// The tunnel is gone.
     #[error("the tunnel was lost: {0}")]
     TunnelLost(String),
@@ -38,16 +43,10 @@ impl StreamError {
     pub fn code(&self) -> Code {
         match self {
             Self::Reset(_) => Code::Reset,
+            Self::Finished => Code::Ok,
             Self::TunnelLost(_) => Code::TunnelLost,
             Self::Overrun => Code::Internal,
         }
-    }
-
-    /// Did the peer just lose interest, without anything being wrong? Istio's ztunnel reads this
-    /// as an end of stream.
-    #[must_use]
-    pub fn is_cancel(&self) -> bool {
-        matches!(self, Self::Reset(Reason::CANCEL | Reason::NO_ERROR))
     }
 }
 
@@ -129,12 +128,6 @@ impl HboneStream {
         self.received.slices(slices)
     }
 
-    /// Bytes buffered in all; at most the stream's window.
-    #[must_use]
-    pub fn buffered_len(&self) -> usize {
-        self.received.len()
-    }
-
     /// The next bytes were passed on: the peer may send as many again.
     pub fn consume(&mut self, count: usize) {
         let count = self.received.consume(count);
@@ -170,7 +163,7 @@ impl HboneStream {
             };
             match news {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                Some(Err(error)) => return Poll::Ready(Err(self.why(error.into()))),
                 None => return Poll::Ready(Err(self.why_closed(cx))),
             }
         }
@@ -212,13 +205,23 @@ impl HboneStream {
         self.send.send_reset(Reason::CANCEL);
     }
 
-    /// Resolves when the peer resets the stream or the tunnel is lost: for while there is nothing
-    /// to send and the peer has ended its side.
+    /// Resolves when the peer resets the stream or lets go of it, or the tunnel is lost: for while
+    /// there is nothing to send and the peer has ended its side.
     pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        match ready!(self.send.poll_reset(cx)) {
-            Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
-            Err(error) => Poll::Ready(error.into()),
+        let error = match ready!(self.send.poll_reset(cx)) {
+            Ok(reason) => StreamError::Reset(reason),
+            Err(error) => error.into(),
+        };
+        Poll::Ready(self.why(error))
+    }
+
+    /// NO_ERROR counts as a finish only once the end of the peer's side was seen here. h2 forgets
+    /// an end that the reset overtakes within one read; that is then a reset, never a false end.
+    fn why(&self, error: StreamError) -> StreamError {
+        if self.ended && error == StreamError::Reset(Reason::NO_ERROR) {
+            return StreamError::Finished;
         }
+        error
     }
 
     fn why_closed(&mut self, cx: &mut Context<'_>) -> StreamError {
@@ -233,7 +236,7 @@ impl HboneStream {
         let waker = std::task::Waker::noop();
         match self.poll_broken(&mut Context::from_waker(waker)) {
             Poll::Ready(why) => why,
-            Poll::Pending => error.into(),
+            Poll::Pending => self.why(error.into()),
         }
     }
 

@@ -14,9 +14,10 @@ use hbone_h2::{
 };
 use model::Code;
 use support::{
-    Order, Pair, Serving, head, local, pattern, paused, read, read_to_end, stall, write,
+    Order, Pair, Serving, head, held, local, pattern, paused, read, read_to_end, stall, write,
 };
 use tokio::io::{AsyncWriteExt, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
@@ -123,7 +124,7 @@ fn a_reset_is_not_an_end() {
                 }
                 let error = read(&mut other, 99).await.expect_err("reset");
                 assert_eq!(error, StreamError::Reset(Reason::CANCEL));
-                assert_eq!((error.code(), error.is_cancel()), (Code::Reset, true));
+                assert_eq!(error.code(), Code::Reset);
                 // And the writing half learns it too.
                 let error = write(&mut other, Bytes::from_static(b"x")).await.expect_err("reset");
                 assert_eq!(error, StreamError::Reset(Reason::CANCEL));
@@ -146,9 +147,49 @@ fn an_idle_writer_learns_of_a_reset() {
         assert_eq!(read(&mut near, 1).await, Ok(None));
         let broken = spawn_local(async move { poll_fn(|cx| near.poll_broken(cx)).await });
         tokio::task::yield_now().await;
-        drop(far);
+        far.reset();
         let error = timeout(SOON, broken).await.expect("soon").expect("task");
-        assert!(error.is_cancel(), "{error}");
+        assert_eq!(error, StreamError::Reset(Reason::CANCEL));
+    });
+}
+
+/// A server that has sent its END_STREAM and drops the stream sends RST_STREAM(NO_ERROR).
+#[test]
+fn letting_go_after_the_end_is_no_reset() {
+    local(async {
+        let mut pair = Pair::new().await;
+        let (mut near, mut far) = pair.open().await;
+        write(&mut far, Bytes::from_static(b"all of it")).await.expect("writes");
+        far.finish().expect("finishes");
+        assert_eq!(read_to_end(&mut near).await.expect("reads"), b"all of it");
+        drop(far);
+        let error = poll_fn(|cx| near.poll_broken(cx)).await;
+        assert_eq!((error.code(), error), (Code::Ok, StreamError::Finished));
+        let error = write(&mut near, Bytes::from_static(b"x")).await.expect_err("unwanted");
+        assert_eq!(error, StreamError::Finished);
+        assert_eq!(poll_fn(|cx| near.poll_fill(cx)).await, Ok(false), "stays ended");
+        let (near, far) = pair.open().await;
+        let echo = spawn_local(echo(far));
+        let (got, sent) = exchange(near, pattern(1000, 1)).await;
+        assert!(got == sent, "other streams are not concerned");
+        echo.await.expect("echo");
+    });
+}
+
+/// The same RST_STREAM without an end says nothing about the bytes.
+#[test]
+fn no_error_before_the_end_is_a_reset() {
+    local(async {
+        let (sender, mut server) = raw().await;
+        let mut sender = sender.ready().await.expect("ready");
+        let good = request(http::Method::CONNECT, "10.0.0.1:80");
+        let (answer, mut stream) = sender.send_request(good, false).expect("sends");
+        let (_, responder) = server.connect().await;
+        let mut far = responder.accept(&Baggage::default()).expect("accepts");
+        answer.await.expect("an answer");
+        stream.send_reset(Reason::NO_ERROR);
+        let error = read(&mut far, 1).await.expect_err("reset");
+        assert_eq!((error.code(), error), (Code::Reset, StreamError::Reset(Reason::NO_ERROR)));
     });
 }
 
@@ -191,7 +232,7 @@ fn stalled_readers_are_bounded_and_harm_nobody() {
                     result = stall(&mut far) => panic!("ended early: {result:?}"),
                     _ = told.wait_for(|go| *go) => {}
                 }
-                let held = far.buffered_len();
+                let held = held(&far);
                 let all = read_to_end(&mut far).await.expect("reads");
                 assert!(all == pattern(2 * window, n));
                 (held, far)
@@ -491,7 +532,7 @@ fn empty_frames_and_floods_end_only_the_tunnel_they_are_on() {
         let error = timeout(SOON, read(&mut far, 1)).await.expect("ends").expect_err("broken");
         assert_eq!(error.code(), Code::TunnelLost);
         let why = timeout(SOON, server.task).await.expect("ends").expect("task");
-        assert!(why.is_some());
+        assert_eq!(why.expect("a cause").0, Code::Http2Failed);
     });
 }
 
@@ -547,6 +588,26 @@ fn a_dead_peer_is_noticed_within_30_seconds() {
 }
 
 #[test]
+fn a_connection_that_breaks_is_a_lost_tunnel() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).await;
+        let (far, _) = listener.accept().await.expect("accepts");
+        let near = near.expect("connects");
+        near.set_zero_linger().expect("will be reset");
+        let settings = Settings::default();
+        let (client, server) = tokio::join!(
+            Tunnel::handshake(near, &settings),
+            hbone_h2::Server::handshake(far, &settings)
+        );
+        drop(client.expect("client"));
+        let mut server = server.expect("server");
+        assert!(timeout(SOON, server.next()).await.expect("ends").is_none());
+        assert_eq!(server.error().map(hbone_h2::ServerError::code), Some(Code::TunnelLost));
+    });
+}
+
+#[test]
 fn a_dead_client_is_noticed_by_the_server() {
     paused(async {
         let (near, far) = duplex(MIB);
@@ -560,6 +621,8 @@ fn a_dead_client_is_noticed_by_the_server() {
         let begun = Instant::now();
         assert!(server.next().await.is_none());
         assert_eq!(begun.elapsed(), Duration::from_secs(30));
-        assert!(server.error().expect("a cause").to_string().contains("PING"));
+        let error = server.error().expect("a cause");
+        assert!(error.to_string().contains("PING"));
+        assert_eq!(error.code(), Code::TunnelLost);
     });
 }

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a module of each test file")]
 
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use hbone::{Authority, Baggage, ConnectHead};
 use hbone_h2::{
     Driver, Event, HboneStream, Incoming, Responder, Server, Settings, StreamError, Tunnel,
 };
+use model::Code;
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -47,7 +49,7 @@ pub enum Order {
 pub struct Serving {
     pub incoming: mpsc::UnboundedReceiver<Incoming>,
     /// Ends with why the tunnel ended, if not in order.
-    pub task: JoinHandle<Option<String>>,
+    pub task: JoinHandle<Option<(Code, String)>>,
     pub orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -147,7 +149,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut server: Server<S>,
     incoming: mpsc::UnboundedSender<Incoming>,
     mut orders: mpsc::UnboundedReceiver<Order>,
-) -> Option<String> {
+) -> Option<(Code, String)> {
     loop {
         tokio::select! {
             next = server.next() => match next {
@@ -156,7 +158,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                         return None;
                     }
                 }
-                None => return server.error().map(ToString::to_string),
+                None => return server.error().map(|error| (error.code(), error.to_string())),
             },
             Some(order) = orders.recv() => match order {
                 Order::Shutdown => server.shutdown(),
@@ -205,6 +207,14 @@ pub async fn stall(stream: &mut HboneStream) -> Result<(), StreamError> {
             return Ok(());
         }
     }
+}
+
+/// Bytes taken out and not passed on.
+pub fn held(stream: &HboneStream) -> usize {
+    let mut slices = [IoSlice::new(&[]); 1000];
+    let filled = stream.buffered_slices(&mut slices);
+    assert!(filled < slices.len(), "there may be more");
+    slices[..filled].iter().map(|slice| slice.len()).sum()
 }
 
 /// Bytes that betray reordering and loss.
