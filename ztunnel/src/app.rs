@@ -11,6 +11,7 @@ use daemon::{
     metrics_reply,
 };
 use http::StatusCode;
+use local_config::Defaults;
 use prometheus_client::registry::Registry;
 use svid::{DevCa, DevCaError, SvidStore};
 use tokio::task::JoinSet;
@@ -19,7 +20,7 @@ use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
 use crate::config::Config;
 pub use crate::control::ThreadError;
 use crate::control::{AdminHandler, Dispatch, PodSet, Threads};
-use crate::discovery::{LocalFile, MeshError};
+use crate::discovery::{LocalFile, MeshError, MeshSettings};
 use crate::flow::{Shared, Stop};
 use crate::mesh::MeshView;
 use crate::telemetry::{Gauges, Reading, Telemetry};
@@ -81,7 +82,14 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
     let process = |operation| move |source| AppError::Process { operation, source };
     raise_descriptor_limit();
     // Before anything is touched: a wrong file must leave no trace.
-    let mesh = LocalFile::open(&config.mesh.path, &config.root_namespace)?;
+    let settings = MeshSettings {
+        root_namespace: config.root_namespace.clone(),
+        defaults: Defaults {
+            trust_domain: config.trust_domain.clone(),
+            cluster: config.cluster_id.clone(),
+        },
+    };
+    let mesh = LocalFile::open(&config.mesh.path, settings)?;
     let program = std::env::current_exe().map_err(process("finding this program"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -181,8 +189,10 @@ async fn drain(
     signals: &mut StopSignals,
 ) {
     stop.begin_drain();
-    // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
-    if tokio::time::timeout(CAPTURE_STOP, capture.stop()).await.is_err() {
+    // The pods' hooks stay: new connections are refused, not let past, until an agent is back. What
+    // this takes counts against the drain time.
+    let patience = CAPTURE_STOP.min(config.drain);
+    if tokio::time::timeout(patience, capture.stop()).await.is_err() {
         tracing::warn!("work on a pod did not end in time");
     }
     dispatching.abort();
@@ -195,7 +205,7 @@ async fn drain(
     tokio::pin!(ended);
     tokio::select! {
         _ = &mut ended => return,
-        () = tokio::time::sleep(config.drain) => tracing::info!("the drain time is over"),
+        () = tokio::time::sleep(stop.remaining(config.drain)) => tracing::info!("the drain time is over"),
         signal = signals.next() => tracing::info!(signal, "cutting open connections"),
     }
     stop.cut_all();

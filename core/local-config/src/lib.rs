@@ -15,7 +15,7 @@ mod service;
 mod workload;
 
 use authz::{Policy, Stored};
-use model::{Service, Workload};
+use model::{Service, TrustDomain, Workload};
 
 use crate::consistency::Placed;
 use crate::error::Collector;
@@ -35,11 +35,31 @@ pub struct LocalConfig {
     pub policies: Vec<Stored>,
 }
 
+/// What a workload has that names none; an agent's own settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// SPIFFE trust domain.
+    pub trust_domain: TrustDomain,
+    /// Cluster.
+    pub cluster: String,
+}
+
+impl Default for Defaults {
+    /// Istio's.
+    fn default() -> Self {
+        Self { trust_domain: TrustDomain::default(), cluster: "Kubernetes".to_owned() }
+    }
+}
+
 /// Parses a configuration. `file_name` appears in the errors and is not opened.
-pub fn parse(file_name: &str, text: &str) -> Result<LocalConfig, ConfigErrors> {
+pub fn parse(
+    file_name: &str,
+    text: &str,
+    defaults: &Defaults,
+) -> Result<LocalConfig, ConfigErrors> {
     let mut errors = Collector::new(file_name);
     let config = match node::parse(text) {
-        Ok(root) => read_config(&mut errors, &root),
+        Ok(root) => read_config(&mut errors, &root, defaults),
         Err(error) => {
             errors.push(error.position, "", None, error.cause);
             None
@@ -48,9 +68,16 @@ pub fn parse(file_name: &str, text: &str) -> Result<LocalConfig, ConfigErrors> {
     errors.finish(config.unwrap_or_default())
 }
 
-fn read_config(errors: &mut Collector<'_>, root: &Node) -> Option<LocalConfig> {
+fn read_config(
+    errors: &mut Collector<'_>,
+    root: &Node,
+    defaults: &Defaults,
+) -> Option<LocalConfig> {
     let mut object = Object::open(errors, root, &Path::Root)?;
-    let workloads = object.optional(errors, "workloads", list(placed(workload::workload)));
+    let workload = |errors: &mut Collector<'_>, node: &Node, path: &Path<'_>| {
+        workload::workload(errors, node, path, defaults)
+    };
+    let workloads = object.optional(errors, "workloads", list(placed(workload)));
     let policies = object.optional(errors, "policies", list(placed(policy::policy)));
     let services = object.optional(errors, "services", list(placed(service::service)));
     object.finish(errors);

@@ -14,6 +14,29 @@ fn errors(text: &str) -> String {
     }
 }
 
+fn parse(file_name: &str, text: &str) -> Result<LocalConfig, ConfigErrors> {
+    super::parse(file_name, text, &Defaults::default())
+}
+
+#[test]
+fn what_a_workload_leaves_out_comes_from_the_agent() {
+    let defaults = Defaults {
+        trust_domain: model::TrustDomain::parse("example.org").expect("literal"),
+        cluster: "east".to_owned(),
+    };
+    let read = |extra: &str| {
+        let config = super::parse("mesh.yaml", &workload(extra), &defaults).expect("valid");
+        let workload = &config.workloads[0];
+        (workload.trust_domain.to_string(), workload.cluster.to_string())
+    };
+    assert_eq!(read(""), ("example.org".to_owned(), "east".to_owned()));
+    assert_eq!(read("    trustDomain: \"\""), ("example.org".to_owned(), "east".to_owned()));
+    assert_eq!(
+        read("    trustDomain: other.org\n    clusterId: west"),
+        ("other.org".to_owned(), "west".to_owned())
+    );
+}
+
 #[track_caller]
 fn check(text: &str, expected: &str) {
     assert_eq!(errors(text), expected, "{text}");

@@ -8,6 +8,7 @@ use model::{
     TunnelProtocol, Workload, WorkloadKey, WorkloadType, WorkloadUid,
 };
 
+use crate::Defaults;
 use crate::error::Collector;
 use crate::node::Node;
 use crate::read::{
@@ -17,8 +18,6 @@ use crate::read::{
 
 /// What the control plane means by an empty `serviceAccount`.
 const SERVICE_ACCOUNT: &str = "default";
-/// What the control plane means by an empty `clusterId`.
-const CLUSTER: &str = "Kubernetes";
 
 /// `None`: part of the shape, and not supported yet.
 const PROTOCOLS: &[(&str, Option<TunnelProtocol>)] = &[
@@ -41,16 +40,24 @@ pub(crate) fn workload(
     errors: &mut Collector<'_>,
     node: &Node,
     path: &Path<'_>,
+    defaults: &Defaults,
 ) -> Option<Workload> {
     let mut object = Object::open(errors, node, path)?;
     let o = &mut object;
     let key = key(errors, o);
-    let cluster = or_if_empty(word_text(errors, o, "clusterId"), CLUSTER);
+    let cluster = or_if_empty(word_text(errors, o, "clusterId"), &defaults.cluster);
     let uid = word_text(errors, o, "uid");
     let addresses = o.required(errors, "workloadIps", list(ip));
     let protocol = o.optional(errors, "protocol", protocol).unwrap_or_default();
     let network_mode = o.optional(errors, "networkMode", word(MODES)).unwrap_or_default();
-    let trust_domain = o.optional(errors, "trustDomain", trust_domain).unwrap_or_default();
+    let trust_domain = o.optional(
+        errors,
+        "trustDomain",
+        explained(|text| match text {
+            "" => Ok(defaults.trust_domain.clone()),
+            _ => TrustDomain::parse(text),
+        }),
+    );
     let network = Network(word_text(errors, o, "network"));
     let node_name = word_text(errors, o, "node");
     let canonical_name = word_text(errors, o, "canonicalName");
@@ -78,7 +85,7 @@ pub(crate) fn workload(
     Some(Workload {
         uid: WorkloadUid(uid),
         key,
-        trust_domain,
+        trust_domain: trust_domain.unwrap_or_else(|| defaults.trust_domain.clone()),
         addresses: addresses?,
         network,
         protocol,
@@ -135,14 +142,6 @@ fn protocol(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<
         errors.push(node.position, path, None, "not supported yet");
     }
     protocol
-}
-
-fn trust_domain(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<TrustDomain> {
-    let parse = |text: &str| match text {
-        "" => Ok(TrustDomain::default()),
-        _ => TrustDomain::parse(text),
-    };
-    explained(parse)(errors, node, path)
 }
 
 fn locality(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<Locality> {

@@ -226,10 +226,12 @@ fn the_mesh_file_is_what_the_agents_read() -> anyhow::Result<()> {
     for mesh in [Mesh::new(), mesh] {
         world.set_mesh(&mesh)?;
         let text = std::fs::read_to_string(world.mesh_path())?;
-        local_config::parse("mesh.yaml", &text).map_err(|e| anyhow::anyhow!("{e}\n{text}"))?;
+        local_config::parse("mesh.yaml", &text, &local_config::Defaults::default())
+            .map_err(|e| anyhow::anyhow!("{e}\n{text}"))?;
     }
     let text = std::fs::read_to_string(world.mesh_path())?;
-    let config = local_config::parse("mesh.yaml", &text).map_err(|e| anyhow::anyhow!("{e}"))?;
+    let config = local_config::parse("mesh.yaml", &text, &local_config::Defaults::default())
+        .map_err(|e| anyhow::anyhow!("{e}"))?;
     ensure!(config.workloads.len() == 3, "{text}");
     ensure!(config.services.len() == 1 && config.policies.len() == 2, "{text}");
     Ok(())

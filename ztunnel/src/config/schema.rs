@@ -28,8 +28,8 @@ settings! {
     WARREN_DEV_CA_DIR = "", "Folder of the embedded development CA, shared by the nodes that see it. Required; refused together with `CA_ADDRESS`.";
     CA_ADDRESS = "", "Address of a certificate authority. Not supported yet: setting it is an error.";
     SECRET_TTL = "24h", "Lifetime asked for in certificates; renewal is at half of it. 10 s to 90 days.";
-    TRUST_DOMAIN = "cluster.local", "SPIFFE trust domain of this agent.";
-    CLUSTER_ID = "Kubernetes", "Name of this cluster, for telemetry.";
+    TRUST_DOMAIN = "cluster.local", "SPIFFE trust domain of the certificates issued here, and of workloads that name none.";
+    CLUSTER_ID = "Kubernetes", "Name of this cluster, for workloads that name none.";
     NETWORK = "", "Network this node is in; empty is the default network.";
     WARREN_ROOT_NAMESPACE = "istio-system", "Namespace whose policies apply to the whole mesh.";
     WARREN_ADMIN_SOCKET = "/run/warren/admin.sock", "Unix socket of the CLI; mode 0600, root only.";

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use authz::PolicyStore;
-use local_config::ConfigErrors;
+use local_config::{ConfigErrors, Defaults};
 use parking_lot::Mutex;
 use resolve::Snapshot;
 use tokio::sync::watch;
@@ -66,11 +66,20 @@ struct Stamp {
     inode: u64,
 }
 
+/// How a file is understood.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshSettings {
+    /// Namespace whose policies are mesh-wide.
+    pub(crate) root_namespace: String,
+    /// What workloads have that name none.
+    pub(crate) defaults: Defaults,
+}
+
 /// A watched file.
 #[derive(Debug)]
 pub(crate) struct LocalFile {
     path: PathBuf,
-    root_namespace: String,
+    settings: MeshSettings,
     sender: watch::Sender<Arc<MeshState>>,
     last_error: Mutex<Option<String>>,
     stamp: Mutex<Option<Stamp>>,
@@ -78,13 +87,13 @@ pub(crate) struct LocalFile {
 
 impl LocalFile {
     /// Loads the file for the first time.
-    pub(crate) fn open(path: &Path, root_namespace: &str) -> Result<Arc<Self>, MeshError> {
+    pub(crate) fn open(path: &Path, settings: MeshSettings) -> Result<Arc<Self>, MeshError> {
         let stamp = stamp(path).ok();
-        let state = load(path, root_namespace, 1)?;
+        let state = load(path, &settings, 1)?;
         let (sender, _) = watch::channel(Arc::new(state));
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            root_namespace: root_namespace.to_owned(),
+            settings,
             sender,
             last_error: Mutex::new(None),
             stamp: Mutex::new(stamp),
@@ -134,7 +143,7 @@ impl LocalFile {
         }
         *self.stamp.lock() = stamp;
         let revision = self.sender.borrow().revision + 1;
-        match load(&self.path, &self.root_namespace, revision) {
+        match load(&self.path, &self.settings, revision) {
             Ok(state) => {
                 tracing::info!(
                     path = %self.path.display(),
@@ -159,7 +168,7 @@ fn stamp(path: &Path) -> std::io::Result<Stamp> {
     Ok(Stamp { modified: meta.modified().ok(), bytes: meta.len(), inode: meta.ino() })
 }
 
-fn load(path: &Path, root_namespace: &str, revision: u64) -> Result<MeshState, MeshError> {
+fn load(path: &Path, settings: &MeshSettings, revision: u64) -> Result<MeshState, MeshError> {
     use std::io::Read;
     let failed = |source| MeshError::Read { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(failed)?;
@@ -170,11 +179,11 @@ fn load(path: &Path, root_namespace: &str, revision: u64) -> Result<MeshState, M
     let mut text = String::new();
     // The bound holds for what is read too: the file may grow, or be a pipe.
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    let config =
-        local_config::parse(&path.display().to_string(), &text).map_err(MeshError::Content)?;
+    let config = local_config::parse(&path.display().to_string(), &text, &settings.defaults)
+        .map_err(MeshError::Content)?;
     Ok(MeshState {
         snapshot: Snapshot::build(config.workloads, config.services),
-        policies: PolicyStore::compile(config.policies, root_namespace),
+        policies: PolicyStore::compile(config.policies, &settings.root_namespace),
         revision,
         applied_at: SystemTime::now(),
     })

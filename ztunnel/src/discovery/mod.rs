@@ -2,7 +2,7 @@
 
 mod local_file;
 
-pub(crate) use local_file::{LocalFile, MeshError};
+pub(crate) use local_file::{LocalFile, MeshError, MeshSettings};
 
 use model::{Code, Network, OriginalDst, Workload};
 use resolve::{Query, Route, SameNode};
