@@ -21,6 +21,19 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[error("starting a data-plane thread")]
 pub struct ThreadError(#[from] std::io::Error);
 
+/// Ends the process when a data-plane thread panics: its listeners would stay in the kernel's slots
+/// and be refused there, while the agent looked healthy. A supervisor starts the next one, which
+/// adopts the pods. (A panic in one connection ends only that connection's task.)
+struct SharedFate;
+
+impl Drop for SharedFate {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// A pod to serve, with this thread's listeners.
 struct Serve(Arc<Pod>, ThreadAcceptors);
 
@@ -38,9 +51,11 @@ impl Threads {
             let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let shared = shared.clone();
-            let handle = std::thread::Builder::new()
-                .name(format!("data-{index}"))
-                .spawn(move || LocalSet::new().block_on(&runtime, run(shared, receiver)))?;
+            let handle =
+                std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                    let _fate = SharedFate;
+                    LocalSet::new().block_on(&runtime, run(shared, receiver));
+                })?;
             threads.commands.push(sender);
             threads.handles.push(handle);
         }

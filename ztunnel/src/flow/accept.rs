@@ -12,23 +12,33 @@ use super::worker::Worker;
 use super::{inbound, outbound, plaintext};
 use crate::capture::{Accepted, Acceptor, Captured, Refused, ThreadAcceptors};
 
-/// Connections of one pod on one thread. Above the number of tuples a pod may register, so the
-/// kernel's bound is hit first, and counted; this one only keeps memory bounded.
+/// Connections of one pod on one thread, in each direction. The kernel's bound on the tuples of a pod
+/// is about as large. Beyond it, connections wait in the accept queue.
 const CONNECTIONS_MAX: usize = 65_536;
+/// Tunnels that end at one pod on one thread, at about 40 KiB each when idle. Beyond it, peers wait in
+/// the accept queue until one of the others ends.
+const TUNNELS_MAX: usize = 4096;
+
 /// Serves one pod on this thread until it leaves and its last connection has ended.
 pub(crate) async fn serve_pod(worker: Rc<Worker>, pod: Arc<Pod>, acceptors: ThreadAcceptors) {
     let ThreadAcceptors { outbound, hbone, plaintext } = acceptors;
     tokio::join!(
-        accept(&worker, &pod, Direction::Outbound, outbound, outbound::outbound),
-        accept(&worker, &pod, Direction::Inbound, hbone, inbound::hbone),
-        accept(&worker, &pod, Direction::Inbound, plaintext, plaintext::plaintext),
+        accept(&worker, &pod, (Direction::Outbound, CONNECTIONS_MAX), outbound, outbound::outbound),
+        accept(&worker, &pod, (Direction::Inbound, TUNNELS_MAX), hbone, inbound::hbone),
+        accept(
+            &worker,
+            &pod,
+            (Direction::Inbound, CONNECTIONS_MAX),
+            plaintext,
+            plaintext::plaintext
+        ),
     );
 }
 
 async fn accept<F: Future<Output = ()> + 'static>(
     worker: &Rc<Worker>,
     pod: &Arc<Pod>,
-    direction: Direction,
+    (direction, most): (Direction, usize),
     acceptor: Acceptor,
     flow: impl Fn(Rc<Worker>, Arc<Pod>, Captured) -> F,
 ) {
@@ -46,7 +56,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
         let accepted = tokio::select! {
             () = worker.stop.draining() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = acceptor.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            accepted = acceptor.accept(), if connections.len() < most => accepted,
         };
         match accepted {
             Some(Accepted::Connection(captured)) => {

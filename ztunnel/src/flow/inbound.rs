@@ -2,17 +2,22 @@
 //! capture → identity → tunnel (read CONNECT) → policy → tunnel (dial) → relay → telemetry.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hbone::{Authority, Baggage, ConnectHead};
-use hbone_h2::{Incoming, Server};
+use hbone_h2::{Incoming, Server, ServerError};
 use model::{
     Code, Connection, Direction, OriginalDst, Path, Peer, ServiceName, Workload, canonical_socket,
 };
+use resolve::MESH_PORTS;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::admit::{Refused, admit};
+use super::handshakes::Handshakes;
 use super::pods::Pod;
 use super::record::{Reason, Record};
 use super::worker::Worker;
@@ -20,6 +25,10 @@ use crate::capture::Captured;
 use crate::identity::NotReady;
 use crate::relay::{self, Socket};
 use crate::tunnel::{self, ClientLeg};
+
+/// A tunnel without streams is told to go after this. Longer than any client keeps one, so that only
+/// forgotten tunnels are closed from this side.
+const IDLE_MAX: Duration = Duration::from_mins(10);
 
 /// The far end of one tunnel.
 #[derive(Clone)]
@@ -35,12 +44,6 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
     let Captured { stream, peer: address, original_dst: local } = captured;
     let record =
         || Record::start(&worker.telemetry, Direction::Inbound, Path::Hbone, address, local);
-    // A handshake that stalls holds one of a bounded number of slots, for a bounded time.
-    let Ok(slot) = pod.handshakes.clone().try_acquire_owned() else {
-        relay::reset(&stream);
-        let detail = "too many handshakes are under way for this pod";
-        return record().end(Reason::new(Code::LimitReached, detail));
-    };
     // identity
     let svid = match pod.identity.ready().await {
         Ok(svid) => svid,
@@ -49,7 +52,12 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
             return record().end(Reason::new(NotReady::CODE, error.to_string()));
         }
     };
-    // tunnel
+    // tunnel; a handshake that stalls holds one of a bounded number of slots, for a bounded time
+    let Some(slot) = Handshakes::begin(&pod.handshakes, address.ip()) else {
+        relay::reset(&stream);
+        let detail = "too many handshakes with this pod are under way";
+        return record().end(Reason::new(Code::LimitReached, detail));
+    };
     let (server, identity) = match tunnel::accept(stream, &svid, &worker.tunnel_options).await {
         Ok(accepted) => accepted,
         Err(error) => return record().end(Reason::new(error.code(), error.detail())),
@@ -63,16 +71,21 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
 async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Client) {
     let mut streams = JoinSet::new();
     let mut told_to_leave = false;
+    let mut idle = pin!(tokio::time::sleep(IDLE_MAX));
     loop {
         tokio::select! {
-            incoming = server.next() => match incoming {
-                Some(incoming) => {
-                    let (worker, pod, client) = (worker.clone(), pod.clone(), client.clone());
-                    streams.spawn_local(stream(worker, pod, incoming, client));
-                }
-                None => break,
-            },
-            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            incoming = server.next() => {
+                let Some(incoming) = incoming else { break };
+                let (worker, pod, client) = (worker.clone(), pod.clone(), client.clone());
+                streams.spawn_local(stream(worker, pod, incoming, client));
+            }
+            Some(_) = streams.join_next(), if !streams.is_empty() => {
+                idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            }
+            () = &mut idle, if streams.is_empty() && !told_to_leave => {
+                told_to_leave = true;
+                server.shutdown();
+            }
             // GOAWAY: the peer opens no new streams here; those that are open go on.
             () = worker.stop.leaving(&pod), if !told_to_leave => {
                 told_to_leave = true;
@@ -94,9 +107,25 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
         record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
         record.end(Reason::new(Code::Http2Failed, tunnel::chain(error)));
     }
+    if let Some(error) = server.error() {
+        broken_tunnel(&worker, &client, error);
+    }
     // What is left ends with its tunnel, and each stream leaves its own record.
     drop(server);
     while streams.join_next().await.is_some() {}
+}
+
+/// Reports a tunnel that ended out of order: a dead peer, or one that breaks HTTP/2.
+fn broken_tunnel(worker: &Worker, client: &Client, error: &ServerError) {
+    let mut record = Record::start(
+        &worker.telemetry,
+        Direction::Inbound,
+        Path::Hbone,
+        client.address,
+        client.local,
+    );
+    record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
+    record.end(Reason::new(Code::Http2Failed, tunnel::chain(error)));
 }
 
 /// One stream of a tunnel.
@@ -161,8 +190,8 @@ fn dialled(workload: &Workload, head: &ConnectHead) -> Option<ServiceName> {
     workload.services.keys().find(|service| &*service.hostname == host).cloned()
 }
 
-/// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but the
-/// tunnel's own.
+/// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but
+/// the mesh's own.
 fn target(authority: &Authority, pod: &Pod, local: SocketAddr) -> Result<SocketAddr, Code> {
     let address = match authority {
         Authority::Address(address) => canonical_socket(*address),
@@ -172,7 +201,7 @@ fn target(authority: &Authority, pod: &Pod, local: SocketAddr) -> Result<SocketA
     if address.ip() != local.ip() && !pod.has_address(address.ip()) {
         return Err(Code::DestinationMismatch);
     }
-    if address.port() == hbone::HBONE_PORT {
+    if MESH_PORTS.contains(&address.port()) {
         return Err(Code::SelfCall);
     }
     Ok(address)

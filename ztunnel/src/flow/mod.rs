@@ -4,6 +4,7 @@
 
 mod accept;
 mod admit;
+mod handshakes;
 mod inbound;
 mod outbound;
 mod passthrough;

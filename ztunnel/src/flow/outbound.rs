@@ -118,6 +118,7 @@ async fn across(
     };
     let key = TunnelKey {
         pod: pod.captured.uid().clone(),
+        netns_cookie: pod.captured.namespace().cookie(),
         source: client.ip(),
         identity: svid.identity().id().clone(),
         workload: far.workload.uid.clone(),
@@ -128,6 +129,7 @@ async fn across(
     let opening = worker.tunnels.open(key, pod.captured.namespace(), &svid, &head);
     let opened = tokio::select! {
         opened = opening => opened,
+        () = relay::peer_reset(&socket) => return client_gone(),
         () = worker.stop.cut() => return draining(&socket),
     };
     let stream = match opened {
@@ -198,6 +200,11 @@ async fn local(
     };
     let call = SameNode { stream, source, identity, destination };
     same_node(worker, &server, call, record).await
+}
+
+/// The client gave up before the connection stood.
+pub(super) fn client_gone() -> Reason {
+    Reason::new(Code::Reset, "client: reset before the destination was reached")
 }
 
 fn draining(socket: &TcpStream) -> Reason {

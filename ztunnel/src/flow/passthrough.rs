@@ -7,6 +7,7 @@ use std::rc::Rc;
 use model::Code;
 use tokio::net::TcpStream;
 
+use super::outbound::client_gone;
 use super::pods::Pod;
 use super::record::{Reason, Record};
 use super::worker::Worker;
@@ -25,6 +26,7 @@ pub(super) async fn passthrough(
     let dialling = tunnel::passthrough(pod.captured.namespace(), destination, &worker.tuning);
     let dialled = tokio::select! {
         dialled = dialling => dialled,
+        () = relay::peer_reset(&stream) => return client_gone(),
         () = worker.stop.cut() => {
             relay::reset(&stream);
             return Code::Draining.into();

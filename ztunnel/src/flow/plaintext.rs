@@ -1,7 +1,6 @@
 //! Connections to an enrolled pod that come without a tunnel: from outside the mesh, or from
 //! another pod of this node. They skip the tunnel, never the policy.
 
-use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,14 +24,22 @@ pub(crate) async fn plaintext(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captu
     let connection =
         Connection { source: peer, peer: Peer::Plaintext, destination: original_dst.0 };
     // policy, dial
-    let admitted =
-        match admit(&worker, &pod, connection, ClientLeg::Beside, pending(), &mut record).await {
-            Ok(admitted) => admitted,
-            Err(Refused { reason, .. }) => {
-                relay::reset(&stream);
-                return record.end(reason);
-            }
-        };
+    let admitted = match admit(
+        &worker,
+        &pod,
+        connection,
+        ClientLeg::Beside,
+        relay::peer_reset(&stream),
+        &mut record,
+    )
+    .await
+    {
+        Ok(admitted) => admitted,
+        Err(Refused { reason, .. }) => {
+            relay::reset(&stream);
+            return record.end(reason);
+        }
+    };
     // relay, telemetry
     record.established();
     let _open = pod.captured.track();
@@ -74,16 +81,24 @@ pub(super) async fn same_node(
     record.outcome.service.clone_from(&client_record.outcome.service);
     let connection = Connection { source, peer: Peer::Verified(identity), destination };
     // policy, dial
-    let admitted =
-        match admit(worker, pod, connection, ClientLeg::Elsewhere, pending(), &mut record).await {
-            Ok(admitted) => admitted,
-            Err(Refused { reason, .. }) => {
-                relay::reset(&stream);
-                client_record.outcome.destination = record.outcome.destination.clone();
-                record.end(reason.clone());
-                return reason;
-            }
-        };
+    let admitted = match admit(
+        worker,
+        pod,
+        connection,
+        ClientLeg::Elsewhere,
+        relay::peer_reset(&stream),
+        &mut record,
+    )
+    .await
+    {
+        Ok(admitted) => admitted,
+        Err(Refused { reason, .. }) => {
+            relay::reset(&stream);
+            client_record.outcome.destination = record.outcome.destination.clone();
+            record.end(reason.clone());
+            return reason;
+        }
+    };
     // relay, telemetry
     client_record.outcome.destination = record.outcome.destination.clone();
     client_record.outcome.policy.clone_from(&record.outcome.policy);

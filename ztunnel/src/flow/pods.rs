@@ -5,14 +5,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use model::{PodUid, Workload, WorkloadKey};
-use tokio::sync::Semaphore;
 
+use super::handshakes::Handshakes;
 use crate::capture::CapturedPod;
 use crate::identity::PodIdentity;
-
-/// TLS handshakes under way at once for one pod. A flood beyond it is refused with
-/// `LIMIT_REACHED`; each slot is free again after the handshake timeout at the latest.
-const HANDSHAKES_MAX: usize = 256;
 
 /// One enrolled pod.
 pub(crate) struct Pod {
@@ -20,13 +16,13 @@ pub(crate) struct Pod {
     pub(crate) captured: Arc<CapturedPod>,
     /// Its certificate.
     pub(crate) identity: PodIdentity,
-    /// Slots for handshakes under way.
-    pub(crate) handshakes: Arc<Semaphore>,
+    /// Handshakes under way with it.
+    pub(crate) handshakes: Arc<Handshakes>,
 }
 
 impl Pod {
     pub(crate) fn new(captured: Arc<CapturedPod>, identity: PodIdentity) -> Self {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let handshakes = Arc::default();
         Self { captured, identity, handshakes }
     }
 

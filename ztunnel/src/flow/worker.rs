@@ -83,7 +83,7 @@ impl Worker {
     }
 
     /// Closes the tunnels whose source pod is gone or was given another workload, and those whose
-    /// destination is not the workload any more that has the address. A pod that left by request
+    /// destination workload is gone, or has lost the address or the identity. A pod that left by request
     /// keeps its tunnels until its last connection has ended.
     pub(crate) fn retire_tunnels(&self) {
         let pods = self.pods();
@@ -91,12 +91,16 @@ impl Worker {
         self.tunnels.retire(|key| {
             let source = pods.relaying(&key.pod).is_some_and(|pod| {
                 let workload = mesh.snapshot.workload_by_key(pod.captured.workload());
-                workload.is_some_and(|w| w.identity().is_ok_and(|id| id == key.identity))
+                pod.captured.namespace().cookie() == key.netns_cookie
+                    && workload.is_some_and(|w| w.identity().is_ok_and(|id| id == key.identity))
             });
-            let destination = mesh
-                .snapshot
-                .workload_by_address(&key.network, key.address.ip())
-                .is_some_and(|workload| workload.uid == key.workload);
+            // By uid, not by address: a workload in its host's network has no address of its own.
+            let destination =
+                mesh.snapshot.workload_by_uid(&key.workload).is_some_and(|workload| {
+                    workload.network == key.network
+                        && workload.addresses.contains(&key.address.ip())
+                        && workload.identity().is_ok_and(|id| key.expected.contains(&id))
+                });
             !source || !destination
         });
     }

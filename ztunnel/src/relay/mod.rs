@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use model::{Code, PolicyName};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub(crate) use tcp::join_tcp;
@@ -101,6 +102,13 @@ async fn until_stopped(
         })
     })
     .await
+}
+
+/// Resolves when the socket's peer has reset the connection: nobody is left to answer. An ended
+/// stream is no sign of that; the client may have said all it wants to say. Cancel safe.
+pub(crate) async fn peer_reset(socket: &TcpStream) {
+    // An error of the wait itself says the same.
+    let _ = socket.ready(Interest::ERROR).await;
 }
 
 /// Makes closing the socket send a reset, so that a cut connection never looks complete.

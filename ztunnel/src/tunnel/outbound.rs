@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct TunnelKey {
     /// The instance of the source pod: its namespace holds the socket.
     pub(crate) pod: PodUid,
+    /// The cookie of that namespace: a sandbox that was made anew under the same uid is another.
+    pub(crate) netns_cookie: u64,
     /// The source address: the destination takes the client's address from the tunnel.
     pub(crate) source: IpAddr,
     /// Whose certificate is presented.

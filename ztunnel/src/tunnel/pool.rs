@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +22,13 @@ use super::TunnelOptions;
 use super::outbound::{TunnelError, TunnelKey, dial};
 use crate::config;
 
-/// Tunnels tried for one stream: a pooled one may have died since it was last used. After that the
-/// connection fails with the last tunnel's reason.
-const TRIES: usize = 3;
+/// Look-ups in the pool for one stream: a pooled tunnel may have died since it was last used, and
+/// those who wait for a dial may find its tunnel full. After that the connection fails with the last
+/// tunnel's reason.
+const TRIES: usize = 16;
+/// Tunnels dialled for one stream. A peer that refuses our certificate says so only after our
+/// handshake has ended, so without a bound each connection would dial for ever.
+const DIALS: usize = 2;
 
 /// How long the far node may take to answer a CONNECT: it judges and dials the application, which
 /// is bounded by 10 s there.
@@ -43,6 +48,8 @@ struct Inner {
     dials: RefCell<HashMap<TunnelId, Dialling>>,
     /// The next idle tunnel may be due earlier than before.
     changed: Notify,
+    /// How the last tunnel ended that ended out of order, for the report of those who wanted it.
+    last_end: RefCell<Option<(SocketAddr, String)>>,
 }
 
 struct Open {
@@ -101,6 +108,7 @@ impl Tunnels {
             tunnels: RefCell::default(),
             dials: RefCell::default(),
             changed: Notify::new(),
+            last_end: RefCell::default(),
         }))
     }
 
@@ -113,8 +121,8 @@ impl Tunnels {
         head: &ConnectHead,
     ) -> Result<PooledStream, TunnelError> {
         let mut last = TunnelError::Refused(Code::TunnelLost);
-        let mut tries = 0;
-        while tries < TRIES {
+        let mut dials = 0;
+        for _ in 0..TRIES {
             let checkout = self.0.machine.borrow_mut().checkout(&key, Instant::now());
             self.after_input();
             match checkout {
@@ -135,12 +143,17 @@ impl Tunnels {
                             // No byte of the connection was sent: another tunnel may take it.
                             self.0.machine.borrow_mut().going_away(id);
                             last = error;
-                            tries += 1;
                         }
                         Err(error) => return Err(error),
                     }
                 }
                 Checkout::Dial(id) => {
+                    if dials == DIALS {
+                        // Made, and ended before it took a stream: the peer refuses us.
+                        self.0.machine.borrow_mut().dial_failed(id);
+                        return Err(self.last_end(&key).unwrap_or(last));
+                    }
+                    dials += 1;
                     let end = self.start_dial(id, key.clone(), namespace, svid);
                     dialled(end).await?;
                 }
@@ -210,6 +223,7 @@ impl Tunnels {
         svid: &Arc<Svid>,
     ) -> watch::Receiver<DialEnd> {
         let (sender, end) = watch::channel(None);
+        let address = key.address;
         let dialling = dial(key, namespace.clone(), svid.clone(), self.0.options.clone());
         let pool = self.clone();
         let task = tokio::task::spawn_local(async move {
@@ -220,7 +234,8 @@ impl Tunnels {
                     let streams = tunnel.peer_streams();
                     let wanted = pool.0.machine.borrow_mut().dialled(id, streams, Instant::now());
                     if wanted {
-                        let driver = tokio::task::spawn_local(pool.clone().drive(id, driver));
+                        let driver =
+                            tokio::task::spawn_local(pool.clone().drive(id, address, driver));
                         let driver = driver.abort_handle();
                         let open = Open { tunnel, peer, driver };
                         pool.0.tunnels.borrow_mut().insert(id, open);
@@ -241,7 +256,7 @@ impl Tunnels {
     }
 
     /// Runs a tunnel until it ends.
-    async fn drive(self, id: TunnelId, mut driver: hbone_h2::Driver) {
+    async fn drive(self, id: TunnelId, address: SocketAddr, mut driver: hbone_h2::Driver) {
         loop {
             match driver.next().await {
                 hbone_h2::Event::GoingAway => {
@@ -255,13 +270,20 @@ impl Tunnels {
                 hbone_h2::Event::Resumed => self.0.machine.borrow_mut().resumed(id),
                 hbone_h2::Event::Closed(cause) => {
                     if let Some(cause) = cause {
-                        tracing::debug!(%cause, "a tunnel ended");
+                        tracing::debug!(%address, %cause, "a tunnel ended");
+                        *self.0.last_end.borrow_mut() = Some((address, cause));
                     }
                     self.lost(id);
                     return;
                 }
             }
         }
+    }
+
+    fn last_end(&self, key: &TunnelKey) -> Option<TunnelError> {
+        let end = self.0.last_end.borrow();
+        let (address, cause) = end.as_ref()?;
+        (*address == key.address).then(|| TunnelError::Lost(cause.clone()))
     }
 
     fn lost(&self, id: TunnelId) {
