@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hbone::{Authority, Baggage, ConnectHead};
-use hbone_h2::{Incoming, Server, ServerError};
+use hbone_h2::{Incoming, Server};
 use model::{
     Code, Connection, Direction, OriginalDst, Path, Peer, ServiceName, Workload, canonical_socket,
 };
@@ -107,25 +107,9 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
         record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
         record.end(Reason::new(Code::Http2Failed, tunnel::chain(error)));
     }
-    if let Some(error) = server.error() {
-        broken_tunnel(&worker, &client, error);
-    }
     // What is left ends with its tunnel, and each stream leaves its own record.
     drop(server);
     while streams.join_next().await.is_some() {}
-}
-
-/// Reports a tunnel that ended out of order: a dead peer, or one that breaks HTTP/2.
-fn broken_tunnel(worker: &Worker, client: &Client, error: &ServerError) {
-    let mut record = Record::start(
-        &worker.telemetry,
-        Direction::Inbound,
-        Path::Hbone,
-        client.address,
-        client.local,
-    );
-    record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
-    record.end(Reason::new(Code::Http2Failed, tunnel::chain(error)));
 }
 
 /// One stream of a tunnel.
