@@ -121,9 +121,9 @@ pub(crate) fn has_ended(connection: &Connection<'_>) -> bool {
 /// What an agent has left in a pod's namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Routing {
-    /// Rule, route and sysctl.
+    /// Rule, route and sysctls.
     Whole,
-    /// Nothing, and the sysctl as before.
+    /// Nothing, and the sysctls as before.
     None,
     Partial,
 }
@@ -208,10 +208,15 @@ impl Footprint {
 /// Open descriptors of an agent, counted by what they are.
 fn descriptors(agent: &Agent) -> anyhow::Result<Vec<(String, usize)>> {
     let pid = agent.pid().context("the agent does not run")?;
+    // Threads keep their way home; how many there are is the runtime's business.
+    let home = fs::read_link(format!("/proc/{pid}/ns/net"))?;
     let mut counts = std::collections::BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
         // One may close while this looks.
         let Ok(target) = fs::read_link(entry.path()) else { continue };
+        if target == home {
+            continue;
+        }
         let target = target.to_string_lossy().into_owned();
         let kind = target.split([':', '[']).next().unwrap_or_default();
         let kind = if kind == "anon_inode" { target.as_str() } else { kind };
@@ -251,6 +256,19 @@ pub(crate) fn wait_state(
     });
     ensure!(reached, "{uid} should be {what} and is {last:?}\n{}", tail(agent));
     Ok(last)
+}
+
+/// Replaces the mesh and waits until both agents have taken it.
+pub(crate) fn apply(town: &Town, text: &str) -> anyhow::Result<()> {
+    let revisions = || -> anyhow::Result<_> {
+        Ok((town.west.status()?.config.revision, town.east.status()?.config.revision))
+    };
+    let before = revisions()?;
+    town.world.set_mesh_text(text)?;
+    tests::eventually("both agents take the new mesh", SOON, || {
+        let now = revisions()?;
+        Ok((now.0 != before.0 && now.1 != before.1).then_some(()))
+    })
 }
 
 /// Waits until nothing of a pod is left: pins, record, row, routing.

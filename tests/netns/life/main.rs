@@ -2,5 +2,15 @@
 //! open, agents that are killed, stopped and started again, records and pins that do not fit, pods
 //! that change or vanish, requests that are refused, and a mesh file that changes under load.
 
+mod adoption;
+mod changes;
 mod common;
+mod crash;
+mod cycles;
+mod degraded;
 mod leaving;
+mod refusals;
+mod reload;
+mod socket;
+mod startup;
+mod stopping;
