@@ -5,7 +5,7 @@
 //! [`PoolMachine::poll_close`] names. Nothing here waits, so one slow dial holds up nobody else:
 //! whoever was told to dial or to join asks again once that dial has ended.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,8 @@ pub struct PoolMachine<K> {
     limits: PoolLimits,
     tunnels: BTreeMap<TunnelId, Tunnel<K>>,
     by_key: HashMap<K, Vec<TunnelId>>,
+    /// Open tunnels without streams and since when, the longest first: asked for at every stream.
+    idle: BTreeSet<(Instant, TunnelId)>,
     /// Bounded by `limits.tunnels`: each tunnel is put here once, when it is forgotten.
     to_close: VecDeque<TunnelId>,
     next: u64,
@@ -117,6 +119,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             limits,
             tunnels: BTreeMap::new(),
             by_key: HashMap::new(),
+            idle: BTreeSet::new(),
             to_close: VecDeque::new(),
             next: 0,
             draining: false,
@@ -155,6 +158,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             let open =
                 Open { streams: 0, limit, stalled: false, going_away: false, idle_since: now };
             tunnel.state = State::Open(open);
+            self.idle.insert((now, id));
         }
         true
     }
@@ -175,10 +179,17 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
     /// A stream that was checked out with [`Checkout::Use`] ended, or could not be opened.
     pub fn stream_closed(&mut self, id: TunnelId, now: Instant) {
         let Some(open) = self.open(id) else { return };
-        open.streams = open.streams.saturating_sub(1);
+        // None: it was never checked out, and the tunnel is idle already.
+        let Some(left) = open.streams.checked_sub(1) else { return };
+        open.streams = left;
+        if left > 0 {
+            return;
+        }
         open.idle_since = now;
-        if open.streams == 0 && open.going_away {
+        if open.going_away {
             self.close(id);
+        } else {
+            self.idle.insert((now, id));
         }
     }
 
@@ -221,10 +232,9 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
 
     /// Closes tunnels that have been idle for long enough.
     pub fn sweep(&mut self, now: Instant) {
-        let idle = self.limits.idle;
-        let due = |t: &Tunnel<K>| idle_since(t).is_some_and(|since| now >= since + idle);
-        let ids = self.tunnels.iter().filter(|(_, t)| due(t)).map(|(id, _)| *id);
-        for id in ids.collect::<Vec<_>>() {
+        while let Some(&(since, id)) = self.idle.first()
+            && now >= since + self.limits.idle
+        {
             self.close(id);
         }
     }
@@ -232,7 +242,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
     /// When [`Self::sweep`] will next find something, as far as is known.
     #[must_use]
     pub fn next_sweep(&self) -> Option<Instant> {
-        self.tunnels.values().filter_map(idle_since).min().map(|since| since + self.limits.idle)
+        self.idle.first().map(|(since, _)| *since + self.limits.idle)
     }
 
     /// The agent stops: no new streams; tunnels close when their last stream has ended.
@@ -251,22 +261,6 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
         self.to_close.pop_front()
     }
 
-    /// Tunnels known, those being dialled included.
-    #[must_use]
-    pub fn tunnels(&self) -> usize {
-        self.tunnels.len()
-    }
-
-    /// Streams in all tunnels.
-    #[must_use]
-    pub fn streams(&self) -> u64 {
-        let streams = |t: &Tunnel<K>| match &t.state {
-            State::Dialing { .. } => 0,
-            State::Open(open) => u64::from(open.streams),
-        };
-        self.tunnels.values().map(streams).sum()
-    }
-
     /// The open tunnel of the key with the fewest streams that has room for one more.
     fn roomiest(&self, key: &K, stalled: bool) -> Option<TunnelId> {
         let open = |id: &TunnelId| match &self.tunnels.get(id)?.state {
@@ -281,6 +275,10 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
     fn take(&mut self, id: TunnelId) -> Checkout {
         if let Some(open) = self.open(id) {
             open.streams += 1;
+            let since = (open.streams == 1).then_some(open.idle_since);
+            if let Some(since) = since {
+                self.idle.remove(&(since, id));
+            }
         }
         Checkout::Use(id)
     }
@@ -314,11 +312,10 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             return true;
         }
         self.sweep(now);
-        if self.tunnels.len() >= self.limits.tunnels {
-            let idle = self.tunnels.iter().filter_map(|(id, t)| Some((idle_since(t)?, *id)));
-            if let Some((_, id)) = idle.min() {
-                self.close(id);
-            }
+        if self.tunnels.len() >= self.limits.tunnels
+            && let Some(&(_, id)) = self.idle.first()
+        {
+            self.close(id);
         }
         self.tunnels.len() < self.limits.tunnels
     }
@@ -338,6 +335,9 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
 
     fn forget(&mut self, id: TunnelId) -> bool {
         let Some(tunnel) = self.tunnels.remove(&id) else { return false };
+        if let Some(since) = idle_since(&tunnel) {
+            self.idle.remove(&(since, id));
+        }
         if let Some(ids) = self.by_key.get_mut(&tunnel.key) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {

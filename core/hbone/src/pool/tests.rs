@@ -24,6 +24,15 @@ fn closed(pool: &mut PoolMachine<&'static str>) -> Vec<TunnelId> {
     std::iter::from_fn(|| pool.poll_close()).collect()
 }
 
+/// Tunnels known, those being dialled included, and streams in all of them.
+fn sizes(pool: &PoolMachine<&'static str>) -> (usize, u64) {
+    let streams = |t: &Tunnel<_>| match &t.state {
+        State::Dialing { .. } => 0,
+        State::Open(open) => u64::from(open.streams),
+    };
+    (pool.tunnels.len(), pool.tunnels.values().map(streams).sum())
+}
+
 #[test]
 fn joins_a_dial_up_to_its_capacity_then_dials_another() {
     let (mut pool, now) = pool();
@@ -136,7 +145,7 @@ fn draining_refuses_and_empties() {
     assert_eq!(pool.checkout(&"b", now), Checkout::Refuse(Code::Draining));
     pool.stream_closed(a, now);
     assert_eq!(closed(&mut pool), [a]);
-    assert_eq!(pool.tunnels(), 0);
+    assert_eq!(sizes(&pool), (0, 0));
 }
 
 /// What a shell would know: which tunnels it has, and how many streams are in each.
@@ -210,9 +219,11 @@ impl Shell {
                 self.dialing.iter().position(|d| *d == id).map(|at| self.dialing.remove(at));
             assert!(known != dialed.is_some(), "closed once, and known");
         }
-        assert_eq!(pool.tunnels(), self.open.len() + self.dialing.len());
-        assert!(pool.tunnels() <= SMALL.tunnels);
-        assert_eq!(pool.streams(), self.open.values().copied().map(u64::from).sum::<u64>());
+        let streams = self.open.values().copied().map(u64::from).sum::<u64>();
+        assert_eq!(sizes(pool), (self.open.len() + self.dialing.len(), streams));
+        assert!(pool.tunnels.len() <= SMALL.tunnels);
+        let idle = pool.tunnels.iter().filter_map(|(id, t)| Some((idle_since(t)?, *id)));
+        assert!(pool.idle.iter().copied().eq(idle.collect::<BTreeSet<_>>()));
         assert!(pool.by_key.values().all(|ids| (1..=SMALL.tunnels_per_key).contains(&ids.len())));
     }
 }
@@ -233,7 +244,7 @@ fn exhaustive() {
         for (id, streams) in shell.open {
             (0..streams).for_each(|_| pool.stream_closed(id, now));
         }
-        assert_eq!((pool.tunnels(), pool.streams()), (0, 0), "{seed}");
-        assert!(pool.by_key.is_empty(), "{seed}");
+        assert_eq!(sizes(&pool), (0, 0), "{seed}");
+        assert!(pool.by_key.is_empty() && pool.idle.is_empty(), "{seed}");
     }
 }
