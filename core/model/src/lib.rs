@@ -4,6 +4,7 @@
 //! wrong; wire formats (protobuf, YAML) stop before they reach this crate.
 
 mod address;
+mod causes;
 mod code;
 mod connection;
 mod identity;
@@ -12,6 +13,7 @@ mod service;
 mod workload;
 
 pub use address::{Network, NetworkAddress, OriginalDst, canonical_ip, canonical_socket};
+pub use causes::causes;
 pub use code::{Code, Side};
 pub use connection::{Connection, Direction, Path, Peer};
 pub use identity::{IdentityError, SpiffeId, TrustDomain, VerifiedIdentity};

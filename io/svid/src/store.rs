@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use model::SpiffeId;
+use model::{SpiffeId, causes};
 use parking_lot::Mutex;
 use tls::Svid;
 use tokio::runtime::Handle;
@@ -233,7 +233,7 @@ impl Renewal {
                     (life / 2).max(RETRY_MIN)
                 }
                 Err(error) => {
-                    let text = chain(&error);
+                    let text = causes(&error);
                     tracing::warn!(identity = %self.identity, error = %text, "certificate not issued");
                     self.sender.send_modify(|state| state.last_error = Some(text));
                     let nominal = pause;
@@ -254,18 +254,6 @@ impl Renewal {
 
 fn jittered(nominal: Duration) -> Duration {
     nominal.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
