@@ -81,8 +81,6 @@ pub(super) const HOMES: &[(&str, &[&str])] = &[
     ("h2", &["hbone-h2"]),
     ("hyper", &["daemon"]),
     ("hyper-util", &["daemon"]),
-    ("rtnetlink", &["netns"]),
-    ("netlink-packet-route", &["netns"]),
     ("serde-saphyr", &["local-config"]),
     ("kube", &[]),
     ("k8s-openapi", &[]),
