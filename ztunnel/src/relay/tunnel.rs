@@ -61,9 +61,8 @@ pub(crate) async fn join_tunnel(
         match (up.is_ready(), down.is_ready()) {
             (true, true) => Poll::Ready(Ok(())),
             // The peer has ended its side and may still reset the stream: nothing else tells.
-            (false, true) => stream.poll_broken(cx).map(|error| match error {
-                StreamError::Finished => Ok(()),
-                error => Err(broken(&error)),
+            (false, true) => stream.poll_broken(cx).map(|error| {
+                if matches!(error, StreamError::Finished) { Ok(()) } else { Err(broken(&error)) }
             }),
             (_, false) => Poll::Pending,
         }
