@@ -92,6 +92,8 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
                 server.shutdown();
             }
             () = worker.stop.cut() => break,
+            // Its interface is gone too: the peer hears nothing, and would be waited for in vain.
+            () = pod.captured.gone().cancelled() => break,
         }
     }
     // A peer that breaks the rules may have no stream left to tell of it.
