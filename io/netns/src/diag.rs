@@ -38,12 +38,12 @@ pub fn marked_sockets(namespace: &NetnsFd, mark: u32, mask: u32) -> Result<usize
 
 /// Whether a TCP socket with exactly this local and remote address exists in the namespace of the
 /// calling thread. A listener does not count: it is what the kernel answers when no socket has the
-/// tuple.
+/// tuple. Blocks the thread, for a few microseconds and at most [`netlink::DATA_PATH`].
 pub(crate) fn tuple_in_use_here(
     local: SocketAddr,
     remote: SocketAddr,
 ) -> Result<bool, NetlinkError> {
-    let mut channel = Channel::open_here(libc::NETLINK_SOCK_DIAG)?;
+    let mut channel = Channel::open_here(libc::NETLINK_SOCK_DIAG, netlink::DATA_PATH)?;
     let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut id = [0; 48];
     id[0..2].copy_from_slice(&local.port().to_be_bytes());
@@ -79,5 +79,27 @@ fn copy_ip(into: &mut [u8], ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => into[..4].copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => into.copy_from_slice(&ip.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_tuple_is_in_use_only_exactly() {
+        for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let listener = TcpListener::bind((loopback, 0)).expect("binds");
+            let server = listener.local_addr().expect("address");
+            let near = TcpStream::connect(server).expect("connects");
+            let client = near.local_addr().expect("address");
+            let used = |local, remote| tuple_in_use_here(local, remote).expect("the kernel says");
+            assert!(used(client, server) && used(server, client));
+            // A listener would take a SYN from anywhere; it is not in its way.
+            assert!(!used(server, SocketAddr::new(loopback, 1)));
+            assert!(!used(SocketAddr::new(loopback, 1), server));
+        }
     }
 }

@@ -12,11 +12,23 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{EnterError, NetnsFd, within};
 
-/// Longest wait for the kernel's next datagram. A kernel that exceeds it is a [`NetlinkError`].
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Receive buffer of one datagram. The kernel sizes dump datagrams to the reader's buffer, up to
-/// 32 KiB; a longer one would be cut, which the parser reports.
-const DATAGRAM_MAX: usize = 64 * 1024;
+/// How long and how much a channel reads at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// Longest wait for the kernel's next datagram. Beyond it: [`NetlinkError`].
+    reply: Duration,
+    /// Receive buffer of one datagram. A longer one would be cut, which the parser reports.
+    datagram: usize,
+}
+
+/// For dumps and changes, on control threads. The kernel sizes the datagrams of a dump to the
+/// reader's buffer, up to 32 KiB.
+pub(crate) const CONTROL: Patience =
+    Patience { reply: Duration::from_secs(5), datagram: 64 * 1024 };
+/// For a question about one object, on data threads, which it blocks. One message answers it, of
+/// some 200 bytes, made before `send` returns: the bound is never met by a kernel that works.
+pub(crate) const DATA_PATH: Patience =
+    Patience { reply: Duration::from_millis(200), datagram: 4 * 1024 };
 /// Datagrams read for one request; a dump of a million sockets stays below it. More is an error.
 const DATAGRAMS_MAX: usize = 65_536;
 /// `sizeof(struct nlmsghdr)`.
@@ -113,19 +125,20 @@ impl Request {
 /// A socket of one netlink protocol in one namespace.
 pub(crate) struct Channel {
     socket: Socket,
+    buffer: Vec<u8>,
 }
 
 impl Channel {
     pub(crate) fn open(namespace: &NetnsFd, protocol: i32) -> Result<Self, NetlinkError> {
-        within(namespace, || Self::open_here(protocol))?
+        within(namespace, || Self::open_here(protocol, CONTROL))?
     }
 
     /// In the namespace of the calling thread.
-    pub(crate) fn open_here(protocol: i32) -> Result<Self, NetlinkError> {
+    pub(crate) fn open_here(protocol: i32, patience: Patience) -> Result<Self, NetlinkError> {
         let socket = netlink_socket(protocol)?;
         let failed = |cause| NetlinkError::Socket { operation: "socket", cause };
-        socket.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(failed)?;
-        Ok(Self { socket })
+        socket.set_read_timeout(Some(patience.reply)).map_err(failed)?;
+        Ok(Self { socket, buffer: vec![0; patience.datagram] })
     }
 
     /// Sends a request and hands every reply to `each`: its message type and body.
@@ -139,13 +152,12 @@ impl Channel {
         self.socket
             .send(&request.finish())
             .map_err(|cause| NetlinkError::Socket { operation: "send", cause })?;
-        let mut buffer = vec![0; DATAGRAM_MAX];
         for _ in 0..DATAGRAMS_MAX {
             let length = self
                 .socket
-                .read(&mut buffer)
+                .read(&mut self.buffer)
                 .map_err(|cause| NetlinkError::Socket { operation: "receive", cause })?;
-            for message in messages(&buffer[..length]) {
+            for message in messages(&self.buffer[..length]) {
                 let (kind, body) = message.ok_or_else(malformed)?;
                 match kind {
                     NLMSG_DONE => return Ok(()),

@@ -264,7 +264,8 @@ impl MarkRouting {
 }
 
 fn open() -> Result<Channel, RoutingError> {
-    Channel::open_here(libc::NETLINK_ROUTE).map_err(failed("open", "routing socket"))
+    Channel::open_here(libc::NETLINK_ROUTE, netlink::CONTROL)
+        .map_err(failed("open", "routing socket"))
 }
 
 fn failed(action: &'static str, what: &'static str) -> impl FnOnce(NetlinkError) -> RoutingError {
