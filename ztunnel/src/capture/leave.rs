@@ -21,9 +21,9 @@ use super::records::{Progress, Record};
 
 /// Between two looks at a leaving pod's sockets.
 const LEAVE_POLL: Duration = Duration::from_millis(500);
-/// Between the detaching of the hooks and the closing of the listeners: connections whose handshake
-/// was complete are accepted in it, instead of being reset with the queue.
-const QUEUE_GRACE: Duration = Duration::from_millis(100);
+/// Between the end of a listener's service and its closing: connections whose handshake was complete
+/// are accepted in it, instead of being reset with the queue.
+pub(super) const QUEUE_GRACE: Duration = Duration::from_millis(100);
 
 impl Capture {
     /// Ends the capture of a pod. Returns when new connections are no longer captured; open ones go

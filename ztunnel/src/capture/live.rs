@@ -19,6 +19,7 @@ use super::agent_cgroup::Cgroup;
 use super::hooks::{
     AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
 };
+use super::leave::QUEUE_GRACE;
 use super::listeners::{self, ThreadListeners};
 use super::node::{Node, PodEvent, ROUTING};
 use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
@@ -157,10 +158,7 @@ pub(super) async fn bring_up(
         addresses: receiver,
         programs: node.programs.clone(),
     }));
-    let acceptors = listeners
-        .into_iter()
-        .map(|thread| ThreadAcceptors::new(thread, &pod, &node.pending))
-        .collect();
+    let acceptors = acceptors(node, &pod, listeners);
     let live = Arc::new(LivePod {
         pod: Arc::clone(&pod),
         cgroup: cgroup.clone(),

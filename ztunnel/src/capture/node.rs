@@ -66,7 +66,8 @@ pub struct CaptureConfig {
 /// What the data plane is told.
 #[derive(Debug)]
 pub enum PodEvent {
-    /// Serve these acceptors; one element for each thread.
+    /// Serve these acceptors; one element for each thread. Comes again for a pod whose listeners had to
+    /// be replaced; the earlier acceptors end by themselves.
     Up {
         /// The pod.
         pod: Arc<CapturedPod>,

@@ -12,6 +12,7 @@ use ebpf_abi::Kind;
 use model::{Code, OriginalDst, PodUid, WorkloadKey, canonical_socket};
 use netns::NetnsFd;
 use nix::sys::socket::{MsgFlags, send};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +21,8 @@ use super::listeners::{Pair, ThreadListeners};
 use super::pending::{Expected, PendingTests, Token};
 use super::programs::Programs;
 
-/// Pause after an accept that failed for want of memory or descriptors; without it the loop would
-/// spin while the connection stays in the queue.
+/// Pause after an accept that failed for want of memory or descriptors, or for an unknown reason;
+/// without it the loop would spin while the connection stays in the queue.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// An enrolled pod. Lives as long as somebody relays for it.
@@ -34,6 +35,10 @@ pub struct CapturedPod {
     connections: AtomicUsize,
     without_destination: AtomicU64,
     verified: AtomicBool,
+    /// A listener was destroyed; all are to be opened again.
+    broken: AtomicBool,
+    /// Ends the acceptors of the listeners that are served now.
+    serving: Mutex<CancellationToken>,
     stopping: CancellationToken,
     gone: CancellationToken,
 }
@@ -56,6 +61,7 @@ impl std::fmt::Debug for CapturedPod {
 impl CapturedPod {
     pub(super) fn new(parts: PodParts) -> Self {
         let gone = CancellationToken::new();
+        let stopping = gone.child_token();
         Self {
             uid: parts.uid,
             workload: parts.workload,
@@ -65,7 +71,9 @@ impl CapturedPod {
             connections: AtomicUsize::new(0),
             without_destination: AtomicU64::new(0),
             verified: AtomicBool::new(false),
-            stopping: gone.child_token(),
+            broken: AtomicBool::new(false),
+            serving: Mutex::new(stopping.child_token()),
+            stopping,
             gone,
         }
     }
@@ -118,6 +126,22 @@ impl CapturedPod {
 
     pub(super) fn set_verified(&self, verified: bool) {
         self.verified.store(verified, Ordering::Relaxed);
+    }
+
+    /// Whether a listener was found broken since this was asked last.
+    pub(super) fn take_broken(&self) -> bool {
+        self.broken.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes that the listeners are to be opened again.
+    pub(super) fn set_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes acceptors from now on belong to new listeners; the result ends those of the old ones.
+    pub(super) fn renew_listeners(&self) -> CancellationToken {
+        let next = self.stopping.child_token();
+        std::mem::replace(&mut *self.serving.lock(), next)
     }
 
     /// Connections refused because no original destination was recorded.
@@ -195,9 +219,11 @@ impl ThreadAcceptors {
         pod: &Arc<CapturedPod>,
         pending: &PendingTests,
     ) -> Self {
+        let serving = pod.serving.lock().clone();
         let acceptor = |kind, listeners| Acceptor {
             kind,
             listeners,
+            serving: serving.clone(),
             pod: Arc::clone(pod),
             pending: pending.clone(),
         };
@@ -214,6 +240,7 @@ impl ThreadAcceptors {
 pub struct Acceptor {
     kind: Kind,
     listeners: Pair,
+    serving: CancellationToken,
     pod: Arc<CapturedPod>,
     pending: PendingTests,
 }
@@ -224,6 +251,7 @@ pub struct RunningAcceptor {
     kind: Kind,
     v4: TcpListener,
     v6: Option<TcpListener>,
+    serving: CancellationToken,
     pod: Arc<CapturedPod>,
     pending: PendingTests,
 }
@@ -235,6 +263,7 @@ impl Acceptor {
             kind: self.kind,
             v4: TcpListener::from_std(self.listeners.v4)?,
             v6: self.listeners.v6.map(TcpListener::from_std).transpose()?,
+            serving: self.serving,
             pod: self.pod,
             pending: self.pending,
         })
@@ -247,14 +276,15 @@ impl RunningAcceptor {
         &self.pod
     }
 
-    /// The next connection; `None` once the pod stops. Self-test connections are answered here and
+    /// The next connection; `None` once the pod stops, its listeners were replaced, or this one is
+    /// broken for good: then the watch opens all of them again. Self-test connections are answered here and
     /// never seen outside. Cancel safe: a connection that was not yielded is closed, or stays queued.
     pub async fn accept(&mut self) -> Option<Accepted> {
         loop {
             let accepted = tokio::select! {
                 // A pod that stops must not serve what is queued still.
                 biased;
-                () = self.pod.stopping.cancelled() => return None,
+                () = self.serving.cancelled() => return None,
                 accepted = self.v4.accept() => accepted,
                 accepted = accept_optional(self.v6.as_ref()) => accepted,
             };
@@ -264,12 +294,18 @@ impl RunningAcceptor {
                         return Some(accepted);
                     }
                 }
-                // The peer gave up while it was queued.
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(pod = %self.pod.uid, %error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => match Fault::of(&error) {
+                    Fault::Connection => {}
+                    Fault::Passing => {
+                        tracing::warn!(pod = %self.pod.uid, %error, "cannot accept connections");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    Fault::Listener => {
+                        tracing::error!(pod = %self.pod.uid, %error, "a listener is broken");
+                        self.pod.set_broken();
+                        return None;
+                    }
+                },
             }
         }
     }
@@ -323,10 +359,38 @@ async fn accept_optional(listener: Option<&TcpListener>) -> io::Result<(TcpStrea
     }
 }
 
-/// Errors that concern the connection and not the listener (accept(2), "Error handling").
-fn is_of_one_connection(error: &io::Error) -> bool {
-    const OURS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EBADF];
-    !error.raw_os_error().is_some_and(|errno| OURS.contains(&errno))
+/// What a failed accept says (accept(2), "Error handling" and "ERRORS").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The peer gave up while it was queued; the next one may be fine.
+    Connection,
+    /// No memory, no descriptors, or unknown: tried again after [`ACCEPT_PAUSE`].
+    Passing,
+    /// The socket listens no more: a privileged process of the pod has destroyed it (`ss -K`).
+    Listener,
+}
+
+impl Fault {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(
+                libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENETDOWN
+                | libc::ECONNRESET
+                | libc::ETIMEDOUT
+                | libc::EINTR
+                | libc::EAGAIN,
+            ) => Self::Connection,
+            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP) => Self::Listener,
+            Some(_) | None => Self::Passing,
+        }
+    }
 }
 
 /// Answers a self-test. Not through the runtime, which does not know yet that a new socket is
@@ -340,4 +404,28 @@ fn answer(stream: &TcpStream, token: &Token) {
 fn reset(stream: &TcpStream) {
     // A socket that is gone needs no reset.
     let _ = stream.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_concern_one_connection_is_tried_again_at_once() {
+        for (errno, expected) in [
+            (libc::ECONNABORTED, Fault::Connection),
+            (libc::EPROTO, Fault::Connection),
+            (libc::EAGAIN, Fault::Connection),
+            (libc::EMFILE, Fault::Passing),
+            (libc::ENOMEM, Fault::Passing),
+            (libc::EPERM, Fault::Passing),
+            (libc::EIO, Fault::Passing),
+            (libc::EINVAL, Fault::Listener),
+            (libc::EBADF, Fault::Listener),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(Fault::of(&error), expected, "{error}");
+        }
+        assert_eq!(Fault::of(&io::Error::other("no errno")), Fault::Passing);
+    }
 }
