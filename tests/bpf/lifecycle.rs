@@ -192,6 +192,22 @@ fn a_failed_attach_leaves_nothing() {
 }
 
 #[test]
+fn a_failed_detach_can_be_repeated() {
+    let node = Node::new();
+    let programs = node.load();
+    let hooks = node.attach(&programs);
+    let pins = programs.pins().pod(&uid());
+    // A folder among the pins cannot be removed like one.
+    let intruder = pins.map("intruder");
+    fs::create_dir(&intruder).expect("create a folder");
+    hooks.detach().expect_err("something is left");
+    hooks.detach().expect_err("and again");
+    fs::remove_dir(&intruder).expect("remove the folder");
+    hooks.detach().expect("now nothing is left");
+    assert_eq!(pins.completeness(), Completeness::Absent);
+}
+
+#[test]
 fn vanished_targets_are_noticed() {
     let node = Node::new();
     let programs = node.load();

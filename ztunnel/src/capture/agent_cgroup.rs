@@ -141,6 +141,15 @@ impl Cgroup {
         Ok(children)
     }
 
+    /// Whether its path still names it. A path that cannot be looked at counts.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => metadata.ino() == self.id,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Whether a process lives in it or below it; `None` if the kernel does not say.
     #[must_use]
     pub fn is_populated(&self) -> Option<bool> {

@@ -189,14 +189,17 @@ impl PodHooks {
     }
 
     /// Detaches the hooks and removes every pin. Established connections live on; outbound capture
-    /// stops first, inbound steering next. Links whose target is gone are just removed. Safe to repeat
-    /// after a failure.
+    /// stops first, inbound steering next. Links whose target is gone are just removed. After a failure
+    /// what is still attached captures again, and the call can be repeated.
     pub fn detach(&self) -> Result<(), HookError> {
         self.maps().set_active(false).map_err(failed("end capture"))?;
-        for (_, fd) in self.links.iter().rev() {
-            detach_link(fd)?;
+        let detached = self.links.iter().rev().try_for_each(|(_, fd)| detach_link(fd));
+        let detached = detached.and_then(|()| self.parts.remove());
+        if detached.is_err() {
+            // The first error is the one to tell.
+            drop(self.maps().set_active(true));
         }
-        self.parts.remove()
+        detached
     }
 }
 

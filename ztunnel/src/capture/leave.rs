@@ -62,15 +62,17 @@ async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
     match (record, live) {
         (Some(record), Some(live)) => {
             let _turn = live.work.lock().await;
-            // Taken under the turn: the pod may have vanished while this waited.
-            let hooks = live.hooks.lock().take();
-            if let Some(hooks) = hooks {
-                if let Err(error) = hooks.detach() {
+            match live.detach() {
+                Ok(true) => {
+                    let namespace = live.pod.namespace().clone();
+                    node.leave(record, namespace, Some(&live)).await;
+                }
+                // It has vanished while this waited for its turn.
+                Ok(false) => {}
+                Err(error) => {
                     node.set_status(uid, Status::Degraded(causes(&error)));
                     return Err(failed(&error));
                 }
-                let namespace = live.pod.namespace().clone();
-                node.leave(record, namespace, Some(&live)).await;
             }
         }
         (record, _) => {
@@ -92,21 +94,22 @@ pub(super) fn open_again(record: &Record) -> Option<NetnsFd> {
 }
 
 impl Node {
-    /// Undoes a failed enrolment.
+    /// Undoes a failed enrolment. What cannot be undone stays in the table and on disk, degraded, until
+    /// somebody un-enrols it.
     pub(super) async fn abandon(
         self: &Arc<Self>,
         record: &Record,
         namespace: &NetnsFd,
         live: Option<&Arc<LivePod>>,
     ) {
-        let hooks = live.and_then(|live| live.hooks.lock().take());
-        let detached = match hooks {
-            Some(hooks) => hooks.detach(),
+        let detached = match live {
+            Some(live) => live.detach().map(drop),
             None => hooks::purge(&self.programs, &record.uid),
         };
         if let Err(error) = detached {
-            // What is left keeps steering to listeners that close: the pod is shut, not open.
-            tracing::error!(pod = %record.uid, error = %causes(&error), "cannot detach hooks");
+            // Hooks may be on in part: nobody knows what passes, so it must be seen.
+            let reason = format!("enrolment failed, and {}", causes(&error));
+            return self.set_status(&record.uid, Status::Degraded(reason));
         }
         self.leave(record.clone(), namespace.clone(), live).await;
     }
@@ -171,17 +174,15 @@ impl Node {
         pods.remove(record.uid.as_str());
     }
 
-    /// Removes a pod whose cgroup or namespace is gone; its connections end.
-    pub(super) async fn vanish(&self, record: &Record, live: &LivePod, what: &str) {
+    /// Removes a pod whose cgroup or namespace is gone; its connections end. `false` if its hooks
+    /// cannot be removed: it stays, degraded, and the next look tries again.
+    pub(super) async fn vanish(&self, record: &Record, live: &LivePod, what: &str) -> bool {
         tracing::info!(pod = %record.uid, what, "pod is gone");
         live.pod.gone().cancel();
-        let hooks = live.hooks.lock().take();
-        let removed = match hooks {
-            Some(hooks) => hooks.detach(),
-            None => hooks::purge(&self.programs, &record.uid),
-        };
-        if let Err(error) = removed {
-            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove hooks");
+        if let Err(error) = live.detach() {
+            let reason = format!("{what}, and {}", causes(&error));
+            self.set_status(&record.uid, Status::Degraded(reason));
+            return false;
         }
         // Both may outlive the other; a namespace that stays must not keep our routing.
         if let Err(error) = ROUTING.remove(live.pod.namespace(), record.mark_sysctls) {
@@ -189,6 +190,7 @@ impl Node {
         }
         self.forget(&record.uid);
         self.emit(PodEvent::Down { uid: record.uid.clone() }).await;
+        true
     }
 
     /// Drops record and table row.

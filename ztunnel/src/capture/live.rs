@@ -76,6 +76,18 @@ pub(super) struct LivePod {
     pub(super) proved: Mutex<Vec<IpAddr>>,
 }
 
+impl LivePod {
+    /// Takes the hooks off, if they were not before; `false` then. On error they are kept: the pod
+    /// stays captured, and the next call tries again.
+    pub(super) fn detach(&self) -> Result<bool, HookError> {
+        let mut hooks = self.hooks.lock();
+        let Some(attached) = hooks.as_ref() else { return Ok(false) };
+        attached.detach()?;
+        *hooks = None;
+        Ok(true)
+    }
+}
+
 /// The part of a pod's state that follows its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Applied {
@@ -169,14 +181,46 @@ pub(super) async fn bring_up(
         proved: Mutex::new(Vec::new()),
     });
     if !node.emit(PodEvent::Up { pod, acceptors }).await {
-        if origin == Origin::Fresh
-            && let Some(hooks) = live.hooks.lock().take()
-        {
-            hooks.detach()?;
+        if origin == Origin::Fresh {
+            live.detach()?;
         }
         return Err(AttachError::DataPlane);
     }
     Ok(live)
+}
+
+fn acceptors(
+    node: &Node,
+    pod: &Arc<CapturedPod>,
+    listeners: Vec<ThreadListeners>,
+) -> Vec<ThreadAcceptors> {
+    let thread = |listeners| ThreadAcceptors::new(listeners, pod, &node.pending);
+    listeners.into_iter().map(thread).collect()
+}
+
+/// Opens all listeners of a pod again, puts them into the slots and hands them to the data plane.
+/// Connections are refused where a slot is empty meanwhile. On error the next look tries again.
+pub(super) async fn reopen(node: &Node, live: &LivePod) -> Result<(), AttachError> {
+    let reopened = replace_listeners(node, live).await;
+    if reopened.is_err() {
+        live.pod.set_broken();
+    }
+    reopened
+}
+
+async fn replace_listeners(node: &Node, live: &LivePod) -> Result<(), AttachError> {
+    let listeners = listeners::open(live.pod.namespace(), node.config.threads)?;
+    match live.hooks.lock().as_ref() {
+        Some(hooks) => fill_slots(hooks.maps(), &listeners)?,
+        None => return Ok(()),
+    }
+    let old = live.pod.renew_listeners();
+    let acceptors = acceptors(node, &live.pod, listeners);
+    let taken = node.emit(PodEvent::Up { pod: Arc::clone(&live.pod), acceptors }).await;
+    // The queues of the old ones that still work.
+    tokio::time::sleep(QUEUE_GRACE).await;
+    old.cancel();
+    if taken { Ok(()) } else { Err(AttachError::DataPlane) }
 }
 
 fn attach(

@@ -26,6 +26,8 @@ const SWEEP_AFTER: Duration = Duration::from_nanos(TUPLE_LIFETIME_NS);
 enum Presence {
     Here,
     Gone(&'static str),
+    /// The kernel does not say, or says what cannot be.
+    Unknown(String),
 }
 
 impl Node {
@@ -55,8 +57,12 @@ impl Node {
                 }
                 match node.presence(&record, &live) {
                     Presence::Gone(what) => {
-                        node.vanish(&record, &live, what).await;
-                        return;
+                        if node.vanish(&record, &live, what).await {
+                            return;
+                        }
+                    }
+                    Presence::Unknown(reason) => {
+                        node.set_status(&record.uid, Status::Degraded(reason));
                     }
                     Presence::Here => node.repair(&record, &live).await,
                 }
@@ -69,26 +75,41 @@ impl Node {
     }
 
     fn presence(&self, record: &Record, live: &LivePod) -> Presence {
+        let mut unhooked = false;
         let state = live.hooks.lock().as_ref().map(super::hooks::PodHooks::state);
         match state {
-            Some(Ok(HookState::CgroupGone)) => return Presence::Gone("cgroup removed"),
-            Some(Ok(HookState::NetnsGone)) => return Presence::Gone("network namespace removed"),
+            Some(Ok(HookState::CgroupGone)) if !live.cgroup.exists() => {
+                return Presence::Gone("cgroup removed");
+            }
+            // A link that was taken off looks like one whose target is gone. This process keeps the
+            // namespace alive, so that cannot be gone.
+            Some(Ok(HookState::CgroupGone | HookState::NetnsGone)) => unhooked = true,
             Some(Ok(HookState::Attached)) | None => {}
-            Some(Err(error)) => {
-                self.set_status(&record.uid, Status::Degraded(causes(&error)));
+            Some(Err(error)) => return Presence::Unknown(causes(&error)),
+        }
+        // Its end shows only in its path and in the absence of the pod's processes.
+        if !names(&record.netns_path, record.netns_cookie) {
+            match live.cgroup.is_populated() {
+                Some(false) => return Presence::Gone("network namespace and processes gone"),
+                Some(true) => {}
+                None => return Presence::Unknown("its cgroup cannot be read".to_owned()),
             }
         }
-        // This process keeps the namespace alive, so its end shows only in its path and in the
-        // absence of the pod's processes.
-        let named = names(&record.netns_path, record.netns_cookie);
-        if !named && live.cgroup.is_populated() != Some(true) {
-            return Presence::Gone("network namespace and processes gone");
+        if unhooked {
+            return Presence::Unknown("a hook was taken off the pod".to_owned());
         }
         Presence::Here
     }
 
     async fn repair(&self, record: &Record, live: &LivePod) {
         let degrade = |reason| self.set_status(&record.uid, Status::Degraded(reason));
+        if live.pod.take_broken() {
+            // At most once a look, so a pod that goes on destroying them only harms itself.
+            degrade("a listener was destroyed from within the pod".to_owned());
+            if let Err(error) = live::reopen(self, live).await {
+                return degrade(causes(&error));
+            }
+        }
         if let Err(reason) = self.follow_addresses(record, live) {
             return degrade(reason);
         }
