@@ -1,6 +1,8 @@
-//! How much to read at once, and the buffer to read into.
+//! How much to read at once and in one turn, and the buffer to read into.
 
 use std::cell::RefCell;
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 /// Reads of a new or idle flow: one page or so costs nothing to touch.
 const READ_MIN: usize = 16 * 1024;
@@ -8,6 +10,10 @@ const READ_MIN: usize = 16 * 1024;
 pub(super) const SOCKET_READ_MAX: usize = 1024 * 1024;
 /// Reads of a bulk flow into a tunnel, which keeps them until they are encrypted.
 pub(super) const TUNNEL_READ_MAX: usize = 256 * 1024;
+
+/// Bytes that one direction of a connection moves before all others of the thread have their turn.
+/// Tokio's own budget counts calls, not bytes: with the largest reads it allows over 100 MiB.
+pub(super) const TURN: usize = 1024 * 1024;
 
 thread_local! {
     /// One buffer per data-plane thread. It is borrowed within a single poll only, so a connection
@@ -48,9 +54,50 @@ impl ReadSize {
     }
 }
 
+/// One direction's turn: a poll of it.
+#[derive(Debug)]
+pub(super) struct Turn {
+    left: usize,
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self { left: TURN }
+    }
+
+    /// Counts bytes. `Pending` when the turn is over: the next one is due once the runtime has gone
+    /// round.
+    pub(super) fn moved(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
+        self.left = self.left.saturating_sub(bytes);
+        if self.left > 0 {
+            return Poll::Ready(());
+        }
+        // Polled once, it puts the waker off; a plain wake may run this task again first.
+        pin!(tokio::task::yield_now()).poll(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_turn_ends_after_its_bytes_and_another_follows() {
+        for _ in 0..3 {
+            let mut turn = Turn::new();
+            let mut polls = 0;
+            std::future::poll_fn(|cx| {
+                polls += 1;
+                if polls > 1 {
+                    return Poll::Ready(());
+                }
+                assert!(turn.moved(TURN - 1, cx).is_ready());
+                turn.moved(1, cx)
+            })
+            .await;
+            assert_eq!(polls, 2, "it is woken again");
+        }
+    }
 
     #[test]
     fn reads_grow_with_the_flow_and_shrink_when_it_idles() {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::chunk::{ReadSize, SOCKET_READ_MAX, with_scratch};
+use super::chunk::{ReadSize, SOCKET_READ_MAX, Turn, with_scratch};
 use super::{Broken, Ending, Meter, Side, reset, until_stopped};
 
 /// Joins two sockets until both directions have ended or `stop` resolves.
@@ -39,7 +39,7 @@ pub(crate) async fn join_tcp(
 }
 
 /// Which end of one direction failed.
-enum Fault {
+pub(super) enum Fault {
     Reading(io::Error),
     Writing(io::Error),
 }
@@ -54,7 +54,7 @@ impl Fault {
 }
 
 /// One direction.
-struct OneWay {
+pub(super) struct OneWay {
     size: ReadSize,
     /// Bytes that were read but that the writer could not take yet.
     left: Vec<u8>,
@@ -71,18 +71,19 @@ enum State {
 }
 
 impl OneWay {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let size = ReadSize::new(SOCKET_READ_MAX);
         Self { size, left: Vec::new(), written: 0, state: State::Open }
     }
 
-    fn poll(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         count: impl Fn(u64),
     ) -> Poll<Result<(), Fault>> {
+        let mut turn = Turn::new();
         loop {
             ready!(self.poll_left(cx, to)).map_err(Fault::Writing)?;
             match self.state {
@@ -120,6 +121,7 @@ impl OneWay {
             }
             self.size.read(bytes);
             count(u64::try_from(bytes).unwrap_or(u64::MAX));
+            ready!(turn.moved(bytes, cx));
         }
     }
 

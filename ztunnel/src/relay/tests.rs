@@ -117,3 +117,19 @@ async fn bulk_arrives_whole_behind_a_slow_reader_and_presses_back() {
     assert_eq!(ending.code, Code::Ok);
     assert_eq!(usize::try_from(tally.request.get()), Ok(BYTES));
 }
+
+/// A source that never runs dry and a sink that never fills: only the turn's end stops the poll.
+#[tokio::test]
+async fn one_bulk_flow_does_not_keep_the_thread() {
+    let mut way = tcp::OneWay::new();
+    let (mut source, mut sink) = (tokio::io::repeat(7), tokio::io::sink());
+    for _ in 0..20 {
+        let moved = Cell::new(0);
+        let first = std::future::poll_fn(|cx| {
+            let poll = way.poll(cx, &mut source, &mut sink, |n| moved.set(moved.get() + n));
+            Poll::Ready(poll.is_pending())
+        });
+        assert!(first.await, "it would go on for ever");
+        assert!((1 << 20..3 << 20).contains(&moved.get()), "{} bytes in a turn", moved.get());
+    }
+}

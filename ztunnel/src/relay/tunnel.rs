@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::chunk::{ReadSize, TUNNEL_READ_MAX, with_scratch};
+use super::chunk::{ReadSize, TUNNEL_READ_MAX, Turn, with_scratch};
 use super::{Broken, Ending, Meter, Side, reset, until_stopped};
 
 /// From this read size on, a flow is bulk: it reads into the buffer that h2 keeps. Smaller reads go
@@ -98,6 +98,7 @@ impl IntoTunnel {
         stream: &mut HboneStream,
         count: impl Fn(u64),
     ) -> Poll<Result<(), Broken>> {
+        let mut turn = Turn::new();
         loop {
             if self.finished {
                 // The peer may still reset the stream while only the other direction flows.
@@ -128,8 +129,10 @@ impl IntoTunnel {
                 stream.finish().map_err(|e| broken(&e))?;
                 self.finished = true;
             } else {
-                count(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                let bytes = chunk.len();
+                count(u64::try_from(bytes).unwrap_or(u64::MAX));
                 stream.send(chunk).map_err(|e| broken(&e))?;
+                ready!(turn.moved(bytes, cx));
             }
         }
     }
@@ -170,6 +173,7 @@ impl OutOfTunnel {
         count: impl Fn(u64),
     ) -> Poll<Result<(), Broken>> {
         let wrong = |error| Broken::Socket(which.side(), error);
+        let mut turn = Turn::new();
         loop {
             if self.shut {
                 return Poll::Ready(Ok(()));
@@ -201,6 +205,7 @@ impl OutOfTunnel {
             count(u64::try_from(written).unwrap_or(u64::MAX));
             // Only now may the peer send as much again.
             stream.consume(written);
+            ready!(turn.moved(written, cx));
         }
     }
 }
