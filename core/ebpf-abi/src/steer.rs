@@ -56,6 +56,10 @@ pub fn decide(
                 return Steer::Assign(Kind::Outbound, Counter::SteeredOutbound);
             }
             (Role::OUTBOUND, Age::Stale) => return Steer::Drop(Counter::DroppedStale),
+            // The proxy's own tunnel to this pod, from this pod: no application serves HBONE.
+            (Role::PROXY_TO_APP, Age::Fresh) if key.local_port.get() == HBONE_PORT => {
+                return Steer::Assign(Kind::Hbone, Counter::SteeredHbone);
+            }
             (Role::PROXY_TO_APP, Age::Fresh) => return Steer::Pass(Counter::PassedProxy),
             (Role::SELF_CALL, Age::Fresh) => return Steer::Pass(Counter::PassedSelfCall),
             // Stale or unknown: judged like any other connection.

@@ -117,6 +117,20 @@ fn registered_connections() {
     }
 }
 
+/// A pod that reaches itself through its service, over a tunnel: the tunnel starts and ends in it.
+#[test]
+fn the_proxys_own_tunnel_reaches_the_proxy() {
+    for age in [0, TUPLE_LIFETIME_NS] {
+        let maps = Maps { tuple: Some(tuple(Role::PROXY_TO_APP, age)), ..Maps::default() };
+        check("10.0.0.5:999", "10.0.0.5:15008", Ingress::Other, &maps, HBONE);
+        check("[fd00::5]:999", "[fd00::5]:15008", Ingress::Other, &maps, HBONE);
+    }
+    // An application that calls itself on that port means its own listener, if it has one.
+    let call = Maps { tuple: Some(tuple(Role::SELF_CALL, 0)), ..Maps::default() };
+    let pass = Steer::Pass(Counter::PassedSelfCall);
+    check("10.0.0.5:999", "10.0.0.5:15008", Ingress::Other, &call, pass);
+}
+
 #[test]
 fn probes_pass_to_probe_ports_only() {
     let fresh = Maps { probe: Some(tuple(Role::KUBELET, 1)), ..Maps::default() };
