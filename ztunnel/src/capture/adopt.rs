@@ -24,6 +24,8 @@ use super::records::{Entry, Progress, Record, RecordError};
 
 /// Pods adopted at once: each waits for a self-test of up to seconds, and a node has 100 pods.
 const ADOPTIONS_MAX: usize = 16;
+/// Between two attempts for pods that could not be adopted.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// The links of a removed cgroup die a little after it, when its grace period is over. Looks at
 /// them before a cgroup that cannot be found counts as alive.
 const LINK_LOOKS: u32 = 20;
@@ -52,6 +54,8 @@ impl Capture {
             adoptions.spawn(async move { node.adopt_entry(entry).await });
         }
         while adoptions.join_next().await.is_some() {}
+        let node = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move { node.retry_adoptions().await });
         Ok(())
     }
 }
@@ -87,9 +91,32 @@ impl Node {
                 return;
             }
         };
-        let uid = record.uid.clone();
         let slot = Slot::new(Status::Enrolling, Some(record.clone()));
-        self.pods.lock().insert(uid.to_string(), slot);
+        self.pods.lock().insert(record.uid.to_string(), slot);
+        self.adopt_record(record).await;
+    }
+
+    /// Tries again what could not be adopted: the reason may have passed.
+    async fn retry_adoptions(self: &Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_INTERVAL) => {}
+            }
+            let names: Vec<String> = self.pods.lock().keys().cloned().collect();
+            for name in names {
+                // Un-enrolment waits for this: both would take hooks off, or put them on.
+                let _turn = self.rescue.lock().await;
+                let record = self.pods.lock().get(&name).and_then(Slot::to_be_rescued);
+                if let Some(record) = record {
+                    self.adopt_record(record).await;
+                }
+            }
+        }
+    }
+
+    async fn adopt_record(self: &Arc<Self>, record: Record) {
+        let uid = record.uid.clone();
         match self.plan_adoption(&record).await {
             Plan::Remove { because } => self.remove_stale(&record, because),
             Plan::Keep { reason } => self.set_status(&uid, Status::Degraded(reason)),
@@ -124,7 +151,7 @@ impl Node {
                 let otherwise = "names a cgroup that is not the one that was enrolled";
                 self.remove_unless_hooked(record, "its cgroup is gone", otherwise).await
             }
-            (_, Some(cgroup), None) if cgroup.is_populated() != Some(true) => {
+            (_, Some(cgroup), None) if cgroup.is_populated() == Some(false) => {
                 Plan::Remove { because: "its network namespace and processes are gone" }
             }
             (_, Some(_), None) => Plan::Keep {
@@ -168,11 +195,18 @@ impl Node {
             return self.set_status(&uid, Status::Degraded(causes(&error)));
         }
         let mut result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Pinned).await;
-        // The promise stands, and the kernel lost its half: made anew.
-        if let Err(AttachError::Adopt(
-            AdoptError::NotFound { .. } | AdoptError::Incomplete { .. },
-        )) = &result
-        {
+        // The promise stands, and the kernel lost its half: made anew. Links without a target were
+        // taken off if cgroup and namespace are there.
+        let lost = match &result {
+            Err(AttachError::Adopt(AdoptError::NotFound { .. } | AdoptError::Incomplete { .. })) => {
+                true
+            }
+            Err(AttachError::Adopt(AdoptError::CgroupGone { .. } | AdoptError::NetnsGone { .. })) => {
+                cgroup.exists() && open_again(&record).is_some()
+            }
+            Ok(_) | Err(_) => false,
+        };
+        if lost {
             tracing::warn!(pod = %uid, "pinned hooks are missing; attaching them again");
             let forgotten = hooks::purge(&self.programs, &uid).and_then(|()| {
                 // Without its pins, only the namespace tells what was the pod's.

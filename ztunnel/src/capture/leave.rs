@@ -44,6 +44,9 @@ impl Capture {
 }
 
 async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
+    let lost = node.pods.lock().get(uid.as_str()).is_some_and(|slot| slot.live.is_none());
+    // An attempt to adopt it may be in progress. The row is looked at after that.
+    let _turn = if lost { Some(node.rescue.lock().await) } else { None };
     let (record, live) = {
         let pods = node.pods.lock();
         let slot = pods.get(uid.as_str()).ok_or_else(|| {

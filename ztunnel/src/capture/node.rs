@@ -1,6 +1,7 @@
 //! Capture on one node: what is loaded once, and the table of its pods.
 //!
-//! The table is the only shared state, behind one short lock. Work on a pod runs in tasks of its
+//! The table is the only shared state, behind one lock that is held for table work, and for the end
+//! of a leaving pod. Work on a pod runs in tasks of its
 //! own, so that a pod which hangs or breaks costs no other pod anything.
 
 use std::collections::BTreeMap;
@@ -133,6 +134,8 @@ pub(super) struct Node {
     pub(super) pending: PendingTests,
     pub(super) boot_id: String,
     pub(super) pods: Mutex<BTreeMap<String, Slot>>,
+    /// Serialises work on pods without objects: adopting them again, un-enrolling them.
+    pub(super) rescue: tokio::sync::Mutex<()>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     events: mpsc::Sender<PodEvent>,
@@ -171,6 +174,17 @@ impl Slot {
 }
 
 impl Slot {
+    /// The record of a pod that should be captured or cleaned up, and has no objects for it.
+    pub(super) fn to_be_rescued(&self) -> Option<Record> {
+        match (&self.status, &self.live) {
+            (Status::Degraded(_), None) => self.record.clone(),
+            (
+                Status::Degraded(_) | Status::Enrolling | Status::Verified | Status::Leaving,
+                Some(_) | None,
+            ) => None,
+        }
+    }
+
     /// Changes the status, and tells the data plane whether the pod is proved.
     pub(super) fn set_status(&mut self, status: Status) {
         if let Some(live) = &self.live {
@@ -196,7 +210,7 @@ impl Capture {
         let roles = RolesConfig {
             agent_cgroup_id: cgroup.leaf().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
-            host_netns_cookie: own.cookie(),
+            host_netns_cookie: host_namespace(kubelet.as_ref(), &own).cookie(),
         };
         let pins = PinRoot::open(&config.pin_dir)?.lock()?;
         let programs = Programs::load(&config.pin_dir, roles)?;
