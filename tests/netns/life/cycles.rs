@@ -54,11 +54,7 @@ fn fifty_enrolments_and_a_crash_leave_an_agent_as_it_was() -> anyhow::Result<()>
         }
         // Tunnels of the last greeting close when they have been idle for ten seconds.
         let settled = settled.context("two cycles")?;
-        eventually("the agent is as it was", SWEPT, || {
-            let now = Footprint::of(west)?;
-            ensure!(now == settled, "left behind:\n{now:?}\ninstead of\n{settled:?}");
-            Ok(Some(()))
-        })?;
+        settled.wait_for(west, SWEPT)?;
         let cgroups = [near.pod.cgroup().to_owned(), world.node(1).cgroup().to_owned()];
         let left: Vec<_> = cgroups.iter().flat_map(|folder| names(folder)).collect();
         let left: Vec<_> =

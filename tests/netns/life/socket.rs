@@ -40,6 +40,8 @@ fn only_root_may_ask_and_changes_are_logged() -> anyhow::Result<()> {
     ensure!(agent.pods()?.is_empty(), "another user enrolled a pod");
     agent.enrol(&web.pod)?;
     agent.unenrol(&web.pod)?;
+    // The log is written behind the agent's back; all of it is there when it has ended.
+    agent.terminate()?;
     let log = agent.log();
     let said = |message: &str| {
         log.iter().find(|line| line["message"] == message && line["pod"] == web.pod.uid())
@@ -49,7 +51,6 @@ fn only_root_may_ask_and_changes_are_logged() -> anyhow::Result<()> {
     for message in ["pod enrolled", "asked to un-enrol a pod", "pod un-enrolled"] {
         ensure!(said(message).is_some(), "{message:?} is not logged");
     }
-    agent.terminate()?;
     ensure!(!socket.exists(), "the socket outlives its agent");
     let answer = agent.warren(&["status"])?;
     ensure!(answer.status == 3, "{answer:?}");
