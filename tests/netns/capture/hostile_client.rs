@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use tests::protocol::ConnectOptions;
-use tests::{Actor, Agent, AgentOptions, Listener, Mesh, Pod, PodSpec, World, wait_until};
+use tests::{Actor, Agent, AgentOptions, Listener, LogMark, Mesh, Pod, PodSpec, World, wait_until};
 use ztunnel::capture::bpf;
 
 use crate::stage::{House, answered, brief, counter, ready};
@@ -24,7 +24,7 @@ struct Stage {
     near: House,
     far: House,
     west: Agent,
-    _east: Agent,
+    east: Agent,
     _world: World,
 }
 
@@ -45,7 +45,7 @@ impl Stage {
         }
         east.enrol(&far.pod)?;
         let hostile = mallory.confined_actor(&["net_admin", "net_raw"])?;
-        Ok(Self { mallory, hostile, friend, near, far, west, _east: east, _world: world })
+        Ok(Self { mallory, hostile, friend, near, far, west, east, _world: world })
     }
 
     fn targets(&self) -> Vec<SocketAddr> {
@@ -62,6 +62,28 @@ impl Stage {
     fn must(&self, script: &str) -> anyhow::Result<()> {
         let (status, output, errors) = self.hostile.shell(&format!("set -e\n{script}"))?;
         ensure!(status == 0, "{script}: {output}{errors}");
+        Ok(())
+    }
+
+    fn agent_of(&self, pod: &Pod) -> &Agent {
+        if pod.node() == 1 { &self.west } else { &self.east }
+    }
+
+    /// The proof that an attack did leave the pod uncaptured: the server's node has judged it, and
+    /// refused.
+    fn arrived_without_identity(
+        &self,
+        server: &Pod,
+        (source, target): (IpAddr, SocketAddr),
+        since: LogMark,
+    ) -> anyhow::Result<()> {
+        let what = format!("plaintext from {source} to {target}");
+        let line = self.agent_of(server).wait_access(since, &what, |line| {
+            line.path == "plaintext"
+                && line.destination == target.to_string()
+                && line.source.parse().is_ok_and(|from: SocketAddr| from.ip() == source)
+        })?;
+        assert_eq!((&*line.code, &*line.source_identity), ("POLICY_NO_MATCH", ""), "{line:?}");
         Ok(())
     }
 
@@ -242,6 +264,7 @@ fn listening_ports(table: &str) -> Vec<SocketAddr> {
 fn redirects_itself(stage: &Stage) -> anyhow::Result<()> {
     for server in [&stage.near.pod, &stage.far.pod] {
         let (v4, v6) = (server.ipv4(), server.ipv6());
+        let mark = stage.agent_of(server).log_mark();
         // What is captured, and what never is (link-local), both turned to the server.
         stage.must(&format!(
             "nft add table inet r
@@ -265,6 +288,9 @@ fn redirects_itself(stage: &Stage) -> anyhow::Result<()> {
             let answered = answered(&stage.hostile, target, brief());
             assert!(!answered, "{target}, turned to {}, answered", server.name());
         }
+        let mallory = &stage.mallory;
+        stage.arrived_without_identity(server, (mallory.ipv4(), server.at(PORT)), mark)?;
+        stage.arrived_without_identity(server, (mallory.ipv6(), server.at_v6(PORT)), mark)?;
         stage.must("nft flush ruleset")?;
     }
     stage.must("ip route del 169.254.7.7")
@@ -276,6 +302,7 @@ fn borrows_addresses(stage: &Stage) -> anyhow::Result<()> {
     for server in [&stage.near.pod, &stage.far.pod] {
         let (v4, v6) = (server.ipv4(), server.ipv6());
         let before = counter(&stage.west, &stage.mallory, "self_call")?;
+        let mark = stage.agent_of(server).log_mark();
         stage.must(&format!(
             "ip addr add {v4}/32 dev lo; ip addr add {v6}/128 dev lo nodad
              for f in -4 -6; do
@@ -294,6 +321,8 @@ fn borrows_addresses(stage: &Stage) -> anyhow::Result<()> {
             counter(&stage.west, &stage.mallory, "self_call").is_ok_and(|now| now > before + 3)
         });
         assert!(noticed, "the borrowed address was never taken for an own one: no attack");
+        let calls = (stage.mallory.ipv4(), server.at(PORT));
+        stage.arrived_without_identity(server, calls, mark)?;
         stage.must(&format!(
             "for f in -4 -6; do
                ip $f rule del pref 1; ip $f rule add pref 0 lookup local; ip $f rule del pref 5

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tests::protocol::{Behaviour, ConnectOptions, Hammer};
+use tests::protocol::{Amount, Behaviour, ConnectOptions, Hammer};
 use tests::{AgentOptions, Mesh, PodSpec, World, eventually};
 
-use crate::stage::{House, answered, any, brief, canonical, counter, deny_all, reach, ready};
+use crate::stage::{
+    GREETING, House, PATIENCE, answered, any, brief, canonical, counter, deny_all, reach, ready,
+};
 
 /// Ports that mean something to the mesh, or to nobody.
 const SERVED: [u16; 6] = [1, 80, 8080, 15001, 15006, 65535];
@@ -35,9 +37,9 @@ fn every_port_of_a_pod_is_judged_with_its_true_address() -> anyhow::Result<()> {
     let judged = |port: u16, target: SocketAddr, code: &str| -> anyhow::Result<()> {
         let connection = client.actor.connect(target)?;
         // A refusal may be faster than the write; the read tells.
-        let _ = connection.send(b"?");
-        let answer =
-            connection.receive_within(tests::protocol::Amount::Exactly(1), Duration::from_secs(2));
+        let _ = connection.send(GREETING);
+        let all = Amount::Exactly(tests::length(GREETING.len()));
+        let answer = connection.receive_within(all, PATIENCE);
         let local = canonical(connection.local());
         connection.reset()?;
         let what = format!("{local} to {target}");
@@ -46,7 +48,7 @@ fn every_port_of_a_pod_is_judged_with_its_true_address() -> anyhow::Result<()> {
         assert_eq!(line.destination, target.to_string(), "{line:?}");
         assert_eq!(line.path, if port == HBONE { "hbone" } else { "plaintext" }, "{line:?}");
         assert!(line.code == code || (code == "OK" && line.code == "RESET"), "{line:?}");
-        let echoed = answer.is_ok_and(|(bytes, _)| bytes == b"?");
+        let echoed = answer.is_ok_and(|(bytes, _)| bytes == GREETING);
         assert_eq!(echoed, code == "OK", "{what}: {line:?}");
         Ok(())
     };

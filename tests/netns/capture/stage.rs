@@ -4,11 +4,14 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::protocol::{Behaviour, ConnectOptions};
+use tests::protocol::{Amount, Behaviour, ConnectOptions};
 use tests::{Actor, Agent, AgentOptions, Connection, Listener, Mesh, Pod, PodSpec, World};
 
 /// Bound of a connect that a broken network may swallow. Attempts that work take a millisecond.
 pub(crate) const PATIENCE_MS: u64 = 400;
+/// What clients say and servers repeat: longer than the head of a TLS record, so that a tunnel's
+/// port, too, knows at once that it is none.
+pub(crate) const GREETING: &[u8] = b"is anybody there?";
 /// Bound of an exchange on a connection that stands, unless it is refused at once.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(800);
 
@@ -52,7 +55,7 @@ pub(crate) fn brief() -> ConnectOptions {
     ConnectOptions { timeout_ms: PATIENCE_MS, ..ConnectOptions::default() }
 }
 
-/// Sends a byte and gets it back; the connection that it came over.
+/// Sends the greeting and gets it back; the connection that it came over.
 pub(crate) fn reach(
     client: &Actor,
     target: SocketAddr,
@@ -69,9 +72,10 @@ pub(crate) fn reach(
 }
 
 fn converse(connection: &Connection<'_>) -> anyhow::Result<()> {
-    connection.send(b"?")?;
-    let (answer, _) = connection.receive_within(tests::protocol::Amount::Exactly(1), PATIENCE)?;
-    ensure!(answer == b"?", "the answer is {answer:?}");
+    connection.send(GREETING)?;
+    let all = Amount::Exactly(tests::length(GREETING.len()));
+    let (answer, _) = connection.receive_within(all, PATIENCE)?;
+    ensure!(answer == GREETING, "the answer is {answer:?}");
     Ok(())
 }
 
