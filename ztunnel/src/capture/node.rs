@@ -35,6 +35,9 @@ const EVENTS_MAX: usize = 64;
 /// How long the data plane may take to receive an event. After that an enrolment fails.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The network namespace of the first process that is visible: the host's, with `hostPID`.
+const INIT_NETNS: &str = "/proc/1/ns/net";
+
 /// The routing that brings preserved client addresses back to the proxy, in every pod.
 pub(super) const ROUTING: MarkRouting = MarkRouting {
     mark: ebpf_abi::PROXY_MARK,
@@ -221,13 +224,14 @@ impl Capture {
         programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
         let mut foreign = vec![own];
         // Not visible from a PID namespace of the agent's own; then its own namespace is the test.
-        foreign.extend(NetnsFd::open(Path::new("/proc/1/ns/net")).ok());
+        foreign.extend(NetnsFd::open(Path::new(INIT_NETNS)).ok());
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let node = Node {
             records: Records::open(&config.run_dir)?,
             boot_id: records::boot_id()?,
             pending: PendingTests::default(),
             pods: Mutex::new(BTreeMap::new()),
+            rescue: tokio::sync::Mutex::new(()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             _pins: pins,
@@ -280,6 +284,16 @@ impl Node {
 
 pub(super) fn open_folder(path: &Path) -> Result<File, CaptureError> {
     File::open(path).map_err(|cause| CaptureError::Open { path: path.to_owned(), cause })
+}
+
+/// The namespace that probes come from: that of the kubelet's processes, if any is visible, else that
+/// of the host's first process, else the agent's own, as of a `hostNetwork` pod. Without `hostPID` the
+/// first process is the agent's own container's.
+fn host_namespace(kubelet: Option<&Cgroup>, own: &NetnsFd) -> NetnsFd {
+    let processes = kubelet.and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
+    let kubelets = processes.iter().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+    let mut candidates = kubelets.chain([PathBuf::from(INIT_NETNS)]);
+    candidates.find_map(|path| NetnsFd::open(&path).ok()).unwrap_or_else(|| own.clone())
 }
 
 /// An error with its causes, for people.
