@@ -4,7 +4,6 @@
 //! never looked up by path again. Two pods may not share one, and the agent's own and the host's are
 //! nobody's pod. A refusal leaves nothing attached.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +46,7 @@ pub enum EnrolCode {
     NetnsIsHost,
     /// Another pod is enrolled with it.
     NetnsTaken,
-    /// The cgroup's processes live in another namespace.
+    /// A process of the cgroup lives in another namespace.
     NetnsMismatch,
     /// The path is not a cgroup of the unified hierarchy.
     CgroupInvalid,
@@ -217,10 +216,12 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
             return Err(EnrolError::new(EnrolCode::CgroupHoldsAgent, message));
         }
     }
-    let elsewhere = namespaces_of(&cgroup);
-    if !elsewhere.is_empty() && !elsewhere.contains(&namespace.inode()) {
-        let message =
-            format!("no process of {} is in {}", cgroup.path().display(), request.netns.display());
+    if let Some((pid, inode)) = stranger(&cgroup, namespace.inode()) {
+        let message = format!(
+            "process {pid} of {} is in network namespace {inode} and not in {}",
+            cgroup.path().display(),
+            request.netns.display()
+        );
         return Err(EnrolError::new(EnrolCode::NetnsMismatch, message));
     }
     Ok((namespace, cgroup))
@@ -233,16 +234,16 @@ fn reserve(
     cgroup: &Cgroup,
     namespace: &NetnsFd,
 ) -> Result<(), EnrolError> {
+    let routing = ROUTING
+        .inspect(namespace)
+        .map_err(|error| EnrolError::new(EnrolCode::AttachFailed, causes(&error)))?;
+    record.mark_sysctls = routing.sysctls;
     let mut pods = node.pods.lock();
     if let Some(slot) = pods.get(record.uid.as_str())
         && slot.status != Status::Leaving
     {
         return Err(EnrolError::new(EnrolCode::UidTaken, format!("{} is enrolled", record.uid)));
     }
-    let routing = ROUTING
-        .inspect(namespace)
-        .map_err(|error| EnrolError::new(EnrolCode::AttachFailed, causes(&error)))?;
-    record.mark_sysctls = routing.sysctls;
     let mut returning = None;
     for (name, slot) in pods.iter() {
         let Some(other) = &slot.record else { continue };
@@ -279,9 +280,10 @@ fn reserve(
     Ok(())
 }
 
-/// Inodes of the network namespaces of the processes in and below a cgroup, as far as visible.
-fn namespaces_of(cgroup: &Cgroup) -> HashSet<u64> {
-    let mut found = HashSet::new();
+/// A process in or below a cgroup, as far as visible, that lives in another network namespace than
+/// `expected`, and which. Hooks on the cgroup would refuse its connections: several pods are below it,
+/// or it is another pod's.
+fn stranger(cgroup: &Cgroup, expected: u64) -> Option<(u32, u64)> {
     let mut seen = 0;
     let mut folders = vec![cgroup.path().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -290,12 +292,14 @@ fn namespaces_of(cgroup: &Cgroup) -> HashSet<u64> {
         for pid in cgroup.processes().unwrap_or_default() {
             seen += 1;
             if seen > PROCESSES_MAX {
-                return found;
+                return None;
             }
-            found.extend(namespace_of(pid));
+            if let Some(inode) = namespace_of(pid).filter(|inode| *inode != expected) {
+                return Some((pid, inode));
+            }
         }
     }
-    found
+    None
 }
 
 fn namespace_of(pid: u32) -> Option<u64> {
