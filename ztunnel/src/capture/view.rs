@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use model::WorkloadKey;
 
 use super::hooks::{HookState, PodHooks};
+use super::live::LivePod;
 use super::node::{Capture, ROUTING, Slot, Status};
+use super::records::Record;
 
 /// One pod, read from the kernel at this moment.
 #[derive(Clone, Debug)]
@@ -89,19 +92,35 @@ impl Status {
 impl Capture {
     /// Every pod of the table, by name.
     pub fn pods(&self) -> Vec<PodView> {
-        self.0.pods.lock().iter().map(|(name, slot)| view(name, slot)).collect()
+        let row = |(name, slot): (&String, &Slot)| Row {
+            name: name.clone(),
+            status: slot.status.clone(),
+            record: slot.record.clone(),
+            live: slot.live.clone(),
+        };
+        // The kernel is asked after the table is free again.
+        let rows: Vec<Row> = self.0.pods.lock().iter().map(row).collect();
+        rows.into_iter().map(view).collect()
     }
 }
 
-fn view(name: &str, slot: &Slot) -> PodView {
-    let record = slot.record.as_ref();
-    let live = slot.live.as_deref();
+/// A copy of a row of the table.
+struct Row {
+    name: String,
+    status: Status,
+    record: Option<Record>,
+    live: Option<Arc<LivePod>>,
+}
+
+fn view(row: Row) -> PodView {
+    let record = row.record.as_ref();
+    let live = row.live.as_deref();
     let hooks = live.map(|live| live.hooks.lock());
     let hooks = hooks.as_ref().and_then(|hooks| hooks.as_ref());
     PodView {
-        name: name.to_owned(),
+        name: row.name,
         workload: record.map(|record| record.workload.clone()),
-        status: slot.status.clone(),
+        status: row.status,
         cgroup: record.map(|record| (record.cgroup_path.clone(), record.cgroup_id)),
         netns: record.map(|record| (record.netns_path.clone(), record.netns_inode)),
         addresses: live.map(|live| live.applied.lock().global.clone()).unwrap_or_default(),
