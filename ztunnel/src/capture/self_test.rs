@@ -16,6 +16,7 @@ use std::time::Duration;
 use netns::{NetnsFd, within};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 
 use super::agent_cgroup::{Cgroup, CgroupError};
 use super::pending::{Expected, PendingTests, Token};
@@ -149,11 +150,9 @@ pub(super) async fn test(
         namespace_inode: subject.namespace.inode(),
         steps,
     };
-    let report = tokio::time::timeout(TEST_TIMEOUT, run_child(subject.program, &order))
-        .await
-        .map_err(|_| SelfTestError::Timeout)??;
+    let report = run_child(subject.program, &order).await;
     leaf.remove().await;
-    match report.failure {
+    match report?.failure {
         None => Ok(()),
         Some(failure) => Err(SelfTestError::NotCaptured(failure)),
     }
@@ -161,7 +160,7 @@ pub(super) async fn test(
 
 async fn run_child(program: &Path, order: &Order) -> Result<Report, SelfTestError> {
     let failed = |operation| move |cause| SelfTestError::Child { operation, cause };
-    let mut child = tokio::process::Command::new(program)
+    let mut child = Command::new(program)
         .arg("self-test")
         .env_clear()
         .stdin(Stdio::piped())
@@ -170,6 +169,17 @@ async fn run_child(program: &Path, order: &Order) -> Result<Report, SelfTestErro
         .kill_on_drop(true)
         .spawn()
         .map_err(failed("start"))?;
+    let answered = tokio::time::timeout(TEST_TIMEOUT, converse(&mut child, order)).await;
+    let report = answered.map_err(|_| SelfTestError::Timeout).and_then(|report| report);
+    if report.is_err() {
+        // Its cgroup can be removed only when it has left.
+        child.kill().await.map_err(failed("end"))?;
+    }
+    report
+}
+
+async fn converse(child: &mut Child, order: &Order) -> Result<Report, SelfTestError> {
+    let failed = |operation| move |cause| SelfTestError::Child { operation, cause };
     let text = serde_json::to_vec(order).map_err(|e| failed("order")(e.into()))?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(&text).await.map_err(failed("order"))?;
@@ -216,8 +226,8 @@ impl TemporaryCgroup {
 
 impl Drop for TemporaryCgroup {
     fn drop(&mut self) {
-        // After `remove` it is gone already; on an error path the child may linger, and then the
-        // folder stays until the pod goes.
+        // After `remove` it is gone already; a test that is given up kills its child, which may
+        // linger, and then the folder stays until the pod goes.
         let _ = std::fs::remove_dir(self.0.path());
     }
 }
