@@ -23,7 +23,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// Hooks may be half attached; a restart rolls it forward or back.
+    /// Hooks may be half attached; a restart takes them off. Whoever asked got no answer, and asks again.
     Enrolling,
     /// The self-test has passed once.
     Verified,
