@@ -19,8 +19,8 @@ pub use connection::{Connection, Direction, Path, Peer};
 pub use identity::{IdentityError, SpiffeId, TrustDomain, VerifiedIdentity};
 pub use outcome::{Bytes, Endpoint, Outcome};
 pub use service::{
-    HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, PortMapping, Scope, Service,
-    ServiceAddress, ServiceName, Visibility,
+    DialledService, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, PortMapping, Scope,
+    Service, ServiceAddress, ServiceName, Visibility,
 };
 pub use workload::{
     Health, Locality, NetworkMode, PodUid, PodUidError, PolicyName, TunnelProtocol, Workload,

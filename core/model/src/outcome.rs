@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Code, Direction, Path, PolicyName, ServiceName, SpiffeId, Workload};
+use crate::{Code, DialledService, Direction, Path, PolicyName, SpiffeId, Workload};
 
 /// One side of a connection, as far as it is known.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Outcome {
     /// The server.
     pub destination: Endpoint,
     /// The service the client dialled.
-    pub service: Option<ServiceName>,
+    pub service: Option<DialledService>,
     /// The tunnel's address, `ip:15008`.
     pub hbone: Option<SocketAddr>,
     /// The reason.
@@ -51,4 +51,24 @@ pub struct Outcome {
     pub bytes: Bytes,
     /// From accept to close.
     pub duration: Duration,
+}
+
+impl Outcome {
+    /// One of which nothing else is known.
+    #[must_use]
+    pub fn new(direction: Direction, path: Path, code: Code) -> Self {
+        Self {
+            direction,
+            path,
+            source: Endpoint::default(),
+            destination: Endpoint::default(),
+            service: None,
+            hbone: None,
+            code,
+            policy: None,
+            detail: None,
+            bytes: Bytes::default(),
+            duration: Duration::ZERO,
+        }
+    }
 }

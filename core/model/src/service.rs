@@ -34,6 +34,21 @@ impl fmt::Display for ServiceName {
     }
 }
 
+/// A service that a connection was made to, as reports name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DialledService {
+    /// Namespace and host name.
+    pub name: ServiceName,
+    /// The control plane's short name; it cannot be told from the host name.
+    pub short_name: Arc<str>,
+}
+
+impl fmt::Display for DialledService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
 /// A virtual address of a service: a single address, or every address of a CIDR block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceAddress {
@@ -157,4 +172,12 @@ pub struct Service {
     pub canonical: bool,
     /// Who may see it.
     pub visibility: Visibility,
+}
+
+impl Service {
+    /// How reports name it.
+    #[must_use]
+    pub fn dialled(&self) -> DialledService {
+        DialledService { name: self.name.clone(), short_name: self.short_name.clone() }
+    }
 }

@@ -142,7 +142,7 @@ proptest! {
             }
             Route::Refused { service, workload, .. } => (workload.as_deref(), None, service),
         };
-        prop_assert_eq!(named.as_ref(), service.map(|s| &s.name), "{:?}", route);
+        prop_assert_eq!(named, &service.map(Service::dialled), "{:?}", route);
         match service {
             None => {
                 prop_assert_eq!(target, at_address(), "{:?}", route);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use model::{
-    Code, LoadBalancingMode, Network, NetworkMode, OriginalDst, Service, ServiceName, SpiffeId,
+    Code, DialledService, LoadBalancingMode, Network, NetworkMode, OriginalDst, Service, SpiffeId,
     TunnelProtocol, Workload, canonical_socket,
 };
 
@@ -55,7 +55,7 @@ pub enum Route {
         /// The workload behind it, if the mesh knows one.
         workload: Option<Arc<Workload>>,
         /// The service that was dialled.
-        service: Option<ServiceName>,
+        service: Option<DialledService>,
     },
     /// An HBONE tunnel.
     Hbone {
@@ -68,7 +68,7 @@ pub enum Route {
         /// Identities of which the tunnel's certificate must carry one.
         expected: Vec<SpiffeId>,
         /// The service that was dialled.
-        service: Option<ServiceName>,
+        service: Option<DialledService>,
     },
     /// A pod of this agent.
     Local {
@@ -77,7 +77,7 @@ pub enum Route {
         /// Its address and port.
         address: SocketAddr,
         /// The service that was dialled.
-        service: Option<ServiceName>,
+        service: Option<DialledService>,
     },
     /// Nowhere.
     Refused {
@@ -86,7 +86,7 @@ pub enum Route {
         /// What the code does not say.
         detail: String,
         /// The service that was dialled.
-        service: Option<ServiceName>,
+        service: Option<DialledService>,
         /// The destination, if it got that far.
         workload: Option<Arc<Workload>>,
     },
@@ -111,12 +111,12 @@ fn to_service(entry: &ServiceEntry, query: &Query<'_>, dialled: SocketAddr) -> R
     let refused = |code, detail| Route::Refused {
         code,
         detail,
-        service: Some(service.name.clone()),
+        service: Some(service.dialled()),
         workload: None,
     };
     match service.load_balancing.mode {
         LoadBalancingMode::Passthrough => {
-            let service = Some(service.name.clone());
+            let service = Some(service.dialled());
             return Route::Passthrough { address: dialled, workload: None, service };
         }
         LoadBalancingMode::Unspecified
@@ -162,7 +162,7 @@ fn to_workload(
     address: SocketAddr,
     service: Option<&ServiceEntry>,
 ) -> Route {
-    let name = service.map(|entry| entry.service.name.clone());
+    let name = service.map(|entry| entry.service.dialled());
     let own = match (query.same_node, workload.network_mode) {
         (SameNode::Relay, NetworkMode::Standard) => (query.local)(workload),
         (SameNode::Relay, NetworkMode::HostNetwork) | (SameNode::Tunnel, _) => false,
@@ -200,7 +200,7 @@ fn to_workload(
 
 fn self_call(
     address: SocketAddr,
-    service: Option<ServiceName>,
+    service: Option<DialledService>,
     workload: Option<Arc<Workload>>,
 ) -> Route {
     Route::Refused {

@@ -364,7 +364,8 @@ fn a_flow_is_an_outcome() {
             workload: None,
             identity: model::SpiffeId::parse("spiffe://td/ns/a/sa/b").ok(),
         },
-        service: model::ServiceName::parse("a/b.svc"),
+        service: model::ServiceName::parse("a/b.svc")
+            .map(|name| model::DialledService { name, short_name: "b".into() }),
         hbone: None,
         code: model::Code::PolicyNoMatch,
         policy: Some(model::PolicyName::new("a", "p")),

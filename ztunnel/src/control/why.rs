@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use admin::{Failure, Subject, Target, Why, WhyRoute, WhyVerdict};
 use authz::Question;
-use model::{Code, OriginalDst, PodUid, ServiceName, SpiffeId, Workload};
+use model::{Code, DialledService, OriginalDst, PodUid, ServiceName, SpiffeId, Workload};
 use resolve::{Query, Route};
 
 use crate::config::Config;
@@ -245,7 +245,7 @@ trait FromRoute {
 impl FromRoute for WhyRoute {
     fn from_route(route: &Route) -> Self {
         let named = |workload: Option<&Arc<Workload>>| workload.map(|w| w.key.to_string());
-        let service = |service: &Option<ServiceName>| service.as_ref().map(ToString::to_string);
+        let service = |service: &Option<DialledService>| service.as_ref().map(ToString::to_string);
         match route {
             Route::Passthrough { address, workload, service: dialled } => Self {
                 kind: "passthrough".to_owned(),

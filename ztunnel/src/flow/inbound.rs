@@ -10,9 +10,11 @@ use std::time::Duration;
 use hbone::{Authority, Baggage, ConnectHead};
 use hbone_h2::{Incoming, Server};
 use model::{
-    Code, Connection, Direction, OriginalDst, Path, Peer, ServiceName, Workload, canonical_socket,
+    Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Service, Workload,
+    canonical_socket,
 };
 use resolve::MESH_PORTS;
+use resolve::Snapshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -152,7 +154,9 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
         }
     };
     let server = record.outcome.destination.workload.clone();
-    record.outcome.service = server.as_deref().and_then(|server| dialled(server, &head));
+    let mesh = worker.mesh.borrow_mut().current().clone();
+    record.outcome.service =
+        server.as_deref().and_then(|server| dialled(&mesh.snapshot, server, &head));
     let baggage = server.as_deref().map(Baggage::of).unwrap_or_default();
     let stream = match responder.accept(&baggage) {
         Ok(stream) => stream,
@@ -171,9 +175,10 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
 }
 
 /// The service that the client says it dialled, if the workload serves it. For reports only.
-fn dialled(workload: &Workload, head: &ConnectHead) -> Option<ServiceName> {
+fn dialled(snapshot: &Snapshot, workload: &Workload, head: &ConnectHead) -> Option<DialledService> {
     let host = head.forwarded.host.as_deref()?;
-    workload.services.keys().find(|service| &*service.hostname == host).cloned()
+    let name = workload.services.keys().find(|service| &*service.hostname == host)?;
+    snapshot.service(name).map(Service::dialled)
 }
 
 /// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but

@@ -109,7 +109,7 @@ async fn across(
     record.outcome.source.identity = Some(svid.identity().id().clone());
     // tunnel
     let client = record.outcome.source.address.unwrap_or(far.tunnel);
-    let service = record.outcome.service.as_ref().map(|service| &*service.hostname);
+    let service = record.outcome.service.as_ref().map(|service| &*service.name.hostname);
     let head = ConnectHead {
         authority: Authority::Address(far.authority),
         baggage: Baggage::of(source),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use model::{Bytes, Direction, Endpoint, Outcome, Path, ServiceName, SpiffeId};
+use model::{Bytes, DialledService, Direction, Endpoint, Outcome, Path, SpiffeId};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -18,6 +18,9 @@ use prometheus_client::registry::Registry;
 const SERIES_MAX: usize = 10_000;
 /// A series without open connections that nothing touched for this long is forgotten.
 const SERIES_IDLE: Duration = Duration::from_hours(1);
+/// With a full table, new label sets look through it for idle series at most this often: it takes
+/// milliseconds, during which no connection of any thread can open. Until then they are `other`.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// The values of one label set.
 #[derive(Debug, Default)]
@@ -65,7 +68,7 @@ struct Labels {
     reporter: &'static str,
     source: Side,
     destination: Side,
-    service: Option<(ServiceName, Arc<str>)>,
+    service: Option<DialledService>,
     response_flags: &'static str,
     security: &'static str,
 }
@@ -89,21 +92,16 @@ struct WorkloadLabels {
 
 impl Labels {
     fn of(outcome: &Outcome) -> Self {
-        let service = outcome.service.as_ref().map(|name| {
-            let short = name.hostname.split('.').next().unwrap_or_default();
-            (name.clone(), short.into())
-        });
         Self {
             reporter: outcome.direction.reporter(),
             source: Side::of(&outcome.source),
             destination: Side::of(&outcome.destination),
-            service,
+            service: outcome.service.clone(),
             response_flags: outcome.code.response_flags(),
             security: match outcome.path {
                 Path::Hbone => "mutual_tls",
-                // Both identities are proven, and no byte leaves the two pods and this process.
-                Path::Local => "local",
-                Path::Passthrough | Path::Plaintext => "unknown",
+                // Same-node: both identities are proven, but there is no TLS to tell of (ADR 0006).
+                Path::Local | Path::Passthrough | Path::Plaintext => UNKNOWN,
             },
         }
     }
@@ -112,7 +110,9 @@ impl Labels {
         let mut pairs = vec![("reporter", self.reporter)];
         self.source.pairs(&SOURCE, &mut pairs);
         let (service, namespace, name) = match &self.service {
-            Some((service, short)) => (&*service.hostname, &*service.namespace, &**short),
+            Some(DialledService { name, short_name }) => {
+                (&*name.hostname, &*name.namespace, known(Some(short_name)))
+            }
             None => (UNKNOWN, UNKNOWN, UNKNOWN),
         };
         pairs.push(("destination_service", service));
@@ -171,10 +171,6 @@ impl Side {
     }
 
     fn pairs<'a>(&'a self, names: &[&'static str; 8], pairs: &mut Vec<(&'static str, &'a str)>) {
-        let known = |value: Option<&'a Arc<str>>| match value {
-            Some(value) if !value.is_empty() => &**value,
-            _ => UNKNOWN,
-        };
         let workload = self.workload.as_ref();
         let canonical = known(workload.map(|w| &w.canonical_name));
         let revision = known(workload.map(|w| &w.canonical_revision));
@@ -198,10 +194,58 @@ impl Side {
     }
 }
 
+fn known(value: Option<&Arc<str>>) -> &str {
+    match value {
+        Some(value) if !value.is_empty() => value,
+        Some(_) | None => UNKNOWN,
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     series: Arc<Series>,
     touched: Instant,
+}
+
+impl Entry {
+    fn in_use(&self, now: Instant) -> bool {
+        Arc::strong_count(&self.series) > 1 || now.duration_since(self.touched) < SERIES_IDLE
+    }
+}
+
+/// The series by label set.
+#[derive(Debug, Default)]
+struct Table {
+    series: HashMap<Labels, Entry>,
+    /// When a connection last looked for series to forget.
+    swept: Option<Instant>,
+}
+
+impl Table {
+    /// The series of a label set; `None` when there is no room for another.
+    fn series(&mut self, labels: Labels, now: Instant) -> Option<Arc<Series>> {
+        if let Some(entry) = self.series.get_mut(&labels) {
+            entry.touched = now;
+            return Some(entry.series.clone());
+        }
+        if self.series.len() >= SERIES_MAX {
+            let due = self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_EVERY);
+            if due {
+                self.sweep(now);
+            }
+            if self.series.len() >= SERIES_MAX {
+                return None;
+            }
+        }
+        let series = Arc::<Series>::default();
+        self.series.insert(labels, Entry { series: series.clone(), touched: now });
+        Some(series)
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.swept = Some(now);
+        self.series.retain(|_, entry| entry.in_use(now));
+    }
 }
 
 /// All series.
@@ -210,7 +254,7 @@ pub(super) struct Traffic(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    series: Mutex<HashMap<Labels, Entry>>,
+    table: Mutex<Table>,
     overflow: Arc<Series>,
     open: [AtomicU64; 2],
 }
@@ -248,24 +292,8 @@ impl Traffic {
 
     fn series(&self, outcome: &Outcome) -> Arc<Series> {
         let labels = Labels::of(outcome);
-        let now = Instant::now();
-        let mut all = self.0.series.lock();
-        if let Some(entry) = all.get_mut(&labels) {
-            entry.touched = now;
-            return entry.series.clone();
-        }
-        if all.len() >= SERIES_MAX {
-            all.retain(|_, entry| {
-                let held = Arc::strong_count(&entry.series) > 1;
-                held || now.duration_since(entry.touched) < SERIES_IDLE
-            });
-        }
-        if all.len() >= SERIES_MAX {
-            return self.0.overflow.clone();
-        }
-        let series = Arc::<Series>::default();
-        all.insert(labels, Entry { series: series.clone(), touched: now });
-        series
+        let series = self.0.table.lock().series(labels, Instant::now());
+        series.unwrap_or_else(|| self.0.overflow.clone())
     }
 }
 
@@ -283,13 +311,9 @@ impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         // Copied out, so that a slow scrape never holds up a connection.
         let mut all: Vec<(Labels, Arc<Series>)> = {
-            let mut series = self.0.series.lock();
-            let now = Instant::now();
-            series.retain(|_, entry| {
-                let held = Arc::strong_count(&entry.series) > 1;
-                held || now.duration_since(entry.touched) < SERIES_IDLE
-            });
-            series.iter().map(|(labels, e)| (labels.clone(), e.series.clone())).collect()
+            let mut table = self.0.table.lock();
+            table.sweep(Instant::now());
+            table.series.iter().map(|(labels, e)| (labels.clone(), e.series.clone())).collect()
         };
         all.sort_by(|(a, _), (b, _)| a.pairs().cmp(&b.pairs()));
         for (name, help, value) in FAMILIES {
@@ -321,5 +345,78 @@ impl Collector for Traffic {
             family.encode_family(&labels)?.encode_gauge(&open)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Code, ServiceName};
+
+    use super::*;
+
+    fn outcome(principal: usize) -> Outcome {
+        let mut outcome = Outcome::new(Direction::Outbound, Path::Hbone, Code::Ok);
+        let identity = format!("spiffe://td/ns/a/sa/s{principal}");
+        outcome.source.identity = Some(SpiffeId::parse(&identity).expect("literal"));
+        outcome
+    }
+
+    fn label<'a>(labels: &'a Labels, name: &str) -> &'a str {
+        let pairs = labels.pairs();
+        pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value).expect("a label")
+    }
+
+    #[test]
+    fn the_security_policy_is_a_value_of_istio() {
+        for (path, value) in [
+            (Path::Hbone, "mutual_tls"),
+            (Path::Local, "unknown"),
+            (Path::Passthrough, "unknown"),
+            (Path::Plaintext, "unknown"),
+        ] {
+            let labels = Labels::of(&Outcome::new(Direction::Inbound, path, Code::Ok));
+            assert_eq!(label(&labels, "connection_security_policy"), value);
+        }
+    }
+
+    /// The host name of an external service says nothing about its short name.
+    #[test]
+    fn a_service_has_the_short_name_it_was_given() {
+        let mut outcome = outcome(0);
+        for (short, value) in [("cart", "cart"), ("", "unknown")] {
+            let name = ServiceName::parse("shop/www.example.org").expect("literal");
+            outcome.service = Some(DialledService { name, short_name: short.into() });
+            let labels = Labels::of(&outcome);
+            assert_eq!(label(&labels, "destination_service"), "www.example.org");
+            assert_eq!(label(&labels, "destination_service_namespace"), "shop");
+            assert_eq!(label(&labels, "destination_service_name"), value);
+        }
+        outcome.service = None;
+        assert_eq!(label(&Labels::of(&outcome), "destination_service_name"), "unknown");
+    }
+
+    #[test]
+    fn a_full_table_is_looked_through_once_a_minute() {
+        let mut table = Table::default();
+        let start = Instant::now();
+        let first = table.series(Labels::of(&outcome(0)), start).expect("room");
+        for principal in 1..SERIES_MAX {
+            assert!(table.series(Labels::of(&outcome(principal)), start).is_some());
+        }
+        let mut new = SERIES_MAX;
+        let mut another = |table: &mut Table, now| {
+            new += 1;
+            table.series(Labels::of(&outcome(new)), now)
+        };
+        let almost = start + SERIES_IDLE - SWEEP_EVERY / 2;
+        assert!(another(&mut table, almost).is_none());
+        assert_eq!(table.swept, Some(almost));
+        // All but the held one are idle by now, but nobody looks yet.
+        assert!(another(&mut table, start + SERIES_IDLE).is_none());
+        assert_eq!(table.swept, Some(almost));
+        assert!(another(&mut table, almost + SWEEP_EVERY).is_some());
+        assert_eq!(table.series.len(), 2, "the one in use and the new one");
+        let again = table.series(Labels::of(&outcome(0)), start + SERIES_IDLE);
+        assert!(again.is_some_and(|series| Arc::ptr_eq(&series, &first)));
     }
 }
