@@ -29,6 +29,14 @@ macro_rules! codes {
             /// Every code, for documentation and tests.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
+            /// Its place in [`Self::ALL`].
+            #[must_use]
+            pub fn index(self) -> usize {
+                #[expect(clippy::as_conversions, reason = "a discriminant; variants start at 0")]
+                let index = self as usize;
+                index
+            }
+
             /// The stable text.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -128,6 +136,13 @@ impl fmt::Display for Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_knows_its_place() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(code.index(), index);
+        }
+    }
 
     #[test]
     fn texts_are_unique_and_shouting() {

@@ -1,10 +1,11 @@
 //! The outcome of one connection while it is being made: filled in by each stage, emitted once.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use model::{Bytes, Code, Direction, Endpoint, OriginalDst, Outcome, Path, PolicyName};
+use model::{Code, Direction, Endpoint, OriginalDst, Outcome, Path, PolicyName};
 
 use crate::relay::{Ending, Meter};
 use crate::telemetry::{Counters, Telemetry};
@@ -58,17 +59,9 @@ impl Record {
         Self {
             telemetry: telemetry.clone(),
             outcome: Outcome {
-                direction,
-                path,
                 source: at(source),
                 destination: at(destination.0),
-                service: None,
-                hbone: None,
-                code: Code::Draining,
-                policy: None,
-                detail: None,
-                bytes: Bytes::default(),
-                duration: Duration::ZERO,
+                ..Outcome::new(direction, path, Code::Draining)
             },
             started: Instant::now(),
             counters: None,
@@ -93,7 +86,9 @@ impl Record {
     fn emit(&mut self) {
         self.emitted = true;
         self.outcome.duration = self.started.elapsed();
-        self.telemetry.finished(self.outcome.clone(), self.counters.as_ref());
+        let Outcome { direction, path, code, .. } = self.outcome;
+        let outcome = mem::replace(&mut self.outcome, Outcome::new(direction, path, code));
+        self.telemetry.finished(outcome, self.counters.as_ref());
     }
 }
 

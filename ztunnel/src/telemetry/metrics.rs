@@ -28,9 +28,7 @@ impl Codes {
     }
 
     pub(super) fn count(&self, outcome: &Outcome) {
-        let index = Self::labels()
-            .position(|labels| labels == (outcome.direction, outcome.path, outcome.code));
-        if let Some(counter) = index.and_then(|index| self.0.get(index)) {
+        if let Some(counter) = self.0.get(index(outcome.direction, outcome.path, outcome.code)) {
             counter.inc();
         }
     }
@@ -42,6 +40,21 @@ impl Codes {
                 .flat_map(move |path| Code::ALL.iter().map(move |code| (direction, path, *code)))
         })
     }
+}
+
+/// The place of a label set in [`Codes::labels`].
+fn index(direction: Direction, path: Path, code: Code) -> usize {
+    let direction = match direction {
+        Direction::Outbound => 0,
+        Direction::Inbound => 1,
+    };
+    let path = match path {
+        Path::Hbone => 0,
+        Path::Local => 1,
+        Path::Passthrough => 2,
+        Path::Plaintext => 3,
+    };
+    (direction * PATHS.len() + path) * Code::ALL.len() + code.index()
 }
 
 impl Collector for Codes {
@@ -94,5 +107,21 @@ impl Collector for Gauges {
             gauge.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_a_counter_of_its_own() {
+        let codes = Codes::register(&mut Registry::default());
+        assert_eq!(Codes::labels().count(), codes.0.len());
+        for (place, (direction, path, code)) in Codes::labels().enumerate() {
+            assert_eq!(index(direction, path, code), place);
+            codes.count(&Outcome::new(direction, path, code));
+            assert_eq!(codes.0[place].get(), 1);
+        }
     }
 }
