@@ -40,7 +40,7 @@ struct Asker<'a> {
 
 /// Where the client runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Place {
     /// On this node: its verified pods are joined here.
     Here,
     /// On another node, for which nothing on this node is local.
@@ -126,16 +126,16 @@ impl Asker<'_> {
         let (route, server, identity) = match (&client.workload, captured) {
             (Some(workload), true) => {
                 steps.push(format!("{} is a verified pod of this node", workload.key));
-                let route = self.route(workload, dialled, From::Here);
-                (WhyRoute::from_route(&route), Server::of(&route), identity)
+                let route = self.route(workload, dialled, Place::Here);
+                (described(&route), Server::of(&route), identity)
             }
             (Some(workload), false) if workload.protocol == model::TunnelProtocol::Hbone => {
                 steps.push(format!(
                     "{} runs on another node; this node answers from its own state",
                     workload.key
                 ));
-                let route = self.route(workload, dialled, From::Elsewhere);
-                (WhyRoute::from_route(&route), Server::of(&route), identity)
+                let route = self.route(workload, dialled, Place::Elsewhere);
+                (described(&route), Server::of(&route), identity)
             }
             _ => {
                 steps.push(format!("{} is outside the mesh: it has no identity", client.address));
@@ -170,14 +170,14 @@ impl Asker<'_> {
         why
     }
 
-    fn route(&self, source: &Workload, dialled: SocketAddr, from: From) -> Route {
+    fn route(&self, source: &Workload, dialled: SocketAddr, from: Place) -> Route {
         resolve::resolve(
             &self.mesh.snapshot,
             &Query {
                 network: &self.config.network,
                 source,
                 original_dst: OriginalDst(dialled),
-                local: &|workload| from == From::Here && self.pods.running(workload).is_some(),
+                local: &|workload| from == Place::Here && self.pods.running(workload).is_some(),
                 same_node: self.config.same_node,
                 random: rand::random(),
             },
@@ -238,46 +238,41 @@ impl Server {
     }
 }
 
-trait FromRoute {
-    fn from_route(route: &Route) -> Self;
-}
-
-impl FromRoute for WhyRoute {
-    fn from_route(route: &Route) -> Self {
-        let named = |workload: Option<&Arc<Workload>>| workload.map(|w| w.key.to_string());
-        let service = |service: &Option<DialledService>| service.as_ref().map(ToString::to_string);
-        match route {
-            Route::Passthrough { address, workload, service: dialled } => Self {
-                kind: "passthrough".to_owned(),
-                address: Some(*address),
-                workload: named(workload.as_ref()),
-                service: service(dialled),
-                ..Self::default()
-            },
-            Route::Hbone { workload, tunnel, authority, service: dialled, .. } => Self {
-                kind: "hbone".to_owned(),
-                address: Some(*authority),
-                tunnel: Some(*tunnel),
-                workload: named(Some(workload)),
-                service: service(dialled),
-                ..Self::default()
-            },
-            Route::Local { workload, address, service: dialled } => Self {
-                kind: "local".to_owned(),
-                address: Some(*address),
-                workload: named(Some(workload)),
-                service: service(dialled),
-                ..Self::default()
-            },
-            Route::Refused { code, detail, service: dialled, workload } => Self {
-                kind: "refused".to_owned(),
-                code: Some(code.to_string()),
-                detail: Some(detail.clone()),
-                workload: named(workload.as_ref()),
-                service: service(dialled),
-                ..Self::default()
-            },
-        }
+/// A route as the operator is told it.
+fn described(route: &Route) -> WhyRoute {
+    let named = |workload: Option<&Arc<Workload>>| workload.map(|w| w.key.to_string());
+    let service = |service: &Option<DialledService>| service.as_ref().map(ToString::to_string);
+    match route {
+        Route::Passthrough { address, workload, service: dialled } => WhyRoute {
+            kind: "passthrough".to_owned(),
+            address: Some(*address),
+            workload: named(workload.as_ref()),
+            service: service(dialled),
+            ..WhyRoute::default()
+        },
+        Route::Hbone { workload, tunnel, authority, service: dialled, .. } => WhyRoute {
+            kind: "hbone".to_owned(),
+            address: Some(*authority),
+            tunnel: Some(*tunnel),
+            workload: named(Some(workload)),
+            service: service(dialled),
+            ..WhyRoute::default()
+        },
+        Route::Local { workload, address, service: dialled } => WhyRoute {
+            kind: "local".to_owned(),
+            address: Some(*address),
+            workload: named(Some(workload)),
+            service: service(dialled),
+            ..WhyRoute::default()
+        },
+        Route::Refused { code, detail, service: dialled, workload } => WhyRoute {
+            kind: "refused".to_owned(),
+            code: Some(code.to_string()),
+            detail: Some(detail.clone()),
+            workload: named(workload.as_ref()),
+            service: service(dialled),
+            ..WhyRoute::default()
+        },
     }
 }
 
@@ -303,3 +298,6 @@ fn same_family(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
 fn unknown(which: &str, subject: &Subject) -> Failure {
     Failure::new(UNKNOWN_SUBJECT, format!("{which} {subject} is not known to this node"))
 }
+
+#[cfg(test)]
+mod tests;

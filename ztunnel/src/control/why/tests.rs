@@ -1,0 +1,120 @@
+//! Questions about a small mesh, asked on a node that has no pods of its own.
+
+use std::time::SystemTime;
+
+use authz::PolicyStore;
+use local_config::Defaults;
+use resolve::Snapshot;
+
+use super::*;
+
+const MESH: &str = r#"
+workloads:
+  - {name: web, namespace: shop, serviceAccount: web, protocol: HBONE, node: n2,
+     workloadIps: [10.0.0.1, "fd00::1"]}
+  - {name: cart, namespace: shop, serviceAccount: cart, protocol: HBONE, node: n3,
+     workloadIps: [10.0.0.2, "fd00::2"], services: {shop/cart.svc: {80: 8080}}}
+  - {name: vault, namespace: bank, protocol: TCP, node: n3, workloadIps: [10.0.0.3]}
+  - {name: thief, namespace: bank, serviceAccount: thief, protocol: HBONE, node: n2,
+     workloadIps: [10.0.0.4]}
+services:
+  - {name: cart, namespace: shop, hostname: cart.svc, vips: [/10.1.0.1, "/fd00:1::1"],
+     ports: {80: 8080, 90: 9090}}
+policies:
+  - name: web-only
+    namespace: shop
+    scope: Namespace
+    action: Allow
+    rules:
+      - - - principals: [!Exact cluster.local/ns/shop/sa/web]
+"#;
+
+fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
+    let lookup = |name: &str| match name {
+        "NODE_NAME" => Some("n1".to_owned()),
+        "LOCAL_XDS_PATH" | "WARREN_DEV_CA_DIR" => Some("/nowhere".to_owned()),
+        _ => None,
+    };
+    let config = Config::read(&lookup).expect("settings");
+    let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
+    let state = MeshState {
+        snapshot: Snapshot::build(mesh.workloads, mesh.services),
+        policies: PolicyStore::compile(mesh.policies, &config.root_namespace),
+        revision: 1,
+        applied_at: SystemTime::UNIX_EPOCH,
+    };
+    why(&config, &state, &LocalPods::default(), source, destination)
+}
+
+/// `kind address` of the route, and the code of the verdict if there is one.
+fn outline(why: &Why) -> (String, Option<&str>) {
+    let address = why.route.address.map_or_else(String::new, |address| format!(" {address}"));
+    let code = why.route.code.as_deref().map_or_else(String::new, |code| format!(" {code}"));
+    let verdict = why.verdict.as_ref().map(|verdict| &*verdict.code);
+    (format!("{}{address}{code}", why.route.kind), verdict)
+}
+
+#[test]
+fn routes_and_verdicts() {
+    for (source, destination, route, verdict) in [
+        // A workload by name, by address and by the service's name and address.
+        ("shop/web", "shop/cart:8080", "hbone 10.0.0.2:8080", Some("OK")),
+        ("10.0.0.1", "10.0.0.2:8080", "hbone 10.0.0.2:8080", Some("OK")),
+        ("shop/web", "shop/cart.svc:80", "hbone 10.0.0.2:8080", Some("OK")),
+        ("shop/web", "cart.svc:80", "hbone 10.0.0.2:8080", Some("OK")),
+        ("shop/web", "10.1.0.1:80", "hbone 10.0.0.2:8080", Some("OK")),
+        // The family of the client's address decides.
+        ("fd00::1", "cart.svc:80", "hbone [fd00::2]:8080", Some("OK")),
+        ("bank/thief", "shop/cart:8080", "hbone 10.0.0.2:8080", Some("POLICY_NO_MATCH")),
+        // Nobody judges for a workload outside the mesh, or outside of it altogether.
+        ("shop/web", "bank/vault:80", "passthrough 10.0.0.3:80", None),
+        ("shop/web", "192.0.2.1:443", "passthrough 192.0.2.1:443", None),
+        ("shop/web", "cart.svc:81", "refused NO_SERVICE_PORT", None),
+        ("shop/web", "shop/cart:15008", "refused SELF_CALL", None),
+        // A client without identity.
+        ("bank/vault", "shop/cart:8080", "plaintext 10.0.0.2:8080", Some("POLICY_NO_MATCH")),
+        ("192.0.2.1", "shop/cart:8080", "plaintext 10.0.0.2:8080", Some("POLICY_NO_MATCH")),
+        ("192.0.2.1", "bank/thief:8080", "plaintext 10.0.0.4:8080", Some("OK")),
+        ("192.0.2.1", "192.0.2.2:80", "plaintext 192.0.2.2:80", None),
+    ] {
+        let why = ask(source, destination).expect("an answer");
+        let got = outline(&why);
+        assert_eq!((&*got.0, got.1), (route, verdict), "{source} -> {destination}: {why:?}");
+        assert!(!why.decided_here, "no pod is on this node");
+        assert!(why.explanation.len() >= 2, "{:?}", why.explanation);
+    }
+}
+
+#[test]
+fn a_denial_names_its_nearest_miss() {
+    let why = ask("bank/thief", "shop/cart:8080").expect("an answer");
+    let verdict = why.verdict.expect("a verdict");
+    assert!(!verdict.allowed);
+    let miss = verdict.nearest_miss.expect("a nearest miss");
+    assert!(miss.contains("shop/web-only") && miss.contains("sa/thief"), "{miss}");
+    let last = why.explanation.last().expect("steps");
+    assert!(last.starts_with("policy: "), "{last}");
+}
+
+#[test]
+fn the_route_is_told_in_full() {
+    let route = ask("shop/web", "cart.svc:80").expect("an answer").route;
+    assert_eq!(route.tunnel, Some(([10, 0, 0, 2], 15008).into()));
+    assert_eq!(route.service.as_deref(), Some("shop/cart.svc"));
+    assert!(route.workload.is_some_and(|workload| workload.contains("shop/cart")));
+}
+
+#[test]
+fn what_nobody_knows_is_said_so() {
+    for (source, destination, code) in [
+        ("shop/nobody", "shop/cart:80", UNKNOWN_SUBJECT),
+        ("uid-of-no-pod", "shop/cart:80", UNKNOWN_SUBJECT),
+        ("shop/web", "shop/nothing:80", UNKNOWN_SUBJECT),
+        ("shop/web", "nothing.svc:80", UNKNOWN_SUBJECT),
+        ("shop/web", "shop/cart", Failure::BAD_REQUEST),
+        ("not a name", "shop/cart:80", Failure::BAD_REQUEST),
+    ] {
+        let failure = ask(source, destination).expect_err("no answer");
+        assert_eq!(failure.code, code, "{source} -> {destination}");
+    }
+}
