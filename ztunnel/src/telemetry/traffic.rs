@@ -408,7 +408,7 @@ mod tests {
             new += 1;
             table.series(Labels::of(&outcome(new)), now)
         };
-        let almost = start + SERIES_IDLE - SWEEP_EVERY / 2;
+        let almost = start + SERIES_IDLE.saturating_sub(SWEEP_EVERY / 2);
         assert!(another(&mut table, almost).is_none());
         assert_eq!(table.swept, Some(almost));
         // All but the held one are idle by now, but nobody looks yet.
