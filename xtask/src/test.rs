@@ -18,6 +18,9 @@ use crate::programs::{BINARIES_VARIABLE, CRATES, PROFILE, binaries};
 use crate::workspace::{cargo, root};
 use crate::{ebpf, fuzz, gates, setup};
 
+/// What the names of long tests begin with.
+const SOAK: &str = "soak_";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
     /// Unit tests of every crate but `tests`. No root, no eBPF toolchain.
@@ -28,10 +31,14 @@ enum Tier {
     Netns,
     /// Each fuzz target, briefly.
     Fuzz,
+    /// Tests of the netns tier that take long, named `soak_…`. Only when asked for.
+    Soak,
 }
 
 impl Tier {
-    const ALL: [Self; 4] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz];
+    const ALL: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz, Self::Soak];
+    /// What runs when no tier is named: all that CI has time for.
+    const DEFAULT: [Self; 4] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz];
 
     fn name(self) -> &'static str {
         match self {
@@ -39,6 +46,7 @@ impl Tier {
             Self::Bpf => "bpf",
             Self::Netns => "netns",
             Self::Fuzz => "fuzz",
+            Self::Soak => "soak",
         }
     }
 
@@ -47,6 +55,7 @@ impl Tier {
         match self {
             Self::Bpf => &["bpf"],
             Self::Netns => &["harness", "netns_capture", "netns_life", "netns_traffic"],
+            Self::Soak => &["netns_traffic"],
             Self::Core | Self::Fuzz => &[],
         }
     }
@@ -114,7 +123,7 @@ pub(crate) fn verb(arguments: &[String]) -> anyhow::Result<()> {
         setup::install()?;
         ebpf::build()?;
         gates::all()?;
-        request.tiers.extend(Tier::ALL);
+        request.tiers.extend(Tier::DEFAULT);
     } else if request.tiers.iter().any(|tier| tier.is_privileged()) {
         setup::install()?;
         ebpf::build()?;
@@ -181,7 +190,7 @@ fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
 fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
     match tier {
         Tier::Core => core(filter),
-        Tier::Bpf | Tier::Netns => privileged(tier, filter),
+        Tier::Bpf | Tier::Netns | Tier::Soak => privileged(tier, filter),
         Tier::Fuzz => fuzz::run_all(filter),
     }
 }
@@ -200,6 +209,7 @@ fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
         let mut command = Command::new(suite);
         command
             .args(filter)
+            .args(if tier == Tier::Soak { &[SOAK][..] } else { &["--skip", SOAK] })
             .arg("--test-threads=1")
             .current_dir(root().join("tests"))
             .env("CARGO_MANIFEST_DIR", root().join("tests"))
@@ -263,7 +273,7 @@ mod tests {
     fn an_unknown_tier_is_answered_with_the_list() {
         for line in ["--tier moon", "--tier"] {
             let error = parse(line).expect_err("not a tier").to_string();
-            assert!(error.contains("core, bpf, netns, fuzz"), "{error}");
+            assert!(error.contains("core, bpf, netns, fuzz, soak"), "{error}");
         }
         assert!(parse("--fast").is_err());
     }

@@ -130,8 +130,7 @@ fn a_tunnel_ends_with_the_workload_it_leads_to() {
 }
 
 #[test]
-#[ignore = "tier soak: waits 30 s"]
-fn a_peer_that_vanishes_is_noticed_within_30_seconds() {
+fn soak_a_peer_that_vanishes_is_noticed_within_30_seconds() {
     Stage::play(&options(), cast(), Stage::mesh, |stage| {
         let far = stage.pod("far");
         let server = far.actor()?;
