@@ -198,12 +198,12 @@ impl Node {
         // The promise stands, and the kernel lost its half: made anew. Links without a target were
         // taken off if cgroup and namespace are there.
         let lost = match &result {
-            Err(AttachError::Adopt(AdoptError::NotFound { .. } | AdoptError::Incomplete { .. })) => {
-                true
-            }
-            Err(AttachError::Adopt(AdoptError::CgroupGone { .. } | AdoptError::NetnsGone { .. })) => {
-                cgroup.exists() && open_again(&record).is_some()
-            }
+            Err(AttachError::Adopt(
+                AdoptError::NotFound { .. } | AdoptError::Incomplete { .. },
+            )) => true,
+            Err(AttachError::Adopt(
+                AdoptError::CgroupGone { .. } | AdoptError::NetnsGone { .. },
+            )) => cgroup.exists() && open_again(&record).is_some(),
             Ok(_) | Err(_) => false,
         };
         if lost {
