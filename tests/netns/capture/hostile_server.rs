@@ -132,6 +132,60 @@ fn a_hostile_server_pod_cannot_open_itself_around_policy() -> anyhow::Result<()>
     Ok(())
 }
 
+/// Each leads the proxy's own connection to the application back to the proxy.
+const LOOPS: [(&str, &str); 2] = [
+    (
+        "two ports in a circle",
+        "nft add table inet t
+         nft add chain inet t o '{ type nat hook output priority -100; }'
+         nft add rule inet t o meta nfproto ipv4 tcp dport {GUARDED} dnat ip to {V4}:{LOCAL}
+         nft add rule inet t o meta nfproto ipv4 tcp dport {LOCAL} dnat ip to {V4}:{GUARDED}
+         nft add rule inet t o meta nfproto ipv6 tcp dport {GUARDED} dnat ip6 to [{V6}]:{LOCAL}
+         nft add rule inet t o meta nfproto ipv6 tcp dport {LOCAL} dnat ip6 to [{V6}]:{GUARDED}",
+    ),
+    (
+        "loopback",
+        "nft add table inet t
+         nft add chain inet t o '{ type nat hook output priority -100; }'
+         nft add rule inet t o meta nfproto ipv4 tcp dport {GUARDED} dnat ip to 127.0.0.1:{LOCAL}
+         nft add rule inet t o meta nfproto ipv6 tcp dport {GUARDED} dnat ip6 to [::1]:{LOCAL}",
+    ),
+];
+
+/// A connection that comes back to the proxy must not be carried round for ever.
+#[test]
+fn a_server_pod_cannot_send_the_proxy_round_in_circles() -> anyhow::Result<()> {
+    let world = World::new(1)?;
+    let server = House::new(&world, PodSpec::new(1, "server"))?;
+    let stranger = House::new(&world, PodSpec::new(1, "stranger").outside())?;
+    world.set_mesh(&Mesh::new().workloads([&server.pod, &stranger.pod]))?;
+    let agent = ready(&world, 1, AgentOptions::default())?;
+    agent.enrol(&server.pod)?;
+    let hostile = server.pod.confined_actor(&["net_admin", "net_raw"])?;
+    for (name, rules) in LOOPS {
+        plant(&hostile, &server, rules)?;
+        for target in server.both(GUARDED) {
+            let mark = agent.log_mark();
+            assert!(!answered(&stranger.actor, target, brief()), "{name}: {target} answered");
+            let own = [stranger.pod.ipv4(), stranger.pod.ipv6()];
+            agent.wait_access(mark, &format!("{name}: the end of {target}"), |line| {
+                line.code != "OK"
+                    && line.source.parse().is_ok_and(|from: SocketAddr| own.contains(&from.ip()))
+            })?;
+            let rounds = agent.access_log(mark).len();
+            assert!(rounds <= 4, "{name}: {target} was carried {rounds} times");
+        }
+        let open: u64 = agent.pods()?.iter().map(|pod| pod.connections).sum();
+        assert_eq!(open, 0, "{name}: still going round");
+        clear(&hostile)?;
+    }
+    server.echo(GUARDED)?;
+    for target in server.both(GUARDED) {
+        assert!(answered(&stranger.actor, target, brief()), "{target} afterwards");
+    }
+    Ok(())
+}
+
 fn plant(hostile: &Actor, server: &House, rules: &str) -> anyhow::Result<()> {
     let rules = rules
         .replace("{OPEN}", &OPEN.to_string())

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ebpf_abi::Kind;
+use ebpf_abi::{Kind, PROXY_MARK, PROXY_MARK_MASK};
 use model::{Code, OriginalDst, PodUid, WorkloadKey, canonical_socket};
 use netns::NetnsFd;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -312,10 +312,10 @@ impl RunningAcceptor {
 
     fn classify(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let local = canonical_socket(stream.local_addr().ok()?);
-        // Nothing that is captured ends on loopback: a process of the pod has dialled the listener
-        // itself, or has redirected what arrived. Served, it would be dialled again where it came
-        // in, and so on without end.
-        if local.ip().is_loopback() {
+        // Nothing that is captured ends on loopback, or comes from the proxy: a process of the pod
+        // has dialled the listener itself, or has redirected what was on its way. Served, it would
+        // be dialled again where it came in, and so on without end.
+        if local.ip().is_loopback() || (self.kind == Kind::Plaintext && is_proxys_own(&stream)) {
             reset(&stream);
             return Some(Accepted::Refused(Refused { peer, local, code: Code::SelfCall }));
         }
@@ -398,6 +398,13 @@ impl Fault {
 fn answer(stream: &TcpStream, token: &Token) {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let _ = send(stream.as_raw_fd(), token, flags);
+}
+
+/// Whether the proxy sent the SYN: an accepted socket has its mark then (`tcp_fwmark_accept`), and
+/// no socket of a pod may set that.
+fn is_proxys_own(stream: &TcpStream) -> bool {
+    getsockopt(stream, sockopt::Mark)
+        .is_ok_and(|mark| mark & PROXY_MARK_MASK == PROXY_MARK & PROXY_MARK_MASK)
 }
 
 /// Makes the coming close a reset, so that the client does not take it for an empty answer.
