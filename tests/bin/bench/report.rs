@@ -5,9 +5,9 @@ use std::fmt::{self, Write};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ::tests::World;
 use anyhow::Context;
 use serde::Serialize;
-use tests::World;
 
 use crate::case::{Case, Figures, Place, Unit, Way};
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::PodUid;
+use model::{PodUid, causes};
 use netns::NetnsFd;
 use tokio::task::JoinSet;
 
@@ -18,7 +18,7 @@ use super::bpf::{self, LinkTarget};
 use super::hooks::{self, AdoptError, Expected};
 use super::leave::open_again;
 use super::live::{self, AttachError, Origin};
-use super::node::{Capture, Node, ROUTING, Slot, Status, causes};
+use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::pins::PodLink;
 use super::records::{Entry, Progress, Record, RecordError};
 

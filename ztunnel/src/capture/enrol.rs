@@ -8,13 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::{PodUid, WorkloadKey};
+use model::{PodUid, WorkloadKey, causes};
 use netns::{MarkSysctls, NetnsFd};
 
 use super::agent_cgroup::Cgroup;
 use super::hooks::HookError;
 use super::live::{self, AttachError, Origin};
-use super::node::{Capture, Node, ROUTING, Slot, Status, causes};
+use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::records::{Progress, Record};
 
 /// Processes of a pod that are compared with its namespace. More are not looked at.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebpf_abi::{PROXY_MARK, PROXY_MARK_MASK};
-use model::PodUid;
+use model::{PodUid, causes};
 use netns::{NetnsFd, marked_sockets};
 use tokio_util::sync::CancellationToken;
 
 use super::enrol::{EnrolCode, EnrolError};
 use super::hooks;
 use super::live::LivePod;
-use super::node::{Capture, Node, PodEvent, ROUTING, Slot, Status, causes};
+use super::node::{Capture, Node, PodEvent, ROUTING, Slot, Status};
 use super::records::{Progress, Record};
 
 /// Between two looks at a leaving pod's sockets.

@@ -295,18 +295,3 @@ fn host_namespace(kubelet: Option<&Cgroup>, own: &NetnsFd) -> NetnsFd {
     let mut candidates = kubelets.chain([PathBuf::from(INIT_NETNS)]);
     candidates.find_map(|path| NetnsFd::open(&path).ok()).unwrap_or_else(|| own.clone())
 }
-
-/// An error with its causes, for people.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}

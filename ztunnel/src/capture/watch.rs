@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebpf_abi::TUPLE_LIFETIME_NS;
+use model::causes;
 use netns::{AddressWatch, NetnsFd, addresses};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::hooks::HookState;
 use super::live::{self, LivePod, Origin};
-use super::node::{Node, ROUTING, Status, causes};
+use super::node::{Node, ROUTING, Status};
 use super::records::{Progress, Record};
 
 /// Between two looks at a pod.
@@ -55,7 +56,7 @@ impl Node {
                 if live.hooks.lock().is_none() {
                     return;
                 }
-                match node.presence(&record, &live) {
+                match Self::presence(&record, &live) {
                     Presence::Gone(what) => {
                         if node.vanish(&record, &live, what).await {
                             return;
@@ -74,7 +75,7 @@ impl Node {
         });
     }
 
-    fn presence(&self, record: &Record, live: &LivePod) -> Presence {
+    fn presence(record: &Record, live: &LivePod) -> Presence {
         let mut unhooked = false;
         let state = live.hooks.lock().as_ref().map(super::hooks::PodHooks::state);
         match state {

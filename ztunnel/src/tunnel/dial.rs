@@ -30,7 +30,7 @@ impl LegError {
 
     /// The chain of causes, for people.
     pub(crate) fn detail(&self) -> String {
-        super::chain(&self.0)
+        model::causes(&self.0)
     }
 }
 

@@ -33,7 +33,7 @@ impl AcceptError {
 
     /// The chain of causes, for people.
     pub(crate) fn detail(&self) -> String {
-        super::chain(self)
+        model::causes(self)
     }
 }
 

@@ -96,19 +96,19 @@ impl From<DialError> for TunnelError {
             DialError::Ports { .. } => Code::LimitReached,
             DialError::Lookup(_) | DialError::Socket(_) => Code::Internal,
         };
-        Self::Dial { code, detail: super::chain(&error) }
+        Self::Dial { code, detail: model::causes(&error) }
     }
 }
 
 impl From<TlsError> for TunnelError {
     fn from(error: TlsError) -> Self {
-        Self::Tls { code: error.code(), detail: super::chain(&error) }
+        Self::Tls { code: error.code(), detail: model::causes(&error) }
     }
 }
 
 impl From<ClientError> for TunnelError {
     fn from(error: ClientError) -> Self {
-        Self::Http2(super::chain(&error))
+        Self::Http2(model::causes(&error))
     }
 }
 
@@ -116,8 +116,8 @@ impl From<OpenError> for TunnelError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Status(status) => Self::Status(status),
-            OpenError::NotTaken(_) => Self::NotTaken(super::chain(&error)),
-            OpenError::Broken(_) | OpenError::Request(_) => Self::Lost(super::chain(&error)),
+            OpenError::NotTaken(_) => Self::NotTaken(model::causes(&error)),
+            OpenError::Broken(_) | OpenError::Request(_) => Self::Lost(model::causes(&error)),
         }
     }
 }
