@@ -9,6 +9,7 @@ mod crash;
 mod cycles;
 mod degraded;
 mod leaving;
+mod privileged;
 mod refusals;
 mod reload;
 mod socket;
