@@ -55,7 +55,7 @@ impl Tier {
         match self {
             Self::Bpf => &["bpf"],
             Self::Netns => &["harness", "netns_capture", "netns_life", "netns_traffic"],
-            Self::Soak => &["netns_traffic"],
+            Self::Soak => &["netns_life", "netns_traffic"],
             Self::Core | Self::Fuzz => &[],
         }
     }

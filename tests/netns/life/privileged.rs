@@ -9,8 +9,11 @@ use crate::common::{PORT, SOON, Town, apply, talk, wait_verified, within};
 
 /// The kernel looks a socket up by its address to destroy it, which the pod's hooks answer: so it is
 /// one of the plaintext listeners that goes.
+/// In tier soak, because the attack itself does not always succeed: the kernel finds the socket that
+/// `ss -K` names through our own `sk_lookup`, which may name another. A failure that says "no listener
+/// was destroyed" is that.
 #[test]
-fn a_destroyed_listener_is_opened_again() -> anyhow::Result<()> {
+fn soak_a_destroyed_listener_is_opened_again() -> anyhow::Result<()> {
     within(Town::enrolled()?, |town| {
         let Town { west, web, near, shop, old, .. } = town;
         let logged = |what: &str| {
