@@ -38,6 +38,11 @@ pub(crate) fn workload(policies: &[&str]) -> Workload {
         policies: policies.collect(),
         services: std::collections::BTreeMap::new(),
         capacity: 1,
+        native_tunnel: false,
+        waypoint: None,
+        network_gateway: None,
+        application_tunnel: None,
+        hostname: None,
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) fn service(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) 
         ip_families: families,
         canonical,
         visibility,
+        waypoint: None,
+        weighted_waypoints: Vec::new(),
     })
 }
 

@@ -70,8 +70,7 @@ pub(crate) fn workload(
     let services = o.optional(errors, "services", entries(service)).unwrap_or_default();
     let capacity =
         o.optional(errors, "capacity", parsed("a number from 0 to 4294967295", decimal::<u32>));
-    // Only tells Istio's ztunnel whose certificate to fetch early.
-    let _native_tunnel = o.optional(errors, "nativeTunnel", boolean);
+    let native_tunnel = o.optional(errors, "nativeTunnel", boolean).unwrap_or(false);
     for key in ["waypoint", "networkGateway", "applicationTunnel", "hostname"] {
         o.not_yet(errors, key);
     }
@@ -101,6 +100,11 @@ pub(crate) fn workload(
         policies: policies.unwrap_or_default(),
         services: services.into_iter().collect::<BTreeMap<_, _>>(),
         capacity: capacity.unwrap_or(1),
+        native_tunnel,
+        waypoint: None,
+        network_gateway: None,
+        application_tunnel: None,
+        hostname: None,
     })
 }
 

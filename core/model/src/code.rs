@@ -71,8 +71,14 @@ codes! {
     PolicyUnknown = "POLICY_UNKNOWN", Policy, "DENY";
     /// The far node refused by policy (HTTP 401 on CONNECT).
     PolicyDeniedByPeer = "POLICY_DENIED_BY_PEER", Policy, "DENY";
+    /// A DENY holds only conditions that layer 4 cannot check, and so counts as matching.
+    PolicyNotEnforceable = "POLICY_NOT_ENFORCEABLE", Policy, "DENY";
     /// A policy change ended an open connection.
     PolicyRevoked = "POLICY_REVOKED", Policy, "DENY";
+    /// The control plane's state has not arrived in full, and none is stored.
+    NotSynced = "NOT_SYNCED", Us, "CONNECT";
+    /// The control plane did not say in time what an address or a name is.
+    LookupTimeout = "LOOKUP_TIMEOUT", Us, "CONNECT";
     /// No original destination is recorded for a captured connection.
     NoOriginalDst = "NO_ORIGINAL_DST", Us, "CONNECT";
     /// The workload behind the captured pod is not known.
@@ -83,6 +89,14 @@ codes! {
     IdentityNotReady = "IDENTITY_NOT_READY", Us, "IDENTITY_ERROR";
     /// The service has no endpoint that may take the connection.
     NoHealthyEndpoint = "NO_HEALTHY_ENDPOINT", Workload, "CONNECT";
+    /// The waypoint that the destination must be reached through is not known or has no endpoint.
+    WaypointUnknown = "WAYPOINT_UNKNOWN", Us, "CONNECT";
+    /// The destination must be reached through a waypoint, and this connection did not take it.
+    WaypointRequired = "WAYPOINT_REQUIRED", Policy, "DENY";
+    /// The gateway to the destination's network is not known or has no endpoint.
+    GatewayUnknown = "GATEWAY_UNKNOWN", Us, "CONNECT";
+    /// The destination's host name has no address.
+    HostnameUnresolved = "HOSTNAME_UNRESOLVED", Workload, "CONNECT";
     /// The service does not have that port.
     NoServicePort = "NO_SERVICE_PORT", Peer, "CONNECT";
     /// The route needs a feature this version does not have.
@@ -101,6 +115,8 @@ codes! {
     TlsTimeout = "TLS_TIMEOUT", Peer, "TLS_FAILURE";
     /// The peer's certificate holds no acceptable SPIFFE identity.
     PeerIdentity = "PEER_IDENTITY", Peer, "TLS_FAILURE";
+    /// A certificate of the connection was revoked.
+    CertificateRevoked = "CERTIFICATE_REVOKED", Peer, "CERT_REVOKED";
     /// The HTTP/2 handshake failed.
     Http2Failed = "HTTP2_FAILED", Peer, "H2_HANDSHAKE_FAILURE";
     /// The tunnel died under the connection.
@@ -111,6 +127,10 @@ codes! {
     BadMethod = "BAD_METHOD", Peer, "CONNECT";
     /// The `:authority` of a CONNECT cannot be read.
     BadAuthority = "BAD_AUTHORITY", Peer, "CONNECT";
+    /// The header of a CONNECT is larger than the bound (HTTP status 431).
+    HeadTooLarge = "HEAD_TOO_LARGE", Peer, "CONNECT";
+    /// The peer opened more streams in one tunnel than it may (RST_STREAM REFUSED_STREAM).
+    TooManyStreams = "TOO_MANY_STREAMS", Peer, "CONNECT";
     /// The `:authority` names an address that is not this pod's.
     DestinationMismatch = "DESTINATION_MISMATCH", Peer, "CONNECT";
     /// The destination is one of the mesh's own ports.

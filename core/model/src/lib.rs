@@ -7,6 +7,7 @@ mod address;
 mod causes;
 mod code;
 mod connection;
+mod gateway;
 mod identity;
 mod outcome;
 mod service;
@@ -16,6 +17,9 @@ pub use address::{Network, NetworkAddress, OriginalDst, canonical_ip, canonical_
 pub use causes::causes;
 pub use code::{Code, Side};
 pub use connection::{Connection, Direction, Path, Peer};
+pub use gateway::{
+    ApplicationProtocol, ApplicationTunnel, Gateway, GatewayDestination, WeightedWaypoint,
+};
 pub use identity::{IdentityError, SpiffeId, TrustDomain, VerifiedIdentity};
 pub use outcome::{Bytes, Endpoint, Outcome};
 pub use service::{

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Network, SpiffeId};
+use crate::{Gateway, Network, SpiffeId, WeightedWaypoint};
 
 /// `namespace/hostname` of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,6 +172,10 @@ pub struct Service {
     pub canonical: bool,
     /// Who may see it.
     pub visibility: Visibility,
+    /// The waypoint that connections to its virtual addresses must take.
+    pub waypoint: Option<Gateway>,
+    /// Several of them, by weight; where there are any, they take the place of `waypoint`.
+    pub weighted_waypoints: Vec<WeightedWaypoint>,
 }
 
 impl Service {

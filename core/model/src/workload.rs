@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::{IdentityError, Network, PortMapping, ServiceName, SpiffeId, TrustDomain};
+use crate::{
+    ApplicationTunnel, Gateway, IdentityError, Network, PortMapping, ServiceName, SpiffeId,
+    TrustDomain,
+};
 
 /// The control plane's name of a workload, such as `Kubernetes//Pod/shop/cart-1`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -249,6 +252,16 @@ pub struct Workload {
     pub services: BTreeMap<ServiceName, Vec<PortMapping>>,
     /// Share of a service's traffic relative to its siblings; 0 takes none.
     pub capacity: u32,
+    /// Its own proxy speaks HBONE on 15008: no agent captures it, tunnels go straight to it.
+    pub native_tunnel: bool,
+    /// The waypoint that connections to its addresses must take.
+    pub waypoint: Option<Gateway>,
+    /// How it is reached from another network.
+    pub network_gateway: Option<Gateway>,
+    /// How its application takes connections, if not as plain bytes on the port that was asked for.
+    pub application_tunnel: Option<ApplicationTunnel>,
+    /// Host name to look up where it has no address.
+    pub hostname: Option<Arc<str>>,
 }
 
 impl Workload {

@@ -42,6 +42,11 @@ pub(crate) fn workload(key: &str, addresses: &[&str]) -> Workload {
         policies: Vec::new(),
         services: BTreeMap::new(),
         capacity: 1,
+        native_tunnel: false,
+        waypoint: None,
+        network_gateway: None,
+        application_tunnel: None,
+        hostname: None,
     }
 }
 
@@ -66,6 +71,8 @@ pub(crate) fn service(name: &str, vips: &[&str], mapping: &[(u16, u16)]) -> Serv
         ip_families: IpFamilies::default(),
         canonical: false,
         visibility: Visibility::default(),
+        waypoint: None,
+        weighted_waypoints: Vec::new(),
     }
 }
 

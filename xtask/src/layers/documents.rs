@@ -4,7 +4,7 @@ use super::edges::table;
 use super::law::SOURCE_FOLDERS;
 
 /// Other first segments that make a word in backticks a path.
-const FOLDERS: [&str; 5] = ["docs", "deploy", ".ci", ".cargo", "proto"];
+const FOLDERS: [&str; 4] = ["docs", "deploy", ".ci", ".cargo"];
 /// Endings that make a word without a slash a path.
 const ENDINGS: [&str; 3] = [".md", ".toml", ".rs"];
 

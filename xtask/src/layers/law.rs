@@ -1,8 +1,8 @@
 //! The dependency law, as data. A new arrow is an ADR, not an edit here.
 
 /// Folders with Rust of ours.
-pub(super) const SOURCE_FOLDERS: [&str; 8] =
-    ["core", "io", "ztunnel", "cli", "tests", "fuzz", "xtask", "ebpf-programs"];
+pub(super) const SOURCE_FOLDERS: [&str; 9] =
+    ["core", "io", "proto", "ztunnel", "cli", "tests", "fuzz", "xtask", "ebpf-programs"];
 
 /// What a crate may import of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,17 @@ pub(super) const LAW: &[Row] = &[
     row("authz", "core/authz", May::Only(&["model"])),
     row("resolve", "core/resolve", May::Only(&["model"])),
     row("hbone", "core/hbone", May::Only(&["model", "authz"])),
+    row("proto", "proto", May::Only(&[])),
+    row("xds", "core/xds", May::Only(&["model", "authz", "resolve", "proto"])),
+    row("names", "core/names", May::Only(&["model", "resolve"])),
     row("local-config", "core/local-config", May::Only(&["model", "authz", "resolve"])),
     row("admin", "io/admin", May::CoreAnd(&[])),
     row("daemon", "io/daemon", May::CoreAnd(&[])),
     row("netns", "io/netns", May::CoreAnd(&[])),
     row("tls", "io/tls", May::CoreAnd(&[])),
-    row("svid", "io/svid", May::CoreAnd(&["tls"])),
+    row("grpc-channel", "io/grpc-channel", May::CoreAnd(&["tls"])),
+    row("svid", "io/svid", May::CoreAnd(&["tls", "grpc-channel", "proto"])),
+    row("xds-client", "io/xds-client", May::CoreAnd(&["grpc-channel", "proto"])),
     row("hbone-h2", "io/hbone-h2", May::CoreAnd(&["tls"])),
     row("ztunnel", "ztunnel", May::CoreAndIo),
     row("cli", "cli", May::CoreAndIo),
@@ -80,7 +85,12 @@ pub(super) const HOMES: &[(&str, &[&str])] = &[
     ("rcgen", &["svid"]),
     ("h2", &["hbone-h2"]),
     ("hyper", &["daemon"]),
-    ("hyper-util", &["daemon"]),
+    ("hyper-util", &["daemon", "grpc-channel"]),
+    ("tonic", &["grpc-channel", "svid", "xds-client"]),
+    ("tonic-prost", &["svid", "xds-client"]),
+    ("prost", &["proto", "xds", "svid", "xds-client"]),
+    ("hickory-proto", &["names", "ztunnel"]),
+    ("hickory-resolver", &["ztunnel"]),
     ("serde-saphyr", &["local-config"]),
     ("kube", &[]),
     ("k8s-openapi", &[]),

@@ -30,6 +30,11 @@ fn workload() -> Workload {
         policies: Vec::new(),
         services: std::collections::BTreeMap::new(),
         capacity: 1,
+        native_tunnel: false,
+        waypoint: None,
+        network_gateway: None,
+        application_tunnel: None,
+        hostname: None,
     }
 }
 

@@ -1,0 +1,1 @@
+//! The authenticated gRPC channel to a control plane.

@@ -1,0 +1,1 @@
+//! Drives `core/xds` over gRPC and publishes the state of the mesh.
