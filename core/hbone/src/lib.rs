@@ -1,7 +1,8 @@
 //! HBONE: TCP streams carried in HTTP/2 CONNECT over mutual TLS, port 15008.
 //!
 //! Sans-IO. What goes into and comes out of a CONNECT ([`ConnectHead`] and its parts), the life of
-//! one inbound stream ([`Stream`]), and which tunnel carries an outbound one ([`PoolMachine`]).
+//! one inbound stream ([`Stream`]), which tunnel carries an outbound one ([`PoolMachine`]), and what
+//! an application tunnel is told before the bytes ([`ProxyHeader`]).
 //! Wire-compatible with Istio's ztunnel. Everything a peer can send is bounded and cannot panic.
 
 mod authority;
@@ -9,6 +10,7 @@ mod baggage;
 mod forwarded;
 mod inbound;
 mod pool;
+mod proxy_header;
 mod request;
 mod status;
 mod traceparent;
@@ -21,6 +23,7 @@ pub use pool::{
     Checkout, IDLE_DEFAULT, PoolLimits, PoolMachine, STREAMS_PER_TUNNEL_MAX, TUNNELS_MAX,
     TUNNELS_PER_KEY_MAX, TunnelId,
 };
+pub use proxy_header::{PROXY_HEADER_MAX, ProxyHeader, ProxyHeaderError};
 pub use request::{ConnectHead, HeadError, METHOD};
 pub use status::{code_of_status, status_of};
 pub use traceparent::{TRACEPARENT_MAX, Traceparent};
