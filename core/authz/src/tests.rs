@@ -36,7 +36,7 @@ pub(crate) fn workload(policies: &[&str]) -> Workload {
         health: model::Health::Healthy,
         locality: model::Locality::default(),
         policies: policies.collect(),
-        services: std::collections::BTreeMap::new(),
+        services: model::ServedServices::default(),
         capacity: 1,
         native_tunnel: false,
         waypoint: None,

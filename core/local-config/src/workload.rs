@@ -1,6 +1,5 @@
 //! `workloads`: `istio.workload.Workload` as Istio's ztunnel writes it in YAML.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{
@@ -98,7 +97,7 @@ pub(crate) fn workload(
         health,
         locality,
         policies: policies.unwrap_or_default(),
-        services: services.into_iter().collect::<BTreeMap<_, _>>(),
+        services: services.into_iter().collect(),
         capacity: capacity.unwrap_or(1),
         native_tunnel,
         waypoint: None,

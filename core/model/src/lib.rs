@@ -10,6 +10,7 @@ mod connection;
 mod gateway;
 mod identity;
 mod outcome;
+mod served;
 mod service;
 mod workload;
 
@@ -22,6 +23,7 @@ pub use gateway::{
 };
 pub use identity::{IdentityError, SpiffeId, TrustDomain, VerifiedIdentity};
 pub use outcome::{Bytes, Endpoint, Outcome};
+pub use served::ServedServices;
 pub use service::{
     DialledService, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, PortMapping, Scope,
     Service, ServiceAddress, ServiceName, Visibility,

@@ -1,13 +1,12 @@
 //! Workloads: the pods (or machines) that send and receive traffic.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::{
-    ApplicationTunnel, Gateway, IdentityError, Network, PortMapping, ServiceName, SpiffeId,
+    ApplicationTunnel, Gateway, IdentityError, Network, ServedServices, ServiceName, SpiffeId,
     TrustDomain,
 };
 
@@ -249,7 +248,7 @@ pub struct Workload {
     /// Policies bound to it by selector.
     pub policies: Vec<PolicyName>,
     /// Services it is an endpoint of, with the ports it serves for each.
-    pub services: BTreeMap<ServiceName, Vec<PortMapping>>,
+    pub services: ServedServices,
     /// Share of a service's traffic relative to its siblings; 0 takes none.
     pub capacity: u32,
     /// Its own proxy speaks HBONE on 15008: no agent captures it, tunnels go straight to it.

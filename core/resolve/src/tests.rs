@@ -6,8 +6,9 @@ use std::num::NonZeroU16;
 
 use model::{
     Health, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Locality, Network,
-    NetworkMode, OriginalDst, PortMapping, Scope, Service, ServiceAddress, ServiceName, SpiffeId,
-    TrustDomain, TunnelProtocol, Visibility, Workload, WorkloadKey, WorkloadType, WorkloadUid,
+    NetworkMode, OriginalDst, PortMapping, Scope, ServedServices, Service, ServiceAddress,
+    ServiceName, SpiffeId, TrustDomain, TunnelProtocol, Visibility, Workload, WorkloadKey,
+    WorkloadType, WorkloadUid,
 };
 
 use crate::{Query, Route, SameNode, Snapshot, resolve};
@@ -40,7 +41,7 @@ pub(crate) fn workload(key: &str, addresses: &[&str]) -> Workload {
         health: Health::Healthy,
         locality: Locality::default(),
         policies: Vec::new(),
-        services: BTreeMap::new(),
+        services: ServedServices::default(),
         capacity: 1,
         native_tunnel: false,
         waypoint: None,
@@ -459,7 +460,8 @@ fn choice_by_locality() {
         capacity,
         ..serving(workload(name, &["10.0.0.2"]), "shop/svc", &[])
     };
-    let source = Workload { services: BTreeMap::new(), ..place("shop/web1", "eu", "eu1", 1) };
+    let source =
+        Workload { services: ServedServices::default(), ..place("shop/web1", "eu", "eu1", 1) };
     let near = || place("shop/near1", "eu", "eu1", 1);
     let region = || place("shop/region1", "eu", "eu2", 1);
     let far = || place("shop/far1", "us", "eu1", 3);

@@ -28,7 +28,7 @@ fn workload() -> Workload {
         health: model::Health::Healthy,
         locality: model::Locality::default(),
         policies: Vec::new(),
-        services: std::collections::BTreeMap::new(),
+        services: model::ServedServices::default(),
         capacity: 1,
         native_tunnel: false,
         waypoint: None,
