@@ -22,7 +22,7 @@ mod snapshot;
 mod vip;
 
 pub use route::{MESH_PORTS, Query, Route, SameNode, resolve};
-pub use snapshot::Snapshot;
+pub use snapshot::{Change, Snapshot};
 
 #[cfg(test)]
 mod model_tests;

@@ -17,6 +17,7 @@ pub struct Snapshot {
     by_uid: HashMap<WorkloadUid, Arc<Workload>>,
     by_key: HashMap<WorkloadKey, Arc<Workload>>,
     services: HashMap<ServiceName, Arc<ServiceEntry>>,
+    by_hostname: HashMap<Arc<str>, Vec<Arc<Service>>>,
     networks: HashMap<Network, NetworkIndex>,
 }
 
@@ -26,10 +27,23 @@ struct NetworkIndex {
     vips: Vips,
 }
 
+/// One difference between two states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A workload is new, or another than before.
+    Workload(Workload),
+    /// A service is new, or another than before.
+    Service(Service),
+    /// A workload is gone.
+    RemoveWorkload(WorkloadUid),
+    /// A service is gone.
+    RemoveService(ServiceName),
+}
+
 /// A service and the workloads that serve its ports.
 #[derive(Debug)]
 pub(crate) struct ServiceEntry {
-    pub(crate) service: Service,
+    pub(crate) service: Arc<Service>,
     ports: HashMap<u16, PortEndpoints>,
 }
 
@@ -75,7 +89,9 @@ impl Snapshot {
         for (name, service) in services {
             let workloads = serving.remove(&name).unwrap_or_default();
             let ports = endpoints(&service, &workloads);
-            let entry = Arc::new(ServiceEntry { service, ports });
+            let service = Arc::new(service);
+            let entry = Arc::new(ServiceEntry { service: service.clone(), ports });
+            snapshot.by_hostname.entry(name.hostname.clone()).or_default().push(service);
             for address in &entry.service.addresses {
                 let network = snapshot.networks.entry(address.network.clone()).or_default();
                 network.vips.insert(address.net, &entry);
@@ -83,6 +99,35 @@ impl Snapshot {
             snapshot.services.insert(name, entry);
         }
         snapshot
+    }
+
+    /// The state after these changes, in order. What is removed need not be there.
+    ///
+    /// The result depends only on what is there in the end, never on the order or the number of
+    /// the changes that led to it.
+    #[must_use]
+    pub fn apply(&self, changes: Vec<Change>) -> Self {
+        let mut workloads: HashMap<_, _> =
+            self.workloads().map(|w| (w.uid.clone(), Workload::clone(w))).collect();
+        let mut services: HashMap<_, _> =
+            self.services().map(|s| (s.name.clone(), Service::clone(s))).collect();
+        for change in changes {
+            match change {
+                Change::Workload(workload) => {
+                    workloads.insert(workload.uid.clone(), workload);
+                }
+                Change::Service(service) => {
+                    services.insert(service.name.clone(), service);
+                }
+                Change::RemoveWorkload(uid) => {
+                    workloads.remove(&uid);
+                }
+                Change::RemoveService(name) => {
+                    services.remove(&name);
+                }
+            }
+        }
+        Self::build(workloads.into_values().collect(), services.into_values().collect())
     }
 
     fn insert_workload(&mut self, workload: Arc<Workload>) {
@@ -137,13 +182,20 @@ impl Snapshot {
 
     /// The service of that name.
     #[must_use]
-    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name).map(|entry| &entry.service)
     }
 
     /// Every service, in no particular order.
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.values().map(|entry| &entry.service)
+    }
+
+    /// The services with that host name, at most one of each namespace, sorted by namespace.
+    /// Hidden ones too: see [`Service::visibility`].
+    #[must_use]
+    pub fn services_by_hostname(&self, hostname: &str) -> &[Arc<Service>] {
+        self.by_hostname.get(hostname).map_or(&[], Vec::as_slice)
     }
 
     /// The service that a client of `namespace` means by that address: one with exactly that
@@ -154,7 +206,7 @@ impl Snapshot {
         network: &Network,
         ip: IpAddr,
         namespace: &str,
-    ) -> Option<&Service> {
+    ) -> Option<&Arc<Service>> {
         let vips = &self.networks.get(network)?.vips;
         let ip = ip.to_canonical();
         let entry = vips.exact(ip, namespace).or_else(|| vips.block(ip, namespace))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hbone::{Authority, Baggage, ConnectHead};
 use hbone_h2::{Incoming, Server};
 use model::{
-    Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Service, Workload,
+    Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Workload,
     canonical_socket,
 };
 use resolve::MESH_PORTS;
@@ -178,7 +178,7 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
 fn dialled(snapshot: &Snapshot, workload: &Workload, head: &ConnectHead) -> Option<DialledService> {
     let host = head.forwarded.host.as_deref()?;
     let name = workload.services.keys().find(|service| &*service.hostname == host)?;
-    snapshot.service(name).map(Service::dialled)
+    snapshot.service(name).map(|service| service.dialled())
 }
 
 /// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but
