@@ -9,7 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 
-use crate::provider::provider;
+use crate::provider::{Compliance, provider};
 
 /// Most roots of one trust domain: more than any rotation needs. A larger bundle is refused.
 pub const ROOTS_MAX: usize = 32;
@@ -62,9 +62,12 @@ impl TrustBundle {
             return Err(BundleError::Empty);
         }
         let roots = Arc::new(store);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
-            .build()
-            .map_err(BundleError::Unusable)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(
+            roots.clone(),
+            provider(Compliance::Default),
+        )
+        .build()
+        .map_err(BundleError::Unusable)?;
         Ok(Self { trust_domain, roots, clients })
     }
 

@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 
 use crate::handshake::ALPN;
-use crate::provider::provider;
+use crate::provider::{Compliance, provider};
 use crate::verifier::SpiffeVerifier;
 use crate::{IdentityProblem, TrustBundle, spiffe};
 
@@ -75,7 +75,8 @@ impl Svid {
             verifier.verify(&leaf, &chain[1..], now).map_err(SvidError::Untrusted)?;
         }
         let serial = parsed.raw_serial_as_string();
-        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(SvidError::Key)?;
+        let key = CertifiedKey::from_der(chain, key, &provider(Compliance::Default))
+            .map_err(SvidError::Key)?;
         let key = Arc::new(SingleCertAndKey::from(key));
         Ok(Self {
             // Our own certificate, verified against our own roots just now.
@@ -148,7 +149,7 @@ fn server_config(
     clients: SpiffeVerifier,
     key: Arc<SingleCertAndKey>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider(Compliance::Default))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(clients))
         .with_cert_resolver(key);
@@ -167,7 +168,7 @@ fn client_config(
 ) -> Result<ClientConfig, rustls::Error> {
     // Nobody is expected: a connection that forgot to say whom it wants fails.
     let nobody = SpiffeVerifier::of_server(bundle.clone(), &[]);
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider(Compliance::Default))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))

@@ -14,7 +14,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::provider::provider;
+use crate::provider::{Compliance, provider};
 use crate::{IdentityProblem, TrustBundle, spiffe};
 
 /// Whose certificate is verified.
@@ -36,12 +36,12 @@ pub(crate) struct SpiffeVerifier {
 
 impl SpiffeVerifier {
     pub(crate) fn of_clients(bundle: TrustBundle) -> Self {
-        let algorithms = provider().signature_verification_algorithms;
+        let algorithms = provider(Compliance::Default).signature_verification_algorithms;
         Self { bundle, expected: Expected::Domain, algorithms }
     }
 
     pub(crate) fn of_server(bundle: TrustBundle, expected: &[SpiffeId]) -> Self {
-        let algorithms = provider().signature_verification_algorithms;
+        let algorithms = provider(Compliance::Default).signature_verification_algorithms;
         Self { bundle, expected: Expected::OneOf(expected.into()), algorithms }
     }
 
