@@ -5,7 +5,8 @@ use std::fmt::Display;
 use std::hash::Hash;
 
 use authz::Policy;
-use model::{NetworkMode, Service, Workload};
+use ipnet::IpNet;
+use model::{Gateway, GatewayDestination, NetworkAddress, NetworkMode, Service, Workload};
 
 use crate::error::Collector;
 use crate::node::Position;
@@ -47,6 +48,62 @@ pub(crate) fn check(
         for name in workload.value.services.keys().filter(|name| !known.contains(name)) {
             let field = format!("workloads[{}].services[\"{name}\"]", workload.index);
             errors.push(workload.position, field, None, "no such service in this file");
+        }
+    }
+    gateways(errors, workloads, services);
+}
+
+/// Reports waypoints and gateways that are not in the file: every connection that needs one would
+/// be refused.
+fn gateways(
+    errors: &mut Collector<'_>,
+    workloads: &[Placed<Workload>],
+    services: &[Placed<Service>],
+) {
+    let names: HashSet<_> = services.iter().map(|service| &service.value.name).collect();
+    let found_by_address = |workload: &&Placed<Workload>| match workload.value.network_mode {
+        NetworkMode::Standard => true,
+        NetworkMode::HostNetwork => false,
+    };
+    let addresses: HashSet<_> = workloads
+        .iter()
+        .filter(found_by_address)
+        .flat_map(|w| w.value.addresses.iter().map(|ip| (&w.value.network, *ip)))
+        .collect();
+    let of_services = || services.iter().flat_map(|service| &service.value.addresses);
+    let vips: HashSet<_> = of_services().map(|vip| (&vip.network, vip.net)).collect();
+    let blocks: Vec<_> =
+        of_services().filter(|vip| vip.net.prefix_len() < vip.net.max_prefix_len()).collect();
+    let mut check = |at: Position, field: String, gateway: &Gateway| {
+        let known = match &gateway.destination {
+            GatewayDestination::Service(name) => names.contains(name),
+            GatewayDestination::Address(NetworkAddress { network, ip }) => {
+                addresses.contains(&(network, *ip))
+                    || vips.contains(&(network, IpNet::from(*ip)))
+                    || blocks.iter().any(|b| b.network == *network && b.net.contains(ip))
+            }
+        };
+        if !known {
+            let cause = "no such service or address in this file";
+            errors.push(at, field, Some(&gateway.to_string()), cause);
+        }
+    };
+    for Placed { index, position, value } in workloads {
+        for (key, gateway) in
+            [("waypoint", &value.waypoint), ("networkGateway", &value.network_gateway)]
+        {
+            if let Some(gateway) = gateway {
+                check(*position, format!("workloads[{index}].{key}"), gateway);
+            }
+        }
+    }
+    for Placed { index, position, value } in services {
+        let waypoint = value.waypoint.iter().map(|g| (format!("services[{index}].waypoint"), g));
+        let weighted = value.weighted_waypoints.iter().enumerate().map(|(nth, waypoint)| {
+            (format!("services[{index}].weightedWaypoints[{nth}]"), &waypoint.gateway)
+        });
+        for (field, gateway) in waypoint.chain(weighted) {
+            check(*position, field, gateway);
         }
     }
 }

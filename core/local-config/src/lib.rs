@@ -1,13 +1,14 @@
 //! The mesh as a file: the YAML shape that Istio's ztunnel reads from `LOCAL_XDS_PATH`.
 //!
-//! Every key of that shape is known. One whose feature does not exist here yet, and that would
-//! change a route or a verdict, is refused as "not supported yet"; any other key is an error.
-//! Nothing is dropped or guessed: a policy that lost a condition would admit too much. All
+//! Every key of that shape is known, and any other is an error. Nothing is dropped or guessed: a
+//! policy that lost a condition would admit too much. All
 //! mistakes of a file are reported together, each with its line, column and field path.
 //! `docs/local-config.md` is the reference.
 
 mod consistency;
+mod endpoint;
 mod error;
+mod gateway;
 mod node;
 mod policy;
 mod read;
@@ -15,9 +16,10 @@ mod service;
 mod workload;
 
 use authz::{Policy, Stored};
-use model::{Service, TrustDomain, Workload};
+use model::{Service, ServiceName, TrustDomain, Workload};
 
 use crate::consistency::Placed;
+use crate::endpoint::Endpoint;
 use crate::error::Collector;
 use crate::node::Node;
 use crate::read::{Object, Path, list};
@@ -81,9 +83,10 @@ fn read_config(
     let policies = object.optional(errors, "policies", list(placed(policy::policy)));
     let services = object.optional(errors, "services", list(placed(service::service)));
     object.finish(errors);
-    let workloads: Vec<Placed<Workload>> = workloads.unwrap_or_default();
+    let mut workloads: Vec<Placed<Workload>> = workloads.unwrap_or_default();
     let policies: Vec<Placed<Policy>> = policies.unwrap_or_default();
-    let services: Vec<Placed<Service>> = services.unwrap_or_default();
+    let (services, endpoints) = apart(services.unwrap_or_default());
+    endpoint::attach(errors, &mut workloads, endpoints);
     consistency::check(errors, &workloads, &services, &policies);
     Some(LocalConfig {
         workloads: values(workloads).collect(),
@@ -104,6 +107,19 @@ fn placed<T>(
         let value = read(errors, node, path)?;
         Some(Placed { index, position: node.position, value })
     }
+}
+
+/// Services, and the endpoints that they name.
+fn apart(
+    services: Vec<Placed<(Service, Vec<Endpoint>)>>,
+) -> (Vec<Placed<Service>>, Vec<(ServiceName, Endpoint)>) {
+    let mut all = Vec::new();
+    let services = services.into_iter().map(|placed| {
+        let Placed { index, position, value: (service, endpoints) } = placed;
+        all.extend(endpoints.into_iter().map(|endpoint| (service.name.clone(), endpoint)));
+        Placed { index, position, value: service }
+    });
+    (services.collect(), all)
 }
 
 fn values<T>(placed: Vec<Placed<T>>) -> impl Iterator<Item = T> {

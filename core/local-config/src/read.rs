@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{PortMapping, ServiceName};
@@ -258,22 +259,6 @@ impl<'n, 'p> Object<'n, 'p> {
         None
     }
 
-    /// A key of the shape for a feature that does not exist here yet. Its empty value is
-    /// accepted; any other would change a route or a verdict, and is reported.
-    pub(crate) fn not_yet(&mut self, errors: &mut Collector<'_>, key: &'static str) {
-        let Some(node) = self.take(key) else { return };
-        let empty = match &node.kind {
-            Kind::Null => true,
-            Kind::Text(text) => text.is_empty(),
-            Kind::List(items) => items.is_empty(),
-            Kind::Map(entries) => entries.is_empty(),
-            Kind::Bool(value) => !value,
-        };
-        if !empty {
-            errors.push(node.position, Path::Key(self.path, key), None, "not supported yet");
-        }
-    }
-
     /// The node under a key, for a later report about it.
     pub(crate) fn peek(&self, key: &str) -> &'n Node {
         let field = self.fields.iter().find(|field| field.key == key);
@@ -344,6 +329,23 @@ pub(crate) fn block(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) ->
 
 fn parse_block(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// Longest host name, in characters, and longest of its labels (RFC 1035, section 2.3.4).
+const HOST_NAME_MAX: usize = 253;
+const LABEL_MAX: usize = 63;
+
+/// A host name that can be looked up, or nothing. An address is no host name.
+pub(crate) fn host_name(text: &str) -> Option<Arc<str>> {
+    let label = |label: &str| {
+        (1..=LABEL_MAX).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    let valid = text.len() <= HOST_NAME_MAX
+        && text.split('.').all(label)
+        && !text.rsplit('.').next().is_some_and(number);
+    (valid || text.is_empty()).then(|| text.into())
 }
 
 /// `namespace/hostname`.

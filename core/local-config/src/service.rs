@@ -7,11 +7,13 @@ use model::{
     ServiceAddress, SpiffeId, Visibility,
 };
 
+use crate::endpoint::{Endpoint, endpoint};
 use crate::error::Collector;
+use crate::gateway::{gateway, weighted_waypoint};
 use crate::node::Node;
 use crate::read::{
-    Object, Path, block, boolean, explained, list, owned_text, parsed, port_mappings, service_name,
-    word,
+    Object, Path, block, boolean, entries, explained, list, owned_text, parsed, port_mappings,
+    service_name, word,
 };
 
 const MODES: &[(&str, LoadBalancingMode)] = &[
@@ -35,7 +37,12 @@ const FAMILIES: &[(&str, IpFamilies)] =
 const VISIBILITIES: &[(&str, Visibility)] =
     &[("Public", Visibility::Public), ("Namespace", Visibility::Namespace)];
 
-pub(crate) fn service(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<Service> {
+/// A service, and the endpoints that it names itself.
+pub(crate) fn service(
+    errors: &mut Collector<'_>,
+    node: &Node,
+    path: &Path<'_>,
+) -> Option<(Service, Vec<Endpoint>)> {
     let mut object = Object::open(errors, node, path)?;
     let o = &mut object;
     let short_name = o.required(errors, "name", owned_text);
@@ -49,9 +56,10 @@ pub(crate) fn service(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) 
     let families = o.nullable(errors, "ipFamilies", word(FAMILIES)).unwrap_or_default();
     let canonical = o.optional(errors, "canonical", boolean).unwrap_or(false);
     let visibility = o.optional(errors, "visibility", word(VISIBILITIES)).unwrap_or_default();
-    for key in ["endpoints", "waypoint", "weightedWaypoints"] {
-        o.not_yet(errors, key);
-    }
+    let endpoints = o.optional(errors, "endpoints", entries(endpoint)).unwrap_or_default();
+    let waypoint = o.nullable(errors, "waypoint", gateway);
+    let weighted_waypoints =
+        o.optional(errors, "weightedWaypoints", list(weighted_waypoint)).unwrap_or_default();
     let key = namespace.zip(hostname).map(|(ns, host)| format!("{ns}/{host}"));
     let name = key.as_deref().map(service_name);
     if name == Some(None) {
@@ -60,7 +68,7 @@ pub(crate) fn service(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) 
         errors.push(at, Path::Key(path, "hostname"), key.as_deref(), cause);
     }
     object.finish(errors);
-    Some(Service {
+    let service = Service {
         name: name??,
         short_name: short_name?.into(),
         addresses: vips?.into_iter().chain(blocks).collect(),
@@ -70,9 +78,10 @@ pub(crate) fn service(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) 
         ip_families: families,
         canonical,
         visibility,
-        waypoint: None,
-        weighted_waypoints: Vec::new(),
-    })
+        waypoint,
+        weighted_waypoints,
+    };
+    Some((service, endpoints))
 }
 
 /// `network/address`; the network may be empty.

@@ -98,7 +98,7 @@ fn the_example_is_a_working_mesh() {
     );
 }
 
-/// Every key of the shape, those without support at their empty value.
+/// Every key of the shape.
 const EVERY_KEY: &str = r#"
 workloads:
 - uid: cluster1//Pod/shop/web
@@ -110,11 +110,11 @@ workloads:
   network: net1
   protocol: HBONE
   networkMode: Standard
-  waypoint: null
-  networkGateway: ~
-  applicationTunnel: null
-  nativeTunnel: false
-  hostname: ""
+  waypoint: {destination: shop/wp.svc, hboneMtlsPort: 15008}
+  networkGateway: {destination: "net1/10.0.0.1", hboneMtlsPort: 15443}
+  applicationTunnel: {protocol: PROXY, port: 15088}
+  nativeTunnel: true
+  hostname: web.example.com
   node: node-a
   workloadName: web
   workloadType: cronjob
@@ -127,6 +127,8 @@ workloads:
   services:
     shop/cart.svc: {80: 8080, "81": 0}
   capacity: 7
+- {name: wp, namespace: shop, workloadIps: [], waypoint: null, networkGateway: ~, hostname: "",
+   applicationTunnel: {protocol: NONE}}
 policies:
 - name: a
   namespace: shop
@@ -158,8 +160,10 @@ services:
   ports: {80: 8080, 81: 0}
   endpoints: {}
   subjectAltNames: [spiffe://td/ns/a/sa/b]
-  waypoint: null
-  weightedWaypoints: []
+  waypoint: {destination: "/::ffff:10.9.9.9", hboneMtlsPort: 15008}
+  weightedWaypoints:
+  - {destination: {destination: shop/wp.svc, hboneMtlsPort: 15008}, weight: 90}
+  - {destination: {destination: "net1/10.2.3.4", hboneMtlsPort: 15009}, weight: 0}
   loadBalancer:
     routingPreferences: [Region, Zone, Subzone, Node, Cluster, Network]
     mode: Failover
@@ -167,6 +171,15 @@ services:
   ipFamilies: IPv4
   canonical: true
   visibility: Namespace
+- name: wp
+  namespace: shop
+  hostname: wp.svc
+  vips: [/10.9.9.9]
+  ports: {15008: 15008}
+  endpoints:
+    Kubernetes//Pod/shop/wp:
+      {workloadUid: Kubernetes//Pod/shop/wp, port: {15008: 0}, status: Healthy}
+  weightedWaypoints: []
 "#;
 
 #[test]
@@ -204,6 +217,74 @@ fn every_key_of_the_shape() {
     assert_eq!(a_match.principals.any_of[0], a_match.principals.any_of[1]);
     assert_eq!(policy.rules[0].clauses[0].matches[1], authz::Match::default());
     assert_eq!((policy.rules.len(), policy.rules[1].clauses.len()), (2, 0));
+}
+
+#[test]
+fn proxies_on_the_way() {
+    let config = parse("mesh.yaml", EVERY_KEY).expect("every key");
+    let [web, wp] = config.workloads.as_slice() else { panic!("two workloads") };
+    let shown = |gateway: &Option<model::Gateway>| gateway.as_ref().map(ToString::to_string);
+    assert_eq!(shown(&web.waypoint).as_deref(), Some("shop/wp.svc:15008"));
+    assert_eq!(shown(&web.network_gateway).as_deref(), Some("net1/10.0.0.1:15443"));
+    let tunnel = web.application_tunnel.expect("given");
+    assert_eq!(tunnel.protocol, model::ApplicationProtocol::Proxy);
+    assert_eq!(tunnel.port.map(u16::from), Some(15088));
+    assert_eq!((web.native_tunnel, web.hostname.as_deref()), (true, Some("web.example.com")));
+    assert_eq!((&wp.waypoint, &wp.network_gateway, &wp.hostname), (&None, &None, &None));
+    assert_eq!(wp.application_tunnel, Some(model::ApplicationTunnel::default()));
+    let [cart, waypoints] = config.services.as_slice() else { panic!("two services") };
+    assert_eq!(shown(&cart.waypoint).as_deref(), Some("/10.9.9.9:15008"));
+    let weighted = cart.weighted_waypoints.iter().map(|w| (w.gateway.to_string(), w.weight));
+    assert_eq!(
+        weighted.collect::<Vec<_>>(),
+        [("shop/wp.svc:15008".to_owned(), 90), ("net1/10.2.3.4:15009".to_owned(), 0)]
+    );
+    // An endpoint that a service names is a service of its workload.
+    let ports = wp.services.get(&waypoints.name).expect("from endpoints");
+    assert_eq!(ports.len(), 1);
+    assert_eq!((ports[0].service_port.get(), ports[0].target_port), (15008, None));
+}
+
+#[test]
+fn endpoints_agree_with_their_workloads() {
+    let file = |entry: &str, workload: &str| {
+        format!(
+            "workloads:\n\
+             - {{name: a, namespace: n, uid: a, workloadIps: [], {workload}}}\n\
+             services:\n\
+             - {{name: s, namespace: n, hostname: h, vips: [], ports: {{80: 80}}, endpoints: {{{entry}}}}}\n"
+        )
+    };
+    let good = "a: {workloadUid: a, port: {80: 8080}, status: Healthy}";
+    for workload in ["services: {}", "services: {n/h: {80: 8080}}"] {
+        let config = parse("mesh.yaml", &file(good, workload)).expect(workload);
+        let port = config.workloads[0].target_port(&config.services[0].name, 80);
+        assert_eq!(port.map(u16::from), Some(8080));
+    }
+    let at = |column: usize, field: &str, cause: &str| {
+        format!("mesh.yaml:4:{column}: services[0].endpoints.{field}: {cause}")
+    };
+    for (entry, workload, expected) in [
+        (
+            good,
+            "services: {n/h: {80: 80}}",
+            at(82, "a", "workloads[0].services says other ports of it"),
+        ),
+        (good, "status: Unhealthy", at(82, "a", "the status of workloads[0] is another")),
+        (
+            "b: {workloadUid: b, port: {80: 80}, status: Healthy}",
+            "services: {}",
+            at(82, "b", "no such workload in this file (got \"b\")"),
+        ),
+        (
+            "b: {workloadUid: a, port: {80: 80}, status: Healthy}",
+            "services: {}",
+            at(96, "b.workloadUid", "expected the key of the entry (got \"a\")"),
+        ),
+        ("a: {workloadUid: a, port: {80: 80}}", "services: {}", at(82, "a.status", "missing")),
+    ] {
+        check(&file(entry, workload), &expected);
+    }
 }
 
 #[test]
@@ -285,14 +366,42 @@ fn mistakes_in_workloads() {
         ),
         (
             "    waypoint: {destination: /10.0.0.1, hbonePort: 15008}",
-            "mesh.yaml:5:15: workloads[0].waypoint: not supported yet",
+            "mesh.yaml:5:15: workloads[0].waypoint.hboneMtlsPort: missing\n\
+             mesh.yaml:5:40: workloads[0].waypoint.hbonePort: unknown key",
         ),
         (
-            "    networkGateway: {destination: /10.0.0.1}\n    applicationTunnel: {protocol: PROXY}\n    \
-             hostname: example.org",
-            "mesh.yaml:5:21: workloads[0].networkGateway: not supported yet\n\
-             mesh.yaml:6:24: workloads[0].applicationTunnel: not supported yet\n\
-             mesh.yaml:7:15: workloads[0].hostname: not supported yet",
+            "    networkGateway: {destination: 10.0.0.1, hboneMtlsPort: 0}",
+            "mesh.yaml:5:35: workloads[0].networkGateway.destination: expected network/address, \
+             such as /10.0.0.1, or namespace/hostname (got \"10.0.0.1\")\n\
+             mesh.yaml:5:60: workloads[0].networkGateway.hboneMtlsPort: \
+             expected a port from 1 to 65535 (got \"0\")",
+        ),
+        (
+            "    waypoint: {destination: shop/wp.svc, hboneMtlsPort: 15008}",
+            "mesh.yaml:2:5: workloads[0].waypoint: \
+             no such service or address in this file (got \"shop/wp.svc:15008\")",
+        ),
+        (
+            "    networkGateway: {destination: other/10.0.0.1, hboneMtlsPort: 15008}",
+            "mesh.yaml:2:5: workloads[0].networkGateway: \
+             no such service or address in this file (got \"other/10.0.0.1:15008\")",
+        ),
+        (
+            "    applicationTunnel: {protocol: proxy, port: x}",
+            "mesh.yaml:5:35: workloads[0].applicationTunnel.protocol: \
+             expected one of NONE, PROXY (got \"proxy\")\n\
+             mesh.yaml:5:48: workloads[0].applicationTunnel.port: \
+             expected a port from 1 to 65535 (got \"x\")",
+        ),
+        (
+            "    hostname: 10.0.0.1",
+            "mesh.yaml:5:15: workloads[0].hostname: \
+             expected a host name, or nothing (got \"10.0.0.1\")",
+        ),
+        (
+            "    hostname: a..b",
+            "mesh.yaml:5:15: workloads[0].hostname: \
+             expected a host name, or nothing (got \"a..b\")",
         ),
         (
             "    node: !Exact x",
@@ -315,13 +424,20 @@ fn mistakes_in_workloads() {
 fn mistakes_in_services() {
     for (lines, expected) in [
         (
-            "    endpoints: {a: {workloadUid: a}}",
-            "mesh.yaml:7:16: services[0].endpoints: not supported yet",
+            "    waypoint: {destination: shop/wp.svc, hboneMtlsPort: 1}\n    \
+             weightedWaypoints: [{weight: 1, destination: {destination: shop/a, hboneMtlsPort: 1}}]",
+            "mesh.yaml:2:5: services[0].waypoint: \
+             no such service or address in this file (got \"shop/wp.svc:1\")\n\
+             mesh.yaml:2:5: services[0].weightedWaypoints[0]: \
+             no such service or address in this file (got \"shop/a:1\")",
         ),
         (
-            "    waypoint: {destination: shop/wp.svc}\n    weightedWaypoints: [1]",
-            "mesh.yaml:7:15: services[0].waypoint: not supported yet\n\
-             mesh.yaml:8:24: services[0].weightedWaypoints: not supported yet",
+            "    weightedWaypoints: [{destination: shop/a, weight: -1}, 1]",
+            "mesh.yaml:7:39: services[0].weightedWaypoints[0].destination: \
+             expected a mapping (got \"shop/a\")\n\
+             mesh.yaml:7:55: services[0].weightedWaypoints[0].weight: \
+             expected a number from 0 to 4294967295 (got \"-1\")\n\
+             mesh.yaml:7:60: services[0].weightedWaypoints[1]: expected a mapping (got \"1\")",
         ),
         (
             "    loadBalancer: {mode: Random, healthPolicy: AllowAll, x: 1}",

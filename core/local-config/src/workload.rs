@@ -9,9 +9,10 @@ use model::{
 
 use crate::Defaults;
 use crate::error::Collector;
+use crate::gateway::{application_tunnel, gateway};
 use crate::node::Node;
 use crate::read::{
-    Object, Path, boolean, decimal, entries, explained, ip, list, owned_text, parsed,
+    Object, Path, boolean, decimal, entries, explained, host_name, ip, list, owned_text, parsed,
     port_mappings, service_name, word,
 };
 
@@ -26,7 +27,8 @@ const PROTOCOLS: &[(&str, Option<TunnelProtocol>)] = &[
 ];
 const MODES: &[(&str, NetworkMode)] =
     &[("Standard", NetworkMode::Standard), ("HostNetwork", NetworkMode::HostNetwork)];
-const STATUS: &[(&str, Health)] = &[("Healthy", Health::Healthy), ("Unhealthy", Health::Unhealthy)];
+pub(crate) const STATUS: &[(&str, Health)] =
+    &[("Healthy", Health::Healthy), ("Unhealthy", Health::Unhealthy)];
 const TYPES: &[(&str, WorkloadType)] = &[
     ("deployment", WorkloadType::Deployment),
     ("cronjob", WorkloadType::CronJob),
@@ -70,9 +72,10 @@ pub(crate) fn workload(
     let capacity =
         o.optional(errors, "capacity", parsed("a number from 0 to 4294967295", decimal::<u32>));
     let native_tunnel = o.optional(errors, "nativeTunnel", boolean).unwrap_or(false);
-    for key in ["waypoint", "networkGateway", "applicationTunnel", "hostname"] {
-        o.not_yet(errors, key);
-    }
+    let waypoint = o.nullable(errors, "waypoint", gateway);
+    let network_gateway = o.nullable(errors, "networkGateway", gateway);
+    let application_tunnel = o.nullable(errors, "applicationTunnel", application_tunnel);
+    let hostname = o.optional(errors, "hostname", parsed("a host name, or nothing", host_name));
     object.finish(errors);
 
     let key = key?;
@@ -100,10 +103,10 @@ pub(crate) fn workload(
         services: services.into_iter().collect(),
         capacity: capacity.unwrap_or(1),
         native_tunnel,
-        waypoint: None,
-        network_gateway: None,
-        application_tunnel: None,
-        hostname: None,
+        waypoint,
+        network_gateway,
+        application_tunnel,
+        hostname: hostname.filter(|name| !name.is_empty()),
     })
 }
 
