@@ -83,7 +83,11 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
     raise_descriptor_limit();
     // Before anything is touched: a wrong file must leave no trace.
     let settings = MeshSettings {
-        root_namespace: config.root_namespace.clone(),
+        policies: authz::Settings {
+            root_namespace: config.root_namespace.as_str().into(),
+            trust_domain: config.trust_domain.clone(),
+            ..authz::Settings::default()
+        },
         defaults: Defaults {
             trust_domain: config.trust_domain.clone(),
             cluster: config.cluster_id.clone(),

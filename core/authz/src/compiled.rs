@@ -1,29 +1,22 @@
 //! A policy in the form that is evaluated.
 
-use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use ipnet::IpNet;
 use model::{Connection, SpiffeId};
 
 use crate::decide::Question;
-use crate::policy::{Action, Filter, Match, MatchType, Policy, Rule, ServiceAccount, StringMatch};
-use crate::sets::{Blocks, Strings};
-use crate::verdict::{Miss, NearestMiss, TypeMiss};
-
-/// Values of one condition shown to people; the rest are counted.
-const VALUES_SHOWN_MAX: usize = 3;
+use crate::policy::{Action, Filter, Match, MatchType, Policy, Rule, StringMatch};
+use crate::principals::Domains;
+use crate::sets::{Accounts, Blocks, Ports, Strings};
+use crate::settings::{Settings, UnenforceableDeny};
 
 /// What conditions look at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'c> {
-    identity: Option<&'c SpiffeId>,
-    source: IpAddr,
-    destination: IpAddr,
-    port: u16,
+    pub(crate) identity: Option<&'c SpiffeId>,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) port: u16,
 }
 
 impl<'c> Facts<'c> {
@@ -50,60 +43,53 @@ impl<'c> Facts<'c> {
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) policy: Policy,
-    rules: Vec<Vec<Vec<Alternative>>>,
+    pub(crate) rules: Box<[Box<[Alternatives]>]>,
+    unenforceable: Unenforceable,
+}
+
+/// One compiled clause.
+pub(crate) type Alternatives = Box<[Alternative]>;
+
+/// What becomes of an [`Alternative::Unenforceable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unenforceable {
+    Matches,
+    NeverMatches,
 }
 
 /// One compiled [`Match`].
 #[derive(Debug)]
-enum Alternative {
-    /// It holds only conditions that layer 4 cannot check.
-    NotEnforceable,
-    Conditions(Box<Conditions>),
+pub(crate) enum Alternative {
+    /// It holds no condition that layer 4 can check.
+    Unenforceable,
+    /// Those that it holds, the cheapest first.
+    Conditions(Box<[Condition]>),
 }
 
+/// One type of condition.
 #[derive(Debug)]
-struct Conditions {
-    namespaces: Pair<Strings>,
-    principals: Pair<Strings>,
-    service_accounts: Pair<Accounts>,
-    source_ips: Pair<Blocks>,
-    destination_ips: Pair<Blocks>,
-    destination_ports: Pair<HashSet<u16>>,
-}
-
-/// Service accounts by namespace, so that a look-up builds no key.
-#[derive(Debug, Default)]
-struct Accounts(HashMap<Arc<str>, HashSet<Arc<str>>>);
-
-impl Accounts {
-    fn new(accounts: &[ServiceAccount]) -> Self {
-        let mut set = Self::default();
-        for account in accounts {
-            set.0.entry(account.namespace.clone()).or_default().insert(account.name.clone());
-        }
-        set
-    }
-
-    fn contains(&self, id: &SpiffeId) -> bool {
-        self.0.get(id.namespace()).is_some_and(|names| names.contains(id.service_account()))
-    }
+pub(crate) enum Condition {
+    Namespaces(Pair<Strings>),
+    Principals(Pair<Strings>),
+    ServiceAccounts(Pair<Accounts>),
+    SourceIps(Pair<Blocks>),
+    DestinationIps(Pair<Blocks>),
+    DestinationPorts(Pair<Ports>),
 }
 
 /// The compiled form of a [`Filter`]: `None` where it names nothing.
 #[derive(Debug)]
-struct Pair<S> {
+pub(crate) struct Pair<S> {
     any_of: Option<S>,
     none_of: Option<S>,
 }
 
 impl<S> Pair<S> {
-    fn new<T>(filter: &Filter<T>, build: impl Fn(&[T]) -> S) -> Self {
+    /// `None` if the filter constrains nothing.
+    fn new<T>(filter: &Filter<T>, build: impl Fn(&[T]) -> S) -> Option<Self> {
         let build = |values: &[T]| (!values.is_empty()).then(|| build(values));
-        Self { any_of: build(&filter.any_of), none_of: build(&filter.none_of) }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.any_of.is_none() && self.none_of.is_none()
+        (!filter.is_empty())
+            .then(|| Self { any_of: build(&filter.any_of), none_of: build(&filter.none_of) })
     }
 
     fn admits(&self, contains: impl Fn(&S) -> bool) -> bool {
@@ -111,268 +97,123 @@ impl<S> Pair<S> {
     }
 }
 
-/// The first rule that matched.
+/// The rule that matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RuleMatch {
     pub(crate) rule: usize,
-    /// It matched only because a DENY that cannot be checked counts as matching.
-    pub(crate) unchecked: bool,
+    pub(crate) ground: Ground,
 }
 
-/// How far a rule is from matching: fewer failed conditions are nearer, then more that held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Distance(usize, Reverse<usize>);
-
-impl Distance {
-    const MAX: Self = Self(usize::MAX, Reverse(0));
-
-    fn new(failed: usize, held: usize) -> Self {
-        Self(failed, Reverse(held))
-    }
+/// What a match rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// Every clause was checked and holds.
+    Checked,
+    /// A clause cannot be checked, and so counts as matching.
+    Unenforceable,
 }
 
 impl Compiled {
-    pub(crate) fn new(policy: Policy) -> Self {
-        let clause = |matches: &[Match]| matches.iter().map(Alternative::new).collect();
+    pub(crate) fn new(policy: Policy, settings: &Settings) -> Self {
+        let domains = Domains::of(settings);
+        let clause = |matches: &[Match]| {
+            matches.iter().map(|source| Alternative::new(source, &domains)).collect()
+        };
         let rule = |rule: &Rule| rule.clauses.iter().map(|c| clause(&c.matches)).collect();
-        Self { rules: policy.rules.iter().map(rule).collect(), policy }
+        let unenforceable = match (policy.action, settings.unenforceable_deny) {
+            (Action::Deny, UnenforceableDeny::Deny) => Unenforceable::Matches,
+            (Action::Allow, _) | (Action::Deny, UnenforceableDeny::Ignore) => {
+                Unenforceable::NeverMatches
+            }
+        };
+        Self { rules: policy.rules.iter().map(rule).collect(), policy, unenforceable }
     }
 
-    /// The first rule that matches, if one does.
+    /// The first rule that matches and was checked; otherwise the first that counts as matching.
     pub(crate) fn matches(&self, facts: &Facts<'_>) -> Option<RuleMatch> {
-        let empty_matches = match self.policy.action {
-            Action::Allow => false,
-            Action::Deny => true,
-        };
-        self.rules.iter().enumerate().find_map(|(rule, clauses)| {
-            let mut unchecked = false;
-            for clause in clauses {
-                if clause.is_empty() || clause.iter().any(|match_| match_.admits(facts)) {
-                    continue;
+        let mut unenforceable = None;
+        for (rule, clauses) in self.rules.iter().enumerate() {
+            match self.rule_matches(clauses, facts) {
+                Some(ground @ Ground::Checked) => return Some(RuleMatch { rule, ground }),
+                Some(ground @ Ground::Unenforceable) => {
+                    unenforceable = unenforceable.or(Some(RuleMatch { rule, ground }));
                 }
-                let escapes = clause.iter().any(|m| matches!(m, Alternative::NotEnforceable));
-                if !(empty_matches && escapes) {
-                    return None;
-                }
-                unchecked = true;
-            }
-            Some(RuleMatch { rule, unchecked })
-        })
-    }
-
-    /// Of the rules that did not match, the one that came closest, and how close it came. Called
-    /// for every policy of a refused connection, and so builds nothing.
-    pub(crate) fn nearest(&self, facts: &Facts<'_>) -> (Distance, Option<usize>) {
-        let distances = self.rules.iter().enumerate();
-        let nearest = distances
-            .filter_map(|(index, clauses)| Some((distance(clauses, facts)?, Some(index))))
-            .min_by_key(|(distance, _)| *distance);
-        // A policy without rules is further away than any rule.
-        nearest.unwrap_or((Distance::MAX, None))
-    }
-
-    /// Why the rule that [`Self::nearest`] found does not match.
-    pub(crate) fn miss(&self, rule: Option<usize>, facts: &Facts<'_>) -> NearestMiss {
-        let miss =
-            rule.and_then(|index| self.rule_miss(index, self.policy.rules.get(index)?, facts));
-        NearestMiss { policy: self.policy.name.clone(), miss: miss.unwrap_or(Miss::NoRules) }
-    }
-
-    /// In each clause that fails, the alternative with the fewest failures counts.
-    fn rule_miss(&self, index: usize, rule: &Rule, facts: &Facts<'_>) -> Option<Miss> {
-        let (mut matched, mut failed) = (Vec::new(), Vec::new());
-        let mut unenforceable = false;
-        for (clause, compiled) in rule.clauses.iter().zip(self.rules.get(index)?) {
-            let alternatives = clause.matches.iter().zip(compiled);
-            let nearest = alternatives
-                .filter_map(|(source, alternative)| match alternative {
-                    Alternative::NotEnforceable => None,
-                    Alternative::Conditions(conditions) => {
-                        let (held, missed) = conditions.split(facts);
-                        Some((missed.len(), source, held, missed))
-                    }
-                })
-                .min_by_key(|(missed, ..)| *missed);
-            match nearest {
-                Some((_, source, held, missed)) => {
-                    matched.extend(held);
-                    failed.extend(missed.into_iter().map(|kind| (kind, source)));
-                }
-                None => unenforceable |= !clause.matches.is_empty(),
+                None => {}
             }
         }
-        if unenforceable {
-            return Some(Miss::NotEnforceable { rule: index });
-        }
-        let matched = MatchType::ALL.into_iter().filter(|kind| matched.contains(kind)).collect();
-        let (kind, source) = failed.first().copied()?;
-        let miss = TypeMiss {
-            rule: index,
-            matched,
-            failed: kind,
-            got: facts.show(kind),
-            want: want(source, kind),
-            also_failed: failed.iter().skip(1).map(|(kind, _)| *kind).collect(),
-        };
-        Some(Miss::Type(miss))
+        unenforceable
     }
-}
 
-/// How far a rule is from matching; `None` if it matches.
-fn distance(clauses: &[Vec<Alternative>], facts: &Facts<'_>) -> Option<Distance> {
-    let (mut failed, mut held) = (0_usize, 0_usize);
-    for clause in clauses {
-        let counts = clause.iter().filter_map(|alternative| match alternative {
-            Alternative::NotEnforceable => None,
-            Alternative::Conditions(conditions) => Some(conditions.count(facts)),
-        });
-        match counts.min_by_key(|(missed, _)| *missed) {
-            Some((missed, matched)) => {
-                failed = failed.saturating_add(missed);
-                held = held.saturating_add(matched);
+    fn rule_matches(&self, clauses: &[Alternatives], facts: &Facts<'_>) -> Option<Ground> {
+        let mut ground = Ground::Checked;
+        for clause in clauses {
+            if clause.is_empty() || clause.iter().any(|alternative| alternative.admits(facts)) {
+                continue;
             }
-            // Only conditions that cannot be checked: one failure.
-            None => failed = failed.saturating_add(usize::from(!clause.is_empty())),
+            let cannot_tell = clause.iter().any(|a| matches!(a, Alternative::Unenforceable));
+            if !(cannot_tell && self.unenforceable == Unenforceable::Matches) {
+                return None;
+            }
+            ground = Ground::Unenforceable;
         }
+        Some(ground)
     }
-    (failed > 0).then(|| Distance::new(failed, held))
 }
 
 impl Alternative {
-    fn new(source: &Match) -> Self {
-        if source.is_empty() {
-            return Self::NotEnforceable;
-        }
+    fn new(source: &Match, domains: &Domains<'_>) -> Self {
         // Both forms of a principal mean the same, however the policy came here.
         let principals = |patterns: &[StringMatch]| {
-            let patterns: Vec<_> =
-                patterns.iter().cloned().map(StringMatch::into_principal).collect();
+            let patterns = patterns.iter().cloned().map(StringMatch::into_principal);
+            let patterns: Vec<_> = patterns.flat_map(|pattern| domains.widen(pattern)).collect();
             Strings::new(&patterns)
         };
-        Self::Conditions(Box::new(Conditions {
-            namespaces: Pair::new(&source.namespaces, Strings::new),
-            principals: Pair::new(&source.principals, principals),
-            service_accounts: Pair::new(&source.service_accounts, Accounts::new),
-            source_ips: Pair::new(&source.source_ips, Blocks::new),
-            destination_ips: Pair::new(&source.destination_ips, Blocks::new),
-            destination_ports: Pair::new(&source.destination_ports, |ports| {
-                ports.iter().copied().collect()
-            }),
-        }))
+        let conditions = [
+            Pair::new(&source.destination_ports, Ports::new).map(Condition::DestinationPorts),
+            Pair::new(&source.source_ips, Blocks::new).map(Condition::SourceIps),
+            Pair::new(&source.destination_ips, Blocks::new).map(Condition::DestinationIps),
+            Pair::new(&source.namespaces, Strings::new).map(Condition::Namespaces),
+            Pair::new(&source.service_accounts, Accounts::new).map(Condition::ServiceAccounts),
+            Pair::new(&source.principals, principals).map(Condition::Principals),
+        ];
+        let conditions: Box<[_]> = conditions.into_iter().flatten().collect();
+        if conditions.is_empty() { Self::Unenforceable } else { Self::Conditions(conditions) }
     }
 
     fn admits(&self, facts: &Facts<'_>) -> bool {
         match self {
-            Self::NotEnforceable => false,
-            // The cheapest conditions come first.
-            Self::Conditions(conditions) => [
-                MatchType::DestinationPorts,
-                MatchType::SourceIps,
-                MatchType::DestinationIps,
-                MatchType::Namespaces,
-                MatchType::ServiceAccounts,
-                MatchType::Principals,
-            ]
-            .into_iter()
-            .all(|kind| conditions.admits(kind, facts)),
+            Self::Unenforceable => false,
+            Self::Conditions(conditions) => conditions.iter().all(|c| c.admits(facts)),
         }
     }
 }
 
-impl Conditions {
-    fn admits(&self, kind: MatchType, facts: &Facts<'_>) -> bool {
-        let (id, port) = (facts.identity, facts.port);
-        match kind {
-            MatchType::Namespaces => {
+impl Condition {
+    pub(crate) fn kind(&self) -> MatchType {
+        match self {
+            Self::Namespaces(_) => MatchType::Namespaces,
+            Self::Principals(_) => MatchType::Principals,
+            Self::ServiceAccounts(_) => MatchType::ServiceAccounts,
+            Self::SourceIps(_) => MatchType::SourceIps,
+            Self::DestinationIps(_) => MatchType::DestinationIps,
+            Self::DestinationPorts(_) => MatchType::DestinationPorts,
+        }
+    }
+
+    pub(crate) fn admits(&self, facts: &Facts<'_>) -> bool {
+        let id = facts.identity;
+        match self {
+            Self::Namespaces(pair) => {
                 let namespace = id.map_or("", SpiffeId::namespace);
-                self.namespaces.admits(|set| set.contains(namespace))
+                pair.admits(|set| set.contains(namespace))
             }
-            MatchType::Principals => {
-                self.principals.admits(|set| id.is_some_and(|id| set.contains(id.principal())))
+            Self::Principals(pair) => {
+                pair.admits(|set| id.is_some_and(|id| set.contains(id.principal())))
             }
-            MatchType::ServiceAccounts => {
-                self.service_accounts.admits(|set| id.is_some_and(|id| set.contains(id)))
-            }
-            MatchType::SourceIps => self.source_ips.admits(|set| set.contains(facts.source)),
-            MatchType::DestinationIps => {
-                self.destination_ips.admits(|set| set.contains(facts.destination))
-            }
-            MatchType::DestinationPorts => self.destination_ports.admits(|set| set.contains(&port)),
+            Self::ServiceAccounts(pair) => pair.admits(|set| id.is_some_and(|id| set.contains(id))),
+            Self::SourceIps(pair) => pair.admits(|set| set.contains(facts.source)),
+            Self::DestinationIps(pair) => pair.admits(|set| set.contains(facts.destination)),
+            Self::DestinationPorts(pair) => pair.admits(|set| set.contains(facts.port)),
         }
     }
-
-    fn constrains(&self, kind: MatchType) -> bool {
-        !match kind {
-            MatchType::Namespaces => self.namespaces.is_empty(),
-            MatchType::Principals => self.principals.is_empty(),
-            MatchType::ServiceAccounts => self.service_accounts.is_empty(),
-            MatchType::SourceIps => self.source_ips.is_empty(),
-            MatchType::DestinationIps => self.destination_ips.is_empty(),
-            MatchType::DestinationPorts => self.destination_ports.is_empty(),
-        }
-    }
-
-    /// How many conditions do not hold, and how many do.
-    fn count(&self, facts: &Facts<'_>) -> (usize, usize) {
-        let constraining = MatchType::ALL.into_iter().filter(|kind| self.constrains(*kind));
-        constraining.fold((0, 0), |(missed, held), kind| {
-            let admits = usize::from(self.admits(kind, facts));
-            (missed + 1 - admits, held + admits)
-        })
-    }
-
-    /// The conditions that hold, and those that do not.
-    fn split(&self, facts: &Facts<'_>) -> (Vec<MatchType>, Vec<MatchType>) {
-        let constraining = MatchType::ALL.into_iter().filter(|kind| self.constrains(*kind));
-        constraining.partition(|kind| self.admits(*kind, facts))
-    }
-}
-
-impl Facts<'_> {
-    /// What a condition of that type sees, for people.
-    fn show(&self, kind: MatchType) -> String {
-        let of_identity = |part: fn(&SpiffeId) -> String| {
-            self.identity.map_or_else(|| "no identity (plaintext)".to_owned(), part)
-        };
-        match kind {
-            MatchType::Namespaces => of_identity(|id| format!("{:?}", id.namespace())),
-            MatchType::Principals => of_identity(|id| format!("{:?}", id.principal())),
-            MatchType::ServiceAccounts => {
-                of_identity(|id| format!("\"{}/{}\"", id.namespace(), id.service_account()))
-            }
-            MatchType::SourceIps => self.source.to_string(),
-            MatchType::DestinationIps => self.destination.to_string(),
-            MatchType::DestinationPorts => self.port.to_string(),
-        }
-    }
-}
-
-/// What a match asks for, for people.
-fn want(source: &Match, kind: MatchType) -> String {
-    match kind {
-        MatchType::Namespaces => want_values(&source.namespaces),
-        MatchType::Principals => want_values(&source.principals),
-        MatchType::ServiceAccounts => want_values(&source.service_accounts),
-        MatchType::SourceIps => want_values::<IpNet>(&source.source_ips),
-        MatchType::DestinationIps => want_values::<IpNet>(&source.destination_ips),
-        MatchType::DestinationPorts => want_values(&source.destination_ports),
-    }
-}
-
-fn want_values<T: fmt::Display>(filter: &Filter<T>) -> String {
-    let mut wants = Vec::new();
-    if !filter.any_of.is_empty() {
-        wants.push(list(&filter.any_of, " or "));
-    }
-    if !filter.none_of.is_empty() {
-        wants.push(format!("not {}", list(&filter.none_of, " nor ")));
-    }
-    wants.join(" and ")
-}
-
-fn list<T: fmt::Display>(values: &[T], separator: &str) -> String {
-    let shown: Vec<_> = values.iter().take(VALUES_SHOWN_MAX).map(ToString::to_string).collect();
-    let rest = values.len().saturating_sub(VALUES_SHOWN_MAX);
-    let shown = shown.join(separator);
-    if rest == 0 { shown } else { format!("{shown} ({rest} more)") }
 }

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Code, Connection, SpiffeId, Workload};
 
-use crate::compiled::{Compiled, Facts, RuleMatch};
-use crate::store::{Bound, Group, PolicyStore};
+use crate::compiled::{Compiled, Facts, Ground, RuleMatch};
+use crate::group::Bound;
+use crate::policy::{Action, Mode};
+use crate::store::PolicyStore;
 use crate::verdict::{AllowReason, Decision, Denial, DryRunNote, NearestMiss, Permit, Verdict};
 
 /// Notes of dry-run policies kept per decision; further ones are left out.
@@ -14,17 +16,17 @@ pub const DRY_RUN_NOTES_MAX: usize = 16;
 /// Decides one connection to `workload`. Total: every input has a verdict, every verdict its
 /// reason.
 ///
-/// The order: a DENY that matches; a policy that cannot be read; a policy the workload names and
-/// the store does not have; no ALLOW policy at all (allow); an ALLOW that matches (allow).
+/// The order: a DENY that matches, one that was checked before one that cannot be; a policy that
+/// cannot be read; a policy the workload names and the store does not have; no ALLOW policy at all
+/// (allow); an ALLOW that matches (allow).
 #[must_use]
 pub fn authorize(store: &PolicyStore, workload: &Workload, conn: &Connection) -> Decision {
-    let bound = store.bound_to(workload);
-    let facts = Facts::of(conn);
-    let verdict = match judge(&bound, &facts) {
+    let (result, dry_run) = decide(&store.bound_to(workload), &Facts::of(conn));
+    let verdict = match result {
         Ok(reason) => Verdict::Allow(Permit::issue(conn, reason)),
         Err(denial) => Verdict::Deny(denial),
     };
-    Decision { verdict, dry_run: dry_run(&bound, &facts) }
+    Decision { verdict, dry_run }
 }
 
 /// A connection that does not exist, to ask what would become of it.
@@ -45,100 +47,119 @@ pub fn explain(
     workload: &Workload,
     question: &Question<'_>,
 ) -> (Result<AllowReason, Denial>, Vec<DryRunNote>) {
-    let bound = store.bound_to(workload);
-    let facts = Facts::of_question(question);
-    (judge(&bound, &facts), dry_run(&bound, &facts))
+    decide(&store.bound_to(workload), &Facts::of_question(question))
 }
 
-fn judge(bound: &Bound<'_>, facts: &Facts<'_>) -> Result<AllowReason, Denial> {
-    if let Some((policy, found)) = first_match(bound, |group| &group.deny, facts) {
-        return Err(denied(policy, found));
+fn decide(bound: &Bound<'_>, facts: &Facts<'_>) -> (Result<AllowReason, Denial>, Vec<DryRunNote>) {
+    let mut notes = Vec::new();
+    note_denies(&mut notes, bound, facts);
+    if let Some(denial) = refusal(bound, facts) {
+        return (Err(denial), notes);
     }
-    if let Some(policy) = bound.groups().find_map(|group| group.unreadable.first()) {
-        return Err(Denial {
-            code: Code::PolicyUnreadable,
+    note_allows(&mut notes, bound, facts);
+    (admission(bound, facts), notes)
+}
+
+/// What denies whatever the ALLOW policies say.
+fn refusal(bound: &Bound<'_>, facts: &Facts<'_>) -> Option<Denial> {
+    let denial = |code| Denial { code, policy: None, rule: None, nearest_miss: None, detail: None };
+    if let Some((policy, found)) = first_deny(bound, facts) {
+        let policy = Some(policy.policy.name.clone());
+        return Some(Denial { policy, rule: Some(found.rule), ..denial(code_of(found)) });
+    }
+    if let Some(policy) = bound.unreadable() {
+        return Some(Denial {
             policy: Some(policy.name.clone()),
-            rule: None,
-            nearest_miss: None,
             detail: Some(policy.cause.clone()),
+            ..denial(Code::PolicyUnreadable)
         });
     }
-    if let Some(name) = &bound.unknown {
-        return Err(Denial {
-            code: Code::PolicyUnknown,
-            policy: Some(name.clone()),
-            rule: None,
-            nearest_miss: None,
-            detail: None,
-        });
+    let unknown = bound.unknown?;
+    Some(Denial { policy: Some(unknown.clone()), ..denial(Code::PolicyUnknown) })
+}
+
+/// The first DENY that matches and was checked; otherwise the first that counts as matching.
+fn first_deny<'b>(bound: &Bound<'b>, facts: &Facts<'_>) -> Option<(&'b Compiled, RuleMatch)> {
+    let mut unenforceable = None;
+    for policy in bound.policies(Action::Deny, Mode::Enforce) {
+        match policy.matches(facts) {
+            Some(found @ RuleMatch { ground: Ground::Checked, .. }) => {
+                return Some((policy, found));
+            }
+            Some(found @ RuleMatch { ground: Ground::Unenforceable, .. }) => {
+                unenforceable = unenforceable.or(Some((policy, found)));
+            }
+            None => {}
+        }
     }
-    if bound.groups().all(|group| group.allow.is_empty()) {
+    unenforceable
+}
+
+fn code_of(found: RuleMatch) -> Code {
+    match found.ground {
+        Ground::Checked => Code::PolicyDenied,
+        Ground::Unenforceable => Code::PolicyNotEnforceable,
+    }
+}
+
+fn admission(bound: &Bound<'_>, facts: &Facts<'_>) -> Result<AllowReason, Denial> {
+    let mut none = true;
+    for policy in bound.policies(Action::Allow, Mode::Enforce) {
+        none = false;
+        if let Some(found) = policy.matches(facts) {
+            let policy = policy.policy.name.clone();
+            return Ok(AllowReason::PolicyMatched { policy, rule: found.rule });
+        }
+    }
+    if none {
         return Ok(AllowReason::NoAllowPolicy);
     }
-    match first_match(bound, |group| &group.allow, facts) {
-        Some((policy, found)) => {
-            Ok(AllowReason::PolicyMatched { policy: policy.policy.name.clone(), rule: found.rule })
-        }
-        None => Err(Denial {
-            code: Code::PolicyNoMatch,
-            policy: None,
-            rule: None,
-            nearest_miss: nearest_miss(bound, |group| &group.allow, facts),
-            detail: None,
-        }),
-    }
+    Err(Denial {
+        code: Code::PolicyNoMatch,
+        policy: None,
+        rule: None,
+        nearest_miss: nearest_miss(bound, Mode::Enforce, facts),
+        detail: None,
+    })
 }
 
-fn denied(policy: &Compiled, found: RuleMatch) -> Denial {
-    let detail = found.unchecked.then(|| {
-        "it has a condition that layer 4 cannot check, so it counts as matching".to_owned()
-    });
-    Denial {
-        code: Code::PolicyDenied,
-        policy: Some(policy.policy.name.clone()),
-        rule: Some(found.rule),
-        nearest_miss: None,
-        detail,
-    }
-}
-
-type List = fn(&Group) -> &Vec<std::sync::Arc<Compiled>>;
-
-fn first_match<'b>(
-    bound: &'b Bound<'_>,
-    list: List,
-    facts: &Facts<'_>,
-) -> Option<(&'b Compiled, RuleMatch)> {
-    let mut policies = bound.groups().flat_map(list);
-    policies.find_map(|policy| Some((&**policy, policy.matches(facts)?)))
-}
-
-/// The rule with the fewest failed conditions; the first of equals.
-fn nearest_miss(bound: &Bound<'_>, list: List, facts: &Facts<'_>) -> Option<Box<NearestMiss>> {
-    let policies = bound.groups().flat_map(list);
+/// Of the ALLOW policies, the rule with the fewest failed conditions; the first of equals.
+fn nearest_miss(bound: &Bound<'_>, mode: Mode, facts: &Facts<'_>) -> Option<Box<NearestMiss>> {
+    let policies = bound.policies(Action::Allow, mode);
     let nearest = policies.map(|policy| (policy, policy.nearest(facts)));
     let (policy, (_, rule)) = nearest.min_by_key(|(_, (distance, _))| *distance)?;
     Some(Box::new(policy.miss(rule, facts)))
 }
 
-fn dry_run(bound: &Bound<'_>, facts: &Facts<'_>) -> Vec<DryRunNote> {
-    let mut notes = Vec::new();
-    let denies = bound.groups().flat_map(|group| &group.dry_run_deny);
-    notes.extend(denies.filter_map(|policy| {
-        let rule = policy.matches(facts)?.rule;
-        Some(DryRunNote::WouldDeny { policy: policy.policy.name.clone(), rule })
-    }));
-    let allows: Vec<_> = bound.groups().flat_map(|group| &group.dry_run_allow).collect();
-    let before = notes.len();
-    notes.extend(allows.iter().filter_map(|policy| {
-        let rule = policy.matches(facts)?.rule;
-        Some(DryRunNote::WouldAllow { policy: policy.policy.name.clone(), rule })
-    }));
-    let none_enforced = bound.groups().all(|group| group.allow.is_empty());
-    if !allows.is_empty() && notes.len() == before && none_enforced {
-        let nearest_miss = nearest_miss(bound, |group| &group.dry_run_allow, facts);
-        notes.push(DryRunNote::WouldNotMatch { nearest_miss });
+fn note_denies(notes: &mut Vec<DryRunNote>, bound: &Bound<'_>, facts: &Facts<'_>) {
+    for policy in bound.policies(Action::Deny, Mode::DryRun) {
+        if let Some(found) = policy.matches(facts) {
+            let (code, policy) = (code_of(found), policy.policy.name.clone());
+            note(notes, DryRunNote::WouldDeny { code, policy, rule: found.rule });
+        }
     }
-    notes.truncate(DRY_RUN_NOTES_MAX);
-    notes
+}
+
+fn note_allows(notes: &mut Vec<DryRunNote>, bound: &Bound<'_>, facts: &Facts<'_>) {
+    let (mut any, mut matched) = (false, false);
+    for policy in bound.policies(Action::Allow, Mode::DryRun) {
+        any = true;
+        if let Some(found) = policy.matches(facts) {
+            matched = true;
+            let policy = policy.policy.name.clone();
+            note(notes, DryRunNote::WouldAllow { policy, rule: found.rule });
+        }
+    }
+    if !any || matched || bound.policies(Action::Allow, Mode::Enforce).next().is_some() {
+        return;
+    }
+    let nearest_miss = nearest_miss(bound, Mode::DryRun, facts);
+    note(notes, DryRunNote::WouldNotMatch { nearest_miss });
+}
+
+/// Keeps a note, unless there are enough, or a workload that names a policy twice left it already.
+fn note(notes: &mut Vec<DryRunNote>, note: DryRunNote) {
+    if notes.len() < DRY_RUN_NOTES_MAX && !notes.contains(&note) {
+        notes.push(note);
+    }
 }

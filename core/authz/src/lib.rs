@@ -7,8 +7,13 @@
 
 mod compiled;
 mod decide;
+mod group;
+mod miss;
 mod policy;
+mod principals;
 mod sets;
+mod settings;
+mod shared_map;
 mod store;
 mod verdict;
 
@@ -17,12 +22,15 @@ pub use policy::{
     Action, Clause, Filter, Match, MatchType, Mode, Policy, Rule, Scope, ServiceAccount,
     StringMatch,
 };
-pub use store::{Binding, PolicyStore, Stored, StoredRef, UnreadablePolicy};
+pub use settings::{Settings, UnenforceableDeny};
+pub use store::{Binding, PolicyChange, PolicyStore, Stored, StoredRef, UnreadablePolicy};
 pub use verdict::{
     AllowReason, Decision, Denial, DryRunNote, Miss, NearestMiss, Permit, TypeMiss, Verdict,
 };
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::policy::{
     Action, Clause, Filter, Match, Mode, Policy, Rule, Scope, ServiceAccount, StringMatch,
 };
+use crate::settings::{Settings, UnenforceableDeny};
 use crate::store::{Binding, PolicyStore, Stored, UnreadablePolicy};
 use crate::tests::{ROOT, connection, workload};
 use crate::verdict::{DryRunNote, Verdict};
@@ -39,44 +40,50 @@ fn holds<T>(filter: &Filter<T>, fits: impl Fn(&T) -> bool) -> bool {
     positive && negative
 }
 
-fn reference_match(m: &Match, action: Action, conn: &Connection) -> bool {
+/// Whether a match holds; `None` if layer 4 cannot tell.
+fn reference_match(m: &Match, conn: &Connection) -> Option<bool> {
     if m == &Match::default() {
-        return action == Action::Deny;
+        return None;
     }
     let id = conn.peer.identity().map(model::VerifiedIdentity::id);
     let account = |a: &ServiceAccount| {
         id.is_some_and(|id| *id.namespace() == *a.namespace && *id.service_account() == *a.name)
     };
-    holds(&m.namespaces, |p| fits(p, id.map_or("", SpiffeId::namespace)))
-        && holds(&m.principals, |p| id.is_some_and(|id| fits_principal(p, id)))
-        && holds(&m.service_accounts, account)
-        && holds(&m.source_ips, |net| net.contains(&conn.source.ip()))
-        && holds(&m.destination_ips, |net| net.contains(&conn.destination.ip()))
-        && holds(&m.destination_ports, |port| *port == conn.destination.port())
+    Some(
+        holds(&m.namespaces, |p| fits(p, id.map_or("", SpiffeId::namespace)))
+            && holds(&m.principals, |p| id.is_some_and(|id| fits_principal(p, id)))
+            && holds(&m.service_accounts, account)
+            && holds(&m.source_ips, |net| net.contains(&conn.source.ip()))
+            && holds(&m.destination_ips, |net| net.contains(&conn.destination.ip()))
+            && holds(&m.destination_ports, |port| *port == conn.destination.port()),
+    )
 }
 
-fn reference_policy(policy: &Policy, conn: &Connection) -> bool {
+/// Whether a policy matches, taking what layer 4 cannot tell for `unknown`.
+fn reference_policy(policy: &Policy, conn: &Connection, unknown: bool) -> bool {
     policy.rules.iter().any(|rule| {
         rule.clauses.iter().all(|clause| {
+            let mut matches = clause.matches.iter();
             clause.matches.is_empty()
-                || clause.matches.iter().any(|m| reference_match(m, policy.action, conn))
+                || matches.any(|m| reference_match(m, conn).unwrap_or(unknown))
         })
     })
 }
 
-/// What the table says: a code, and whether each dry-run DENY matched.
-fn reference(policies: &[Stored], named: &[PolicyName], conn: &Connection) -> Code {
-    let name = |stored: &Stored| match stored {
-        Stored::Policy(policy) => policy.name.clone(),
-        Stored::Unreadable(policy) => policy.name.clone(),
-    };
+/// What the table says.
+fn reference(
+    policies: &[Stored],
+    named: &[PolicyName],
+    conn: &Connection,
+    unenforceable: UnenforceableDeny,
+) -> Code {
     let applies = |stored: &&Stored| {
-        let name = name(stored);
+        let name = stored.name();
         let (mesh, namespace) = match stored {
             Stored::Policy(p) => (p.scope == Scope::Global, p.scope == Scope::Namespace),
             Stored::Unreadable(p) => (p.binding == Binding::Mesh, p.binding == Binding::Namespace),
         };
-        named.contains(&name)
+        named.contains(name)
             || mesh
             || (namespace && (*name.namespace == *"shop" || *name.namespace == *ROOT))
     };
@@ -87,14 +94,18 @@ fn reference(policies: &[Stored], named: &[PolicyName], conn: &Connection) -> Co
             Stored::Policy(_) | Stored::Unreadable(_) => None,
         })
     };
-    if enforced(Action::Deny).any(|p| reference_policy(p, conn)) {
+    if enforced(Action::Deny).any(|p| reference_policy(p, conn, false)) {
         Code::PolicyDenied
+    } else if unenforceable == UnenforceableDeny::Deny
+        && enforced(Action::Deny).any(|p| reference_policy(p, conn, true))
+    {
+        Code::PolicyNotEnforceable
     } else if bound.iter().any(|s| matches!(s, Stored::Unreadable(_))) {
         Code::PolicyUnreadable
-    } else if named.iter().any(|n| !policies.iter().any(|s| name(s) == *n)) {
+    } else if named.iter().any(|n| !policies.iter().any(|s| s.name() == n)) {
         Code::PolicyUnknown
     } else if enforced(Action::Allow).count() == 0
-        || enforced(Action::Allow).any(|p| reference_policy(p, conn))
+        || enforced(Action::Allow).any(|p| reference_policy(p, conn, false))
     {
         Code::Ok
     } else {
@@ -225,22 +236,27 @@ proptest! {
         ])),
         source in prop::sample::select(vec!["10.0.0.1:9", "10.1.2.3:9", "192.0.2.1:9", "[fd00::1]:9"]),
         port in prop::sample::select(vec![80_u16, 81, 443]),
+        unenforceable_deny in prop::sample::select(vec![
+            UnenforceableDeny::Deny, UnenforceableDeny::Ignore,
+        ]),
     ) {
         let conn = connection(principal, source, port);
         // Mostly names that exist, now and then one that does not.
         let named: Vec<PolicyName> = named
             .into_iter()
             .map(|(namespace, index)| match policies.get(usize::from(index)) {
-                Some(Stored::Policy(policy)) => policy.name.clone(),
-                Some(Stored::Unreadable(policy)) => policy.name.clone(),
+                Some(stored) => stored.name().clone(),
                 None => PolicyName::new(namespace, "absent"),
             })
             .filter(|name| &*name.name != "absent" || policies.len() % 3 == 0)
             .collect();
         let mut workload = workload(&[]);
         workload.policies.clone_from(&named);
-        let expected = reference(&policies, &named, &conn);
-        let store = PolicyStore::compile(policies.clone(), ROOT);
+        let expected = reference(&policies, &named, &conn, unenforceable_deny);
+        let store = PolicyStore::compile(
+            policies.clone(),
+            &Settings { unenforceable_deny, ..Settings::rooted(ROOT) },
+        );
         let decision = crate::authorize(&store, &workload, &conn);
         let code = match &decision.verdict {
             Verdict::Allow(_) => Code::Ok,
@@ -257,11 +273,12 @@ proptest! {
             prop_assert!(!denial.to_string().is_empty());
         }
         for note in &decision.dry_run {
-            if let DryRunNote::WouldDeny { policy, .. } = note {
+            if let DryRunNote::WouldDeny { policy, code, .. } = note {
                 let noted = policies.iter().any(|stored| matches!(
                     stored,
                     Stored::Policy(p) if p.name == *policy && p.mode == Mode::DryRun
-                        && p.action == Action::Deny && reference_policy(p, &conn)
+                        && p.action == Action::Deny
+                        && reference_policy(p, &conn, *code == Code::PolicyNotEnforceable)
                 ));
                 prop_assert!(noted, "{} without cause", note);
             }

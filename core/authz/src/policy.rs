@@ -72,7 +72,7 @@ pub struct Clause {
 /// Conditions on one connection, AND-ed.
 ///
 /// With no condition at all it stands for one that layer 4 cannot check: it never matches in an
-/// ALLOW policy and always matches in a DENY policy.
+/// ALLOW policy, and in a DENY policy it does what [`crate::UnenforceableDeny`] says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// Namespace of the peer's identity; the empty string for a peer without one.
@@ -182,8 +182,8 @@ impl fmt::Display for ServiceAccount {
     }
 }
 
-/// The types of condition in a [`Match`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The types of condition in a [`Match`], in the order of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MatchType {
     /// [`Match::namespaces`].
     Namespaces,

@@ -1,17 +1,17 @@
 //! Sets that answer in logarithmic time, built once when a policy arrives.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
+use model::SpiffeId;
 
-use crate::policy::StringMatch;
+use crate::policy::{ServiceAccount, StringMatch};
 
 /// Patterns, of which any may match.
 #[derive(Debug, Default)]
 pub(crate) struct Strings {
-    exact: HashSet<Arc<str>>,
+    /// Sorted.
+    exact: Box<[Box<str>]>,
     prefixes: Affixes,
     suffixes: Affixes,
     presence: bool,
@@ -19,42 +19,80 @@ pub(crate) struct Strings {
 
 impl Strings {
     pub(crate) fn new(patterns: &[StringMatch]) -> Self {
-        let mut set = Self::default();
-        let (mut prefixes, mut suffixes) = (Vec::new(), Vec::new());
+        let mut presence = false;
+        let (mut exact, mut prefixes, mut suffixes) = (Vec::new(), Vec::new(), Vec::new());
         for pattern in patterns {
             match pattern {
-                StringMatch::Exact(text) => {
-                    set.exact.insert(text.clone());
-                }
+                StringMatch::Exact(text) => exact.push(Box::from(&**text)),
                 StringMatch::Prefix(text) => prefixes.push(text.bytes().collect()),
                 StringMatch::Suffix(text) => suffixes.push(text.bytes().rev().collect()),
-                StringMatch::Presence => set.presence = true,
+                StringMatch::Presence => presence = true,
             }
         }
-        set.prefixes = Affixes::new(prefixes);
-        set.suffixes = Affixes::new(suffixes);
-        set
+        Self {
+            exact: sorted(exact),
+            prefixes: Affixes::new(prefixes),
+            suffixes: Affixes::new(suffixes),
+            presence,
+        }
     }
 
     pub(crate) fn contains(&self, text: &str) -> bool {
         (self.presence && !text.is_empty())
-            || (!self.exact.is_empty() && self.exact.contains(text))
+            || self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok()
             || self.prefixes.any_begins(text.bytes())
             || self.suffixes.any_begins(text.bytes().rev())
+    }
+}
+
+fn sorted<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
+    values.sort_unstable();
+    values.dedup();
+    values.into_boxed_slice()
+}
+
+/// Ports, sorted.
+#[derive(Debug, Default)]
+pub(crate) struct Ports(Box<[u16]>);
+
+impl Ports {
+    pub(crate) fn new(ports: &[u16]) -> Self {
+        Self(sorted(ports.to_vec()))
+    }
+
+    pub(crate) fn contains(&self, port: u16) -> bool {
+        self.0.binary_search(&port).is_ok()
+    }
+}
+
+/// Service accounts, sorted by namespace and name.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts(Box<[(Box<str>, Box<str>)]>);
+
+impl Accounts {
+    pub(crate) fn new(accounts: &[ServiceAccount]) -> Self {
+        let pair =
+            |account: &ServiceAccount| (Box::from(&*account.namespace), Box::from(&*account.name));
+        Self(sorted(accounts.iter().map(pair).collect()))
+    }
+
+    pub(crate) fn contains(&self, id: &SpiffeId) -> bool {
+        let wanted = (id.namespace(), id.service_account());
+        self.0.binary_search_by(|(namespace, name)| (&**namespace, &**name).cmp(&wanted)).is_ok()
     }
 }
 
 /// Sorted strings, none of which begins with another, so that at most one can begin a given
 /// string: the greatest that is not after it.
 #[derive(Debug, Default)]
-struct Affixes(Vec<Box<[u8]>>);
+struct Affixes(Box<[Box<[u8]>]>);
 
 impl Affixes {
     fn new(mut affixes: Vec<Box<[u8]>>) -> Self {
         affixes.sort_unstable();
         // The shortest of a family sorts first and stands for the rest.
         affixes.dedup_by(|longer, kept| longer.starts_with(kept));
-        Self(affixes)
+        Self(affixes.into_boxed_slice())
     }
 
     fn any_begins(&self, text: impl Iterator<Item = u8> + Clone) -> bool {
@@ -107,11 +145,11 @@ fn fold_block(block: IpNet) -> IpNet {
 
 /// Sorted ranges; both ends belong to them. Overlapping ones are merged.
 #[derive(Debug)]
-struct Ranges<T>(Vec<(T, T)>);
+struct Ranges<T>(Box<[(T, T)]>);
 
 impl<T> Default for Ranges<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Box::default())
     }
 }
 
@@ -125,7 +163,7 @@ impl<T: Ord + Copy> Ranges<T> {
             }
             overlaps
         });
-        Self(ranges)
+        Self(ranges.into_boxed_slice())
     }
 
     fn contains(&self, value: T) -> bool {

@@ -1,12 +1,15 @@
 //! The policies of a node, indexed by what they are bound to.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{PolicyName, Workload};
 
 use crate::compiled::Compiled;
-use crate::policy::{Action, Mode, Policy, Scope};
+use crate::group::{Body, Bound, Group};
+use crate::policy::{Policy, Scope};
+use crate::settings::Settings;
+use crate::shared_map::SharedMap;
 
 /// A policy as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,8 @@ pub struct UnreadablePolicy {
     pub cause: String,
 }
 
-/// What an unreadable policy denies, from narrow to wide.
+/// What an unreadable policy denies, from narrow to wide. One whose own scope cannot be read is
+/// bound to its namespace; one whose namespace cannot be read, to the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Binding {
     /// The workloads that name it.
@@ -58,12 +62,22 @@ pub enum StoredRef<'s> {
     Unreadable(&'s UnreadablePolicy),
 }
 
-/// Compiled policies. Immutable: a change builds a new store.
-#[derive(Debug, Default)]
+/// One change of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// A policy that is new, or takes the place of the one of its name.
+    Set(Stored),
+    /// A policy that is gone. One the store does not have is not an error.
+    Remove(PolicyName),
+}
+
+/// Compiled policies. Immutable: a change makes a new store, which shares what did not change.
+#[derive(Clone, Debug, Default)]
 pub struct PolicyStore {
-    by_name: HashMap<PolicyName, Entry>,
-    mesh: Group,
-    namespaces: HashMap<Arc<str>, Group>,
+    settings: Arc<Settings>,
+    by_name: SharedMap<PolicyName, Entry>,
+    mesh: Arc<Group>,
+    namespaces: SharedMap<Arc<str>, Arc<Group>>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,87 +86,86 @@ struct Entry {
     body: Body,
 }
 
-#[derive(Clone, Debug)]
-enum Body {
-    Policy(Arc<Compiled>),
-    Unreadable(Arc<UnreadablePolicy>),
-}
-
-/// Policies with one binding, split by what they can do, each list sorted by name.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    pub(crate) deny: Vec<Arc<Compiled>>,
-    pub(crate) allow: Vec<Arc<Compiled>>,
-    pub(crate) dry_run_deny: Vec<Arc<Compiled>>,
-    pub(crate) dry_run_allow: Vec<Arc<Compiled>>,
-    pub(crate) unreadable: Vec<Arc<UnreadablePolicy>>,
-}
-
-impl Group {
-    fn push(&mut self, body: Body) {
-        match body {
-            Body::Unreadable(policy) => self.unreadable.push(policy),
-            Body::Policy(policy) => match (policy.policy.action, policy.policy.mode) {
-                (Action::Deny, Mode::Enforce) => self.deny.push(policy),
-                (Action::Allow, Mode::Enforce) => self.allow.push(policy),
-                (Action::Deny, Mode::DryRun) => self.dry_run_deny.push(policy),
-                (Action::Allow, Mode::DryRun) => self.dry_run_allow.push(policy),
-            },
-        }
-    }
-}
-
-/// The policies that judge one workload.
-pub(crate) struct Bound<'s> {
-    /// Mesh, namespace, and those the workload names.
-    pub(crate) mesh: &'s Group,
-    pub(crate) namespace: Option<&'s Group>,
-    pub(crate) named: Group,
-    /// The first policy the workload names and the store does not have.
-    pub(crate) unknown: Option<PolicyName>,
-}
-
-impl Bound<'_> {
-    /// The groups, widest first.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
-        [Some(self.mesh), self.namespace, Some(&self.named)].into_iter().flatten()
-    }
-}
-
 impl PolicyStore {
-    /// Compiles policies. Two with one name cannot both be right, so the pair counts as one
-    /// unreadable policy with the wider of their bindings.
-    ///
-    /// `root_namespace`: policies of that namespace that are bound to their namespace are bound
-    /// to the mesh. Empty: there is none.
+    /// A store without policies.
     #[must_use]
-    pub fn compile(policies: Vec<Stored>, root_namespace: &str) -> Self {
-        let mut by_name: HashMap<PolicyName, Entry> = HashMap::with_capacity(policies.len());
+    pub fn empty(settings: &Settings) -> Self {
+        Self { settings: Arc::new(settings.clone()), ..Self::default() }
+    }
+
+    /// Compiles the policies of one file. Two with one name cannot both be right, so the pair
+    /// counts as one unreadable policy with the wider of their bindings.
+    #[must_use]
+    pub fn compile(policies: Vec<Stored>, settings: &Settings) -> Self {
+        let mut by_name: BTreeMap<PolicyName, Stored> = BTreeMap::new();
         for stored in policies {
-            let (name, entry) = Entry::new(stored, root_namespace);
-            let binding = by_name.get(&name).map(|other| other.binding.max(entry.binding));
-            let entry = match binding {
-                None => entry,
-                Some(binding) => Entry::duplicate(name.clone(), binding),
+            let name = stored.name().clone();
+            let stored = match by_name.get(&name) {
+                None => stored,
+                Some(other) => Stored::Unreadable(UnreadablePolicy {
+                    name: name.clone(),
+                    binding: other.binding().max(stored.binding()),
+                    cause: "two policies have this name".to_owned(),
+                }),
             };
-            by_name.insert(name, entry);
+            by_name.insert(name, stored);
         }
-        let mut store = Self::default();
-        let mut names: Vec<_> = by_name.keys().cloned().collect();
-        names.sort_unstable();
-        for name in names {
-            let Some(entry) = by_name.get(&name) else { continue };
-            match entry.binding {
-                Binding::Mesh => store.mesh.push(entry.body.clone()),
-                Binding::Namespace => {
-                    let namespace = store.namespaces.entry(name.namespace.clone()).or_default();
-                    namespace.push(entry.body.clone());
-                }
-                Binding::Workload => {}
+        let mut store = Self::empty(settings);
+        // In the order of names each belongs at the end of its list.
+        for stored in by_name.into_values() {
+            store.set(stored);
+        }
+        store
+    }
+
+    /// A store with the changes, one after the other: of several for one name the last wins. This
+    /// store stays as it is. Costs what the changes cost, and little for the rest.
+    #[must_use]
+    pub fn apply(&self, changes: Vec<PolicyChange>) -> Self {
+        let mut store = self.clone();
+        for change in changes {
+            match change {
+                PolicyChange::Set(stored) => store.set(stored),
+                PolicyChange::Remove(name) => store.remove(&name),
             }
         }
-        store.by_name = by_name;
         store
+    }
+
+    fn set(&mut self, stored: Stored) {
+        let name = stored.name().clone();
+        self.remove(&name);
+        let entry = Entry::new(stored, &self.settings);
+        let body = entry.body.clone();
+        match entry.binding {
+            Binding::Mesh => Arc::make_mut(&mut self.mesh).insert(body),
+            Binding::Namespace => self.namespaces.alter(name.namespace.clone(), |group| {
+                let mut group = group.unwrap_or_default();
+                Arc::make_mut(&mut group).insert(body);
+                Some(group)
+            }),
+            Binding::Workload => {}
+        }
+        self.by_name.insert(name, entry);
+    }
+
+    fn remove(&mut self, name: &PolicyName) {
+        let Some(Entry { binding, body }) = self.by_name.remove(name) else { return };
+        match binding {
+            Binding::Mesh => Arc::make_mut(&mut self.mesh).remove(&body),
+            Binding::Namespace => self.namespaces.alter(name.namespace.clone(), |group| {
+                let mut group = group?;
+                Arc::make_mut(&mut group).remove(&body);
+                (!group.is_empty()).then_some(group)
+            }),
+            Binding::Workload => {}
+        }
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The policy of that name.
@@ -175,52 +188,60 @@ impl PolicyStore {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
+        self.len() == 0
     }
 
     /// The policies that judge `workload`. Costs nothing for the others.
-    pub(crate) fn bound_to(&self, workload: &Workload) -> Bound<'_> {
+    pub(crate) fn bound_to<'s>(&'s self, workload: &'s Workload) -> Bound<'s> {
         let namespace = &workload.key.namespace;
-        let mut named = Group::default();
+        let mut named = Vec::with_capacity(workload.policies.len());
         let mut unknown = None;
         for name in &workload.policies {
             match self.by_name.get(name) {
-                None => unknown = unknown.or_else(|| Some(name.clone())),
+                None => unknown = unknown.or(Some(name)),
                 // Those bound to the mesh or to the workload's own namespace are counted there.
                 Some(Entry { binding: Binding::Mesh, .. }) => {}
                 Some(Entry { binding: Binding::Namespace, .. }) if name.namespace == *namespace => {
                 }
-                Some(entry) => named.push(entry.body.clone()),
+                Some(entry) => named.push(&entry.body),
             }
         }
-        Bound { mesh: &self.mesh, namespace: self.namespaces.get(namespace), named, unknown }
+        let namespace = self.namespaces.get(&**namespace).map(|group| &**group);
+        Bound { mesh: &self.mesh, namespace, named, unknown }
+    }
+}
+
+impl Stored {
+    /// Namespace and name.
+    #[must_use]
+    pub fn name(&self) -> &PolicyName {
+        match self {
+            Self::Policy(policy) => &policy.name,
+            Self::Unreadable(policy) => &policy.name,
+        }
+    }
+
+    fn binding(&self) -> Binding {
+        match self {
+            Self::Policy(policy) => policy.scope.into(),
+            Self::Unreadable(policy) => policy.binding,
+        }
     }
 }
 
 impl Entry {
-    fn new(stored: Stored, root_namespace: &str) -> (PolicyName, Self) {
-        let (name, binding, body) = match stored {
-            Stored::Policy(policy) => (
-                policy.name.clone(),
-                Binding::from(policy.scope),
-                Body::Policy(Arc::new(Compiled::new(policy))),
-            ),
-            Stored::Unreadable(policy) => {
-                (policy.name.clone(), policy.binding, Body::Unreadable(Arc::new(policy)))
-            }
-        };
-        let in_root = !root_namespace.is_empty() && *name.namespace == *root_namespace;
-        let binding = match binding {
+    fn new(stored: Stored, settings: &Settings) -> Self {
+        let root = &settings.root_namespace;
+        let in_root = !root.is_empty() && stored.name().namespace == *root;
+        let binding = match stored.binding() {
             Binding::Namespace if in_root => Binding::Mesh,
-            Binding::Workload | Binding::Namespace | Binding::Mesh => binding,
+            binding @ (Binding::Workload | Binding::Namespace | Binding::Mesh) => binding,
         };
-        (name, Self { binding, body })
-    }
-
-    fn duplicate(name: PolicyName, binding: Binding) -> Self {
-        let cause = "two policies have this name".to_owned();
-        let policy = UnreadablePolicy { name, binding, cause };
-        Self { binding, body: Body::Unreadable(Arc::new(policy)) }
+        let body = match stored {
+            Stored::Policy(policy) => Body::Policy(Arc::new(Compiled::new(policy, settings))),
+            Stored::Unreadable(policy) => Body::Unreadable(Arc::new(policy)),
+        };
+        Self { binding, body }
     }
 
     fn stored(&self) -> StoredRef<'_> {

@@ -11,6 +11,7 @@ use model::{
 use crate::policy::{
     Action, Clause, Filter, Match, Mode, Policy, Rule, Scope, ServiceAccount, StringMatch,
 };
+use crate::settings::{Settings, UnenforceableDeny};
 use crate::store::{Binding, PolicyStore, Stored, UnreadablePolicy};
 use crate::verdict::Verdict;
 use crate::{AllowReason, authorize};
@@ -164,7 +165,7 @@ fn ports(filter: Filter<u16>) -> Match {
 /// The verdict and every dry-run note, one a line.
 #[track_caller]
 fn check_named(named: &[&str], policies: Vec<Stored>, conn: &Connection, expected: &str) {
-    let store = PolicyStore::compile(policies, ROOT);
+    let store = PolicyStore::compile(policies, &Settings::rooted(ROOT));
     let decision = authorize(&store, &workload(named), conn);
     let mut lines = vec![match decision.verdict {
         Verdict::Allow(permit) => {
@@ -186,7 +187,8 @@ fn check(policies: Vec<Stored>, conn: &Connection, expected: &str) {
 /// Whether a single ALLOW policy with that match admits the connection.
 #[track_caller]
 fn check_match(match_: &Match, conn: &Connection, expected: bool) {
-    let store = PolicyStore::compile(vec![allow("shop/a", one(match_.clone()))], ROOT);
+    let store =
+        PolicyStore::compile(vec![allow("shop/a", one(match_.clone()))], &Settings::rooted(ROOT));
     let decision = authorize(&store, &workload(&[]), conn);
     let matched = matches!(
         &decision.verdict,
@@ -243,9 +245,9 @@ fn a_match_layer_4_cannot_check_never_allows_and_always_denies() {
         "POLICY_NO_MATCH: ALLOW policies apply, and none matched; \
          rule 0 of shop/a has a condition that layer 4 cannot check",
     );
-    let unchecked = "POLICY_DENIED: denied by rule 0 of shop/d: \
-                     it has a condition that layer 4 cannot check, so it counts as matching";
-    check(vec![deny("shop/d", one(Match::default()))], &web(), unchecked);
+    let unenforceable = "POLICY_NOT_ENFORCEABLE: rule 0 of shop/d has a condition that layer 4 \
+                         cannot check, and so denies";
+    check(vec![deny("shop/d", one(Match::default()))], &web(), unenforceable);
     // Its sibling clause still has to match.
     let both = |port| {
         vec![Rule {
@@ -255,12 +257,77 @@ fn a_match_layer_4_cannot_check_never_allows_and_always_denies() {
             ],
         }]
     };
-    check(vec![deny("shop/d", both(80))], &web(), unchecked);
+    check(vec![deny("shop/d", both(80))], &web(), unenforceable);
     check(vec![deny("shop/d", both(81))], &web(), NO_ALLOW);
     // Beside one that matches, the rule matches in its own right.
     let beside = vec![rule(vec![Match::default(), ports(any(vec![80]))])];
     check(vec![allow("shop/a", beside.clone())], &web(), "allow: allowed by rule 0 of shop/a");
-    check(vec![deny("shop/d", beside)], &web(), "POLICY_DENIED: denied by rule 0 of shop/d");
+    check(vec![deny("shop/d", beside)], &web(), DENIED);
+}
+
+const DENIED: &str = "POLICY_DENIED: denied by rule 0 of shop/d";
+
+#[test]
+fn a_deny_that_was_checked_is_the_better_reason() {
+    let rules = vec![rule(vec![Match::default()]), rule(vec![ports(any(vec![80]))])];
+    check(vec![deny("shop/d", rules)], &web(), "POLICY_DENIED: denied by rule 1 of shop/d");
+    let policies = vec![deny("shop/c", one(Match::default())), deny("shop/d", anything())];
+    check(policies, &web(), DENIED);
+}
+
+#[test]
+fn an_unenforceable_deny_can_be_ignored_as_istio_does() {
+    let settings =
+        Settings { unenforceable_deny: UnenforceableDeny::Ignore, ..Settings::rooted(ROOT) };
+    let says = |policies: Vec<Stored>| {
+        let store = PolicyStore::compile(policies, &settings);
+        let decision = authorize(&store, &workload(&[]), &web());
+        match decision.verdict {
+            Verdict::Allow(permit) => permit.reason().to_string(),
+            Verdict::Deny(denial) => denial.code.to_string(),
+        }
+    };
+    assert_eq!(says(vec![deny("shop/d", one(Match::default()))]), "no ALLOW policy applies");
+    let rules = vec![rule(vec![Match::default()]), rule(vec![ports(any(vec![80]))])];
+    assert_eq!(says(vec![deny("shop/d", rules)]), "POLICY_DENIED");
+    assert_eq!(says(vec![allow("shop/a", one(Match::default()))]), "POLICY_NO_MATCH");
+}
+
+#[test]
+fn a_principal_of_an_alias_is_one_of_ours() {
+    let domain = |name: &str| model::TrustDomain::parse(name).expect("literal");
+    let settings = Settings {
+        trust_domain_aliases: vec![domain("old.local"), domain("older.local")],
+        ..Settings::rooted(ROOT)
+    };
+    let admits = |pattern: &StringMatch, peer: &str| {
+        let conn = connection(Some(peer), "10.0.0.1:1", 80);
+        let says = |filter: Filter<StringMatch>| {
+            let policies = vec![allow("shop/a", one(principals(filter)))];
+            let store = PolicyStore::compile(policies, &settings);
+            matches!(authorize(&store, &workload(&[]), &conn).verdict, Verdict::Allow(_))
+        };
+        let positive = says(any(vec![pattern.clone()]));
+        assert_eq!(says(none(vec![pattern.clone()])), !positive, "{pattern} on {peer}");
+        positive
+    };
+    let ours = ["cluster.local/ns/shop/sa/web", "old.local/ns/shop/sa/web"];
+    for pattern in [
+        exact("cluster.local/ns/shop/sa/web"),
+        exact("old.local/ns/shop/sa/web"),
+        exact("spiffe://older.local/ns/shop/sa/web"),
+        prefix("old.local/ns/shop/"),
+        prefix("older"),
+        suffix("old.local/ns/shop/sa/web"),
+    ] {
+        for peer in ours {
+            assert!(admits(&pattern, peer), "{pattern} on {peer}");
+        }
+        assert!(!admits(&pattern, "example.org/ns/shop/sa/web"), "{pattern}");
+    }
+    for peer in ours {
+        assert!(!admits(&exact("example.org/ns/shop/sa/web"), peer), "{peer}");
+    }
 }
 
 #[test]
@@ -396,7 +463,8 @@ fn scopes() {
     check_named(&["istio-system/strict"], static_strict(), &web(), &denied("istio-system/strict"));
     check_named(&["other/d"], denies(Scope::Namespace, "other/d"), &web(), &denied("other/d"));
     // Without a root namespace, its policies are like any other's.
-    let store = PolicyStore::compile(denies(Scope::Namespace, "istio-system/d"), "");
+    let store =
+        PolicyStore::compile(denies(Scope::Namespace, "istio-system/d"), &Settings::default());
     let decision = authorize(&store, &workload(&[]), &web());
     assert!(matches!(decision.verdict, Verdict::Allow(_)), "{decision:?}");
 }
@@ -491,6 +559,21 @@ fn dry_run_only_leaves_notes() {
         "allow: no ALLOW policy applies\ndry run: no ALLOW policy would match; \
          rule 0 of shop/a destinationPorts: got 80, want 81",
     );
+    check(
+        vec![dry_run(deny("shop/d", one(Match::default())))],
+        &web(),
+        "allow: no ALLOW policy applies\ndry run: rule 0 of shop/d has a condition that layer 4 \
+         cannot check, and so would deny",
+    );
+    // Where something denied, ALLOW policies have no say.
+    let would_allow = || dry_run(allow("shop/a", anything()));
+    let would_not = || dry_run(allow("shop/b", vec![]));
+    check(vec![would_allow(), would_not(), deny("shop/d", anything())], &web(), DENIED);
+    check(
+        vec![would_not(), unreadable("shop/u", Binding::Mesh)],
+        &web(),
+        "POLICY_UNREADABLE: policy shop/u cannot be read: bad prefix",
+    );
     // With an enforced ALLOW, a dry-run one that does not match changes nothing.
     check(
         vec![dry_run(allow("shop/a", vec![])), allow("shop/b", anything())],
@@ -498,9 +581,17 @@ fn dry_run_only_leaves_notes() {
         "allow: allowed by rule 0 of shop/b",
     );
     let many = (0..40).map(|n| dry_run(deny(&format!("shop/d{n}"), anything()))).collect();
-    let store = PolicyStore::compile(many, ROOT);
+    let store = PolicyStore::compile(many, &Settings::rooted(ROOT));
     let decision = authorize(&store, &workload(&[]), &web());
     assert_eq!(decision.dry_run.len(), crate::DRY_RUN_NOTES_MAX);
+    // A workload that names a policy twice is told once.
+    let named = scoped(dry_run(deny("shop/d", anything())), Scope::WorkloadSelector);
+    check_named(
+        &["shop/d", "shop/d"],
+        vec![named],
+        &web(),
+        "allow: no ALLOW policy applies\ndry run: rule 0 of shop/d would deny",
+    );
 }
 
 #[test]
@@ -541,15 +632,4 @@ fn nearest_miss_names_the_rule_and_the_condition() {
          got 10.0.0.1, want 10.0.0.1/32 or 10.1.0.0/16 or 10.2.0.0/16 (1 more) \
          and not 10.0.0.0/24",
     );
-}
-
-#[test]
-fn the_store_finds_what_it_was_given() {
-    let policies = vec![allow("shop/a", vec![]), unreadable("shop/u", Binding::Mesh)];
-    let store = PolicyStore::compile(policies, ROOT);
-    assert_eq!((store.len(), store.is_empty(), store.iter().count()), (2, false, 2));
-    let get = |key| store.get(&PolicyName::parse(key).expect("literal"));
-    assert!(matches!(get("shop/a"), Some(crate::StoredRef::Policy(_))));
-    assert!(matches!(get("shop/u"), Some(crate::StoredRef::Unreadable(_))));
-    assert!(get("shop/x").is_none());
 }

@@ -13,7 +13,8 @@ pub struct Decision {
     /// May it pass?
     pub verdict: Verdict,
     /// What policies in dry-run mode would have said; at most
-    /// [`crate::DRY_RUN_NOTES_MAX`], further ones are left out.
+    /// [`crate::DRY_RUN_NOTES_MAX`], further ones are left out. ALLOW policies have no say where
+    /// something denied.
     pub dry_run: Vec<DryRunNote>,
 }
 
@@ -118,6 +119,8 @@ impl fmt::Display for AllowReason {
     }
 }
 
+const UNENFORCEABLE: &str = "has a condition that layer 4 cannot check";
+
 /// Why a connection may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -138,6 +141,9 @@ impl fmt::Display for Denial {
         let policy = self.policy.as_ref().map_or_else(String::new, ToString::to_string);
         match (self.code, self.rule) {
             (Code::PolicyDenied, Some(rule)) => write!(f, "denied by rule {rule} of {policy}")?,
+            (Code::PolicyNotEnforceable, Some(rule)) => {
+                write!(f, "rule {rule} of {policy} {UNENFORCEABLE}, and so denies")?;
+            }
             (Code::PolicyNoMatch, _) => f.write_str("ALLOW policies apply, and none matched")?,
             (Code::PolicyUnreadable, _) => write!(f, "policy {policy} cannot be read")?,
             (Code::PolicyUnknown, _) => {
@@ -201,7 +207,7 @@ impl fmt::Display for NearestMiss {
         match &self.miss {
             Miss::NoRules => write!(f, "{policy} has no rules and so allows nothing"),
             Miss::NotEnforceable { rule } => {
-                write!(f, "rule {rule} of {policy} has a condition that layer 4 cannot check")
+                write!(f, "rule {rule} of {policy} {UNENFORCEABLE}")
             }
             Miss::Type(miss) => {
                 write!(f, "rule {} of {policy} ", miss.rule)?;
@@ -227,6 +233,8 @@ fn join(types: &[MatchType]) -> String {
 pub enum DryRunNote {
     /// A DENY policy matched: it would refuse the connection.
     WouldDeny {
+        /// The code it would refuse with.
+        code: Code,
         /// The policy.
         policy: PolicyName,
         /// Index of the rule, from 0.
@@ -250,7 +258,10 @@ pub enum DryRunNote {
 impl fmt::Display for DryRunNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WouldDeny { policy, rule } => {
+            Self::WouldDeny { code: Code::PolicyNotEnforceable, policy, rule } => {
+                write!(f, "dry run: rule {rule} of {policy} {UNENFORCEABLE}, and so would deny")
+            }
+            Self::WouldDeny { policy, rule, .. } => {
                 write!(f, "dry run: rule {rule} of {policy} would deny")
             }
             Self::WouldAllow { policy, rule } => {

@@ -44,6 +44,8 @@ mod tests {
             (Code::PolicyNoMatch, 401),
             (Code::PolicyUnreadable, 401),
             (Code::PolicyUnknown, 401),
+            (Code::PolicyNotEnforceable, 401),
+            (Code::WaypointRequired, 401),
             (Code::WorkloadUnknown, 503),
             (Code::SelfCall, 503),
             (Code::ConnectRefused, 503),

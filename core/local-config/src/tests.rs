@@ -1,6 +1,6 @@
 //! Files and what becomes of them.
 
-use authz::{PolicyStore, Verdict, authorize};
+use authz::{PolicyStore, Settings, Verdict, authorize};
 use model::{Connection, Peer, SpiffeId, TunnelProtocol, VerifiedIdentity};
 use proptest::prelude::*;
 
@@ -72,7 +72,7 @@ fn the_example_is_a_working_mesh() {
     assert_eq!(cart.protocol, TunnelProtocol::Hbone);
     let service = config.services.first().expect("cart");
     assert_eq!(cart.target_port(&service.name, 80).map(u16::from), Some(8080));
-    let store = PolicyStore::compile(config.policies.clone(), "istio-system");
+    let store = PolicyStore::compile(config.policies.clone(), &Settings::rooted("istio-system"));
     let says = |peer: Option<&str>, port: u16| {
         let peer = peer.map_or(Peer::Plaintext, |id| {
             let id = SpiffeId::parse(id).expect("literal");

@@ -69,8 +69,8 @@ struct Stamp {
 /// How a file is understood.
 #[derive(Clone, Debug)]
 pub(crate) struct MeshSettings {
-    /// Namespace whose policies are mesh-wide.
-    pub(crate) root_namespace: String,
+    /// How policies are compiled.
+    pub(crate) policies: authz::Settings,
     /// What workloads have that name none.
     pub(crate) defaults: Defaults,
 }
@@ -183,7 +183,7 @@ fn load(path: &Path, settings: &MeshSettings, revision: u64) -> Result<MeshState
         .map_err(MeshError::Content)?;
     Ok(MeshState {
         snapshot: Snapshot::build(config.workloads, config.services),
-        policies: PolicyStore::compile(config.policies, &settings.root_namespace),
+        policies: PolicyStore::compile(config.policies, &settings.policies),
         revision,
         applied_at: SystemTime::now(),
     })

@@ -60,7 +60,7 @@ fn input(kind: usize, store: &PolicyStore, workload: &Workload) -> Input {
 #[test]
 fn exhaustive() {
     const LENGTH: u32 = 5;
-    let (store, workload) = (PolicyStore::compile(Vec::new(), "istio-system"), workload());
+    let (store, workload) = (PolicyStore::default(), workload());
     for seed in 0..INPUTS.pow(LENGTH) {
         let (mut state, mut left) = (Stream::Judging, seed);
         let (mut permitted, mut relaying, mut ended) = (false, false, false);

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use authz::PolicyStore;
+use authz::{PolicyStore, Settings};
 use local_config::Defaults;
 use resolve::Snapshot;
 
@@ -39,7 +39,7 @@ fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
         snapshot: Snapshot::build(mesh.workloads, mesh.services),
-        policies: PolicyStore::compile(mesh.policies, &config.root_namespace),
+        policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
         revision: 1,
         applied_at: SystemTime::UNIX_EPOCH,
     };
