@@ -107,7 +107,7 @@ pub(crate) fn endpoints(
             // The endpoint's own mapping comes first: a named port differs between endpoints.
             let own = workload.target_port(&service.name, service_port);
             let Some(port) = own.or(mapping.target_port) else { continue };
-            if workload.capacity == 0 || !healthy_enough(service, workload) {
+            if !ready(service, workload) {
                 continue;
             }
             match Address::of(workload, service.ip_families) {
@@ -120,11 +120,13 @@ pub(crate) fn endpoints(
     ports.collect()
 }
 
-fn healthy_enough(service: &Service, workload: &Workload) -> bool {
-    match (service.load_balancing.health, workload.health) {
+/// Whether a workload takes traffic of a service at all.
+pub(crate) fn ready(service: &Service, workload: &Workload) -> bool {
+    let healthy = match (service.load_balancing.health, workload.health) {
         (HealthPolicy::AllowAll, _) | (HealthPolicy::OnlyHealthy, Health::Healthy) => true,
         (HealthPolicy::OnlyHealthy, Health::Unhealthy) => false,
-    }
+    };
+    healthy && workload.capacity > 0
 }
 
 impl PortEndpoints {

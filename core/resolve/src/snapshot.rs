@@ -8,7 +8,7 @@ use model::{
     Network, NetworkMode, Service, ServiceName, TunnelProtocol, Workload, WorkloadKey, WorkloadUid,
 };
 
-use crate::balance::{Endpoint, NoEndpoint, PortEndpoints, endpoints};
+use crate::balance::{Endpoint, NoEndpoint, PortEndpoints, endpoints, ready};
 use crate::vip::Vips;
 
 /// What a node knows of the mesh. Immutable: a change builds a new one.
@@ -44,6 +44,7 @@ pub enum Change {
 #[derive(Debug)]
 pub(crate) struct ServiceEntry {
     pub(crate) service: Arc<Service>,
+    workloads: Vec<Arc<Workload>>,
     ports: HashMap<u16, PortEndpoints>,
 }
 
@@ -90,7 +91,7 @@ impl Snapshot {
             let workloads = serving.remove(&name).unwrap_or_default();
             let ports = endpoints(&service, &workloads);
             let service = Arc::new(service);
-            let entry = Arc::new(ServiceEntry { service: service.clone(), ports });
+            let entry = Arc::new(ServiceEntry { service: service.clone(), workloads, ports });
             snapshot.by_hostname.entry(name.hostname.clone()).or_default().push(service);
             for address in &entry.service.addresses {
                 let network = snapshot.networks.entry(address.network.clone()).or_default();
@@ -196,6 +197,16 @@ impl Snapshot {
     #[must_use]
     pub fn services_by_hostname(&self, hostname: &str) -> &[Arc<Service>] {
         self.by_hostname.get(hostname).map_or(&[], Vec::as_slice)
+    }
+
+    /// The workloads that take traffic of a service: with capacity, and healthy enough for it; in any
+    /// network, in no particular order.
+    pub fn endpoints_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Workload>> {
+        let entry = self.services.get(service).into_iter();
+        entry.flat_map(|entry| {
+            let ready = |workload: &&Arc<Workload>| ready(&entry.service, workload);
+            entry.workloads.iter().filter(ready)
+        })
     }
 
     /// The service that a client of `namespace` means by that address: one with exactly that
