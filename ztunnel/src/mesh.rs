@@ -7,6 +7,17 @@ use authz::PolicyStore;
 use resolve::Snapshot;
 use tokio::sync::watch;
 
+/// Whether the state is what the control plane says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Nothing complete has arrived, and nothing is stored: not synced is not open.
+    Waiting,
+    /// The last known good state of an earlier agent.
+    Stored,
+    /// As the source says.
+    Live,
+}
+
 /// Everything the control plane said, compiled for decisions.
 #[derive(Debug)]
 pub(crate) struct MeshState {
@@ -18,6 +29,8 @@ pub(crate) struct MeshState {
     pub revision: u64,
     /// When it was applied.
     pub applied_at: SystemTime,
+    /// How far it can be trusted.
+    pub sync: Sync,
 }
 
 /// One thread's view: an atomic load tells whether a newer state exists, and only then is the

@@ -2,11 +2,16 @@
 //! [`Action`]. A policy change is just another verdict, so there is one code path.
 
 use std::fmt;
+use std::time::Duration;
 
 use authz::{Denial, Permit, Verdict};
 use model::Code;
 
 use crate::status::status_of;
+
+/// How long a stream is held for what would decide it. As long as Istio's ztunnel waits for a workload;
+/// then the denial stands.
+pub const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Where a stream is in its life.
 #[derive(Debug)]
@@ -17,8 +22,28 @@ pub enum Stream {
     Dialing,
     /// 200 was sent; bytes flow.
     Relaying,
+    /// What would decide has not arrived yet. A bounded wait is running; it ends in this denial.
+    Held {
+        /// How far the stream had come.
+        phase: Phase,
+        /// What the wait ends in.
+        denial: Denial,
+    },
     /// Over.
     Closed,
+}
+
+/// How far a held stream had come. Nothing new happens to it meanwhile, and nothing is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It was never allowed.
+    Judging,
+    /// It was allowed before, and the workload has not accepted yet.
+    Dialing,
+    /// The workload accepted during the wait; no byte was relayed.
+    Dialed,
+    /// Bytes flow.
+    Relaying,
 }
 
 /// What happened.
@@ -26,6 +51,8 @@ pub enum Stream {
 pub enum Input {
     /// Policy spoke, for the first time or again.
     Judged(Verdict),
+    /// The bounded wait that [`Action::Hold`] began is over.
+    HoldElapsed,
     /// The workload accepted the connection.
     Dialed,
     /// It did not; why.
@@ -45,6 +72,8 @@ pub enum Input {
 pub enum Action {
     /// Nothing.
     Wait,
+    /// Begin the wait for what is missing; [`Input::HoldElapsed`] after [`HOLD_MAX`].
+    Hold,
     /// Dial the workload; the permit says where.
     Dial(Permit),
     /// Send 200 and copy both ways.
@@ -93,10 +122,15 @@ impl Stream {
     /// Consumes the state, so that a stale one cannot be stepped twice.
     #[must_use]
     pub fn step(self, input: Input) -> (Self, Action) {
-        use Input::{DialFailed, Dialed, DrainElapsed, Judged, PeerGone, PodGone, Relayed};
+        use Input::{
+            DialFailed, Dialed, DrainElapsed, HoldElapsed, Judged, PeerGone, PodGone, Relayed,
+        };
         use Verdict::{Allow, Deny};
         match (self, input) {
+            (Self::Held { phase, denial }, input) => Self::step_held(phase, denial, input),
             (Self::Closed, _) | (Self::Relaying, Relayed) => (Self::Closed, Action::Wait),
+            // A wait that nobody needs any more.
+            (state, HoldElapsed) => (state, Action::Wait),
             (Self::Judging, Judged(Allow(permit))) => (Self::Dialing, Action::Dial(permit)),
             (Self::Dialing, Dialed) => (Self::Relaying, Action::Relay),
             (state @ (Self::Dialing | Self::Relaying), Judged(Allow(_))) => (state, Action::Wait),
@@ -111,19 +145,80 @@ impl Stream {
         }
     }
 
+    /// A held stream goes on as before once there is a verdict that stands.
+    fn step_held(phase: Phase, held: Denial, input: Input) -> (Self, Action) {
+        match (phase, input) {
+            (_, Input::HoldElapsed) => phase.stream().refuse(held),
+            (_, Input::Judged(Verdict::Deny(denial))) if phase.may_hold(&denial) => {
+                (Self::Held { phase, denial }, Action::Wait)
+            }
+            (Phase::Dialing, Input::Dialed) => {
+                (Self::Held { phase: Phase::Dialed, denial: held }, Action::Wait)
+            }
+            (Phase::Dialed, Input::Judged(Verdict::Allow(_))) => (Self::Relaying, Action::Relay),
+            (Phase::Dialed, Input::Dialed) => Self::Dialing.close(Code::Internal.into()),
+            (_, input) => phase.stream().step(input),
+        }
+    }
+
+    /// Whether a bounded wait is running.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Judging => Some(Phase::Judging),
+            Self::Dialing => Some(Phase::Dialing),
+            Self::Relaying => Some(Phase::Relaying),
+            Self::Held { phase, .. } => Some(*phase),
+            Self::Closed => None,
+        }
+    }
+
     fn deny(self, denial: Denial) -> (Self, Action) {
-        let code = match self {
+        match self.phase().filter(|phase| phase.may_hold(&denial)) {
+            Some(phase) => (Self::Held { phase, denial }, Action::Hold),
+            None => self.refuse(denial),
+        }
+    }
+
+    fn refuse(self, denial: Denial) -> (Self, Action) {
+        let code = match self.phase() {
             // The client saw the connection work: the log must say that a change ended it.
-            Self::Relaying => Code::PolicyRevoked,
-            Self::Judging | Self::Dialing | Self::Closed => denial.code,
+            Some(Phase::Relaying) => Code::PolicyRevoked,
+            Some(Phase::Judging | Phase::Dialing | Phase::Dialed) | None => denial.code,
         };
         self.close(Refusal { code, denial: Some(denial) })
     }
 
     fn close(self, why: Refusal) -> (Self, Action) {
+        match self.phase() {
+            Some(Phase::Relaying) => (Self::Closed, Action::Reset(why)),
+            Some(Phase::Judging | Phase::Dialing | Phase::Dialed) | None => {
+                (Self::Closed, Action::Refuse(why))
+            }
+        }
+    }
+}
+
+impl Phase {
+    /// The stream it was before it was held.
+    fn stream(self) -> Stream {
         match self {
-            Self::Relaying => (Self::Closed, Action::Reset(why)),
-            Self::Judging | Self::Dialing | Self::Closed => (Self::Closed, Action::Refuse(why)),
+            Self::Judging => Stream::Judging,
+            Self::Dialing | Self::Dialed => Stream::Dialing,
+            Self::Relaying => Stream::Relaying,
+        }
+    }
+
+    /// Whether a denial only says that something has not arrived yet. Control planes send a workload
+    /// before the policies it names, and a pod may start before its workload is sent.
+    fn may_hold(self, denial: &Denial) -> bool {
+        match self {
+            Self::Judging => matches!(denial.code, Code::PolicyUnknown | Code::WorkloadUnknown),
+            Self::Dialing | Self::Dialed | Self::Relaying => denial.code == Code::PolicyUnknown,
         }
     }
 }

@@ -18,7 +18,7 @@ mod traceparent;
 pub use authority::{AUTHORITY_MAX, Authority, AuthorityError};
 pub use baggage::{BAGGAGE_MAX, BAGGAGE_MEMBERS_MAX, BAGGAGE_VALUE_MAX, Baggage};
 pub use forwarded::{FORWARDED_MAX, Forwarded};
-pub use inbound::{Action, Input, Refusal, Stream};
+pub use inbound::{Action, HOLD_MAX, Input, Phase, Refusal, Stream};
 pub use pool::{
     Checkout, IDLE_DEFAULT, PoolLimits, PoolMachine, STREAMS_PER_TUNNEL_MAX, TUNNELS_MAX,
     TUNNELS_PER_KEY_MAX, TunnelId,

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use resolve::Snapshot;
 use tokio::sync::watch;
 
-use crate::mesh::MeshState;
+use crate::mesh::{MeshState, Sync};
 
 /// How often the file is looked at. Editors and config-map mounts replace files in many ways;
 /// looking is the one method that sees them all.
@@ -186,5 +186,7 @@ fn load(path: &Path, settings: &MeshSettings, revision: u64) -> Result<MeshState
         policies: PolicyStore::compile(config.policies, &settings.policies),
         revision,
         applied_at: SystemTime::now(),
+        // A file is complete or not there.
+        sync: Sync::Live,
     })
 }

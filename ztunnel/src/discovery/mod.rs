@@ -4,10 +4,16 @@ mod local_file;
 
 pub(crate) use local_file::{LocalFile, MeshError, MeshSettings};
 
-use model::{Code, Network, OriginalDst, Workload};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Code, Network, OriginalDst, Workload, WorkloadKey};
 use resolve::{Query, Route, SameNode};
 
-use crate::mesh::MeshState;
+use crate::mesh::{MeshState, MeshView, Sync};
+
+/// How long a connection waits for the state of the mesh, or for its own workload in it.
+const SOURCE_WAIT: Duration = Duration::from_secs(5);
 
 /// What [`route`] needs besides the state.
 pub(crate) struct Question<'a> {
@@ -36,7 +42,42 @@ pub(crate) fn route(mesh: &MeshState, question: &Question<'_>) -> Route {
     resolve::resolve(&mesh.snapshot, &query)
 }
 
-/// The reason and text of a client whose workload this node does not know.
-pub(crate) fn unknown_source(key: &model::WorkloadKey) -> (Code, String) {
-    (Code::SourceUnknown, format!("no workload {key} in the current state of the mesh"))
+/// The state of the mesh with the client's workload in it; waits a bounded time for both.
+///
+/// A pod may start before the control plane tells of it, and an agent before it is synced. Cancel
+/// safe.
+pub(crate) async fn source(
+    mut view: MeshView,
+    key: &WorkloadKey,
+) -> Result<(Arc<MeshState>, Arc<Workload>), (Code, String)> {
+    let known = async {
+        loop {
+            let state = view.current().clone();
+            if let Some(workload) = source_in(&state, key) {
+                return Some((state, workload));
+            }
+            if !view.changed().await {
+                return None;
+            }
+        }
+    };
+    match tokio::time::timeout(SOURCE_WAIT, known).await {
+        Ok(Some(known)) => Ok(known),
+        Ok(None) | Err(_) => Err(match view.current().sync {
+            Sync::Waiting => {
+                (Code::NotSynced, "the control plane's state has not arrived yet".to_owned())
+            }
+            Sync::Stored | Sync::Live => {
+                (Code::SourceUnknown, format!("no workload {key} in the current state of the mesh"))
+            }
+        }),
+    }
+}
+
+/// The client's workload, if the state may be used and has it.
+pub(crate) fn source_in(state: &MeshState, key: &WorkloadKey) -> Option<Arc<Workload>> {
+    match state.sync {
+        Sync::Waiting => None,
+        Sync::Stored | Sync::Live => state.snapshot.workload_by_key(key).cloned(),
+    }
 }

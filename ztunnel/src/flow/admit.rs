@@ -7,9 +7,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hbone::{Action, Input, Refusal, Stream};
+use hbone::{Action, HOLD_MAX, Input, Refusal, Stream};
 use model::{Code, Connection, Peer};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::pods::Pod;
 use super::record::{Reason, Record};
@@ -81,9 +82,11 @@ pub(super) async fn admit(
     let mut dial: Option<Pin<Box<_>>> = None;
     let mut application = None;
     let mut failure = None;
+    let mut hold = None;
     loop {
         match action {
             Action::Wait => {}
+            Action::Hold => hold = Some(wait()),
             Action::Dial(permit) => {
                 record.outcome.policy = permit.reason().policy().cloned();
                 let namespace = pod.captured.namespace();
@@ -115,11 +118,16 @@ pub(super) async fn admit(
                 }
             }
             verdict = judged.judge_again() => Input::Judged(verdict),
+            () = or_pending(&mut hold) => Input::HoldElapsed,
             () = &mut client_gone => Input::PeerGone,
             () = worker.stop.cut() => Input::DrainElapsed,
             () = pod.captured.gone().cancelled() => Input::PodGone,
         };
         (state, action) = state.step(input);
+        if !state.is_held() {
+            hold = None;
+        }
+        record.outcome.destination.workload = judged.workload();
     }
     match application {
         Some(application) => {
@@ -135,20 +143,32 @@ pub(super) async fn admit(
 impl Watch {
     /// Resolves when the connection must be cut. Never, while its verdict holds.
     pub(super) async fn revoked(mut self) -> Ending {
+        let mut hold = self.state.is_held().then(wait);
         loop {
             let input = tokio::select! {
                 verdict = self.judged.judge_again() => Input::Judged(verdict),
+                () = or_pending(&mut hold) => Input::HoldElapsed,
                 () = self.worker.stop.cut() => Input::DrainElapsed,
                 () = self.pod.gone().cancelled() => Input::PodGone,
             };
             let (state, action) = self.state.step(input);
             self.state = state;
+            hold = match action {
+                Action::Hold => Some(wait()),
+                _ if self.state.is_held() => hold,
+                _ => None,
+            };
             if let Action::Reset(refusal) | Action::Refuse(refusal) = action {
                 let policy = refusal.denial.as_ref().and_then(|denial| denial.policy.clone());
                 return Ending { policy, ..Ending::new(refusal.code, refusal.to_string()) };
             }
         }
     }
+}
+
+/// The bounded wait for a policy or a workload that was not sent yet.
+fn wait() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(HOLD_MAX))
 }
 
 async fn or_pending<F: Future>(future: &mut Option<Pin<Box<F>>>) -> F::Output {

@@ -18,6 +18,7 @@ use super::worker::Worker;
 use crate::capture::Captured;
 use crate::discovery;
 use crate::identity::NotReady;
+use crate::mesh::MeshState;
 use crate::relay::{self, Socket};
 use crate::tunnel::TunnelKey;
 
@@ -33,11 +34,9 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
     );
     let _open = pod.captured.track();
     // discovery
-    let mesh = worker.mesh.borrow_mut().current().clone();
-    let Some(source) = mesh.snapshot.workload_by_key(pod.captured.workload()).cloned() else {
-        relay::reset(&stream);
-        let (code, detail) = discovery::unknown_source(pod.captured.workload());
-        return record.end(Reason::new(code, detail));
+    let (mesh, source) = match source(&worker, &pod, &stream).await {
+        Ok(known) => known,
+        Err(reason) => return record.end(reason),
     };
     record.outcome.source.workload = Some(source.clone());
     let route = discovery::route(
@@ -79,6 +78,29 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
         }
     };
     record.end(reason);
+}
+
+/// The state of the mesh, with the workload of the client in it.
+async fn source(
+    worker: &Rc<Worker>,
+    pod: &Pod,
+    stream: &TcpStream,
+) -> Result<(Arc<MeshState>, Arc<Workload>), Reason> {
+    let key = pod.captured.workload();
+    let mesh = worker.mesh.borrow_mut().current().clone();
+    if let Some(source) = discovery::source_in(&mesh, key) {
+        return Ok((mesh, source));
+    }
+    let view = worker.mesh.borrow().clone();
+    let known = tokio::select! {
+        known = discovery::source(view, key) => known,
+        () = relay::peer_reset(stream) => return Err(client_gone()),
+        () = worker.stop.cut() => return Err(draining(stream)),
+    };
+    known.map_err(|(code, detail)| {
+        relay::reset(stream);
+        Reason::new(code, detail)
+    })
 }
 
 /// A pod on another node.

@@ -6,7 +6,7 @@ use authz::{Decision, Denial, Verdict};
 use model::{Code, Connection, Workload, WorkloadKey};
 use tokio::sync::watch;
 
-use crate::mesh::MeshState;
+use crate::mesh::{MeshState, Sync};
 
 /// A connection that is watched from before it was first judged.
 pub(crate) struct Judged {
@@ -34,6 +34,9 @@ impl Judged {
 
     /// Decides on the state at hand.
     pub(crate) fn judge(&self) -> Verdict {
+        if self.state.sync == Sync::Waiting {
+            return Verdict::Deny(not_synced());
+        }
         let Some(workload) = self.workload() else {
             return Verdict::Deny(unknown_workload(&self.key));
         };
@@ -59,6 +62,17 @@ impl Judged {
         }
         self.state = self.receiver.borrow_and_update().clone();
         self.judge()
+    }
+}
+
+/// The denial while this node does not know what applies.
+fn not_synced() -> Denial {
+    Denial {
+        code: Code::NotSynced,
+        policy: None,
+        rule: None,
+        nearest_miss: None,
+        detail: Some("the control plane's state has not arrived yet".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use model::{Connection, Peer, TrustDomain, Workload, WorkloadKey, WorkloadUid};
 
 use super::*;
 
-const INPUTS: usize = 8;
+const INPUTS: usize = 10;
 
 fn workload() -> Workload {
     Workload {
@@ -39,7 +39,11 @@ fn workload() -> Workload {
 }
 
 fn denial() -> Denial {
-    Denial { code: Code::PolicyNoMatch, policy: None, rule: None, nearest_miss: None, detail: None }
+    denial_of(Code::PolicyNoMatch)
+}
+
+fn denial_of(code: Code) -> Denial {
+    Denial { code, policy: None, rule: None, nearest_miss: None, detail: None }
 }
 
 fn input(kind: usize, store: &PolicyStore, workload: &Workload) -> Input {
@@ -53,7 +57,48 @@ fn input(kind: usize, store: &PolicyStore, workload: &Workload) -> Input {
         4 => Input::Relayed,
         5 => Input::PeerGone,
         6 => Input::DrainElapsed,
-        _ => Input::PodGone,
+        7 => Input::PodGone,
+        8 => Input::Judged(Verdict::Deny(denial_of(Code::PolicyUnknown))),
+        _ => Input::HoldElapsed,
+    }
+}
+
+/// What the model knows of a stream: four facts.
+#[derive(Clone, Copy, Default)]
+struct Facts {
+    permitted: bool,
+    accepted: bool,
+    relaying: bool,
+    held: bool,
+}
+
+/// What a step must do, by the model.
+#[derive(Debug, PartialEq, Eq)]
+enum Must {
+    Nothing,
+    Dial,
+    Relay,
+    Hold,
+    Finish,
+    Abandon,
+    End,
+}
+
+impl Facts {
+    fn must(self, kind: usize) -> Must {
+        match kind {
+            0 if !self.permitted => Must::Dial,
+            0 if self.held && self.accepted && !self.relaying => Must::Relay,
+            0 => Must::Nothing,
+            2 if self.permitted && !self.accepted && self.held => Must::Nothing,
+            2 if self.permitted && !self.accepted => Must::Relay,
+            4 if self.relaying => Must::Finish,
+            5 if !self.relaying => Must::Abandon,
+            8 if self.held => Must::Nothing,
+            8 => Must::Hold,
+            9 if !self.held => Must::Nothing,
+            _ => Must::End,
+        }
     }
 }
 
@@ -63,36 +108,63 @@ fn exhaustive() {
     let (store, workload) = (PolicyStore::default(), workload());
     for seed in 0..INPUTS.pow(LENGTH) {
         let (mut state, mut left) = (Stream::Judging, seed);
-        let (mut permitted, mut relaying, mut ended) = (false, false, false);
+        let (mut facts, mut ended) = (Facts::default(), false);
         for _ in 0..LENGTH {
             let kind = left % INPUTS;
             left /= INPUTS;
-            let must_dial = !ended && kind == 0 && !permitted;
-            let must_relay = !ended && kind == 2 && permitted && !relaying;
-            let must_abandon = !ended && kind == 5 && !relaying;
-            let finishes = !ended && kind == 4 && relaying;
-            let must_end = !ended && kind != 0 && !must_relay && !must_abandon && !finishes;
+            let must = if ended { Must::Nothing } else { facts.must(kind) };
             let (next, action) = state.step(input(kind, &store, &workload));
-            assert_eq!(matches!(action, Action::Dial(_)), must_dial, "{seed}");
-            assert_eq!(matches!(action, Action::Relay), must_relay, "{seed}");
-            assert_eq!(matches!(action, Action::Abandon), must_abandon, "{seed}");
-            assert_eq!(matches!(action, Action::Refuse(_)), must_end && !relaying, "{seed}");
-            assert_eq!(matches!(action, Action::Reset(_)), must_end && relaying, "{seed}");
-            permitted |= must_dial;
-            relaying |= must_relay;
-            ended |= must_end || must_abandon || finishes;
+            let did = match action {
+                Action::Wait if !ended && matches!(next, Stream::Closed) => Must::Finish,
+                Action::Wait => Must::Nothing,
+                Action::Hold => Must::Hold,
+                Action::Dial(_) => Must::Dial,
+                Action::Relay => Must::Relay,
+                Action::Abandon => Must::Abandon,
+                Action::Refuse(_) => {
+                    assert!(!facts.relaying, "{seed}");
+                    Must::End
+                }
+                Action::Reset(_) => {
+                    assert!(facts.relaying, "{seed}");
+                    Must::End
+                }
+            };
+            assert_eq!(did, must, "{seed}, input {kind}");
+            facts.permitted |= must == Must::Dial;
+            facts.accepted |= !ended && facts.permitted && kind == 2;
+            facts.relaying |= must == Must::Relay;
+            facts.held = match kind {
+                8 => true,
+                0 => false,
+                _ => facts.held,
+            };
+            ended |= matches!(must, Must::Finish | Must::Abandon | Must::End);
             assert_eq!(matches!(next, Stream::Closed), ended, "{seed}");
+            assert_eq!(next.is_held(), facts.held && !ended, "{seed}");
             state = next;
         }
     }
 }
 
+#[test]
+fn a_missing_workload_holds_only_who_was_never_allowed() {
+    let missing = || Input::Judged(Verdict::Deny(denial_of(Code::WorkloadUnknown)));
+    let (held, action) = Stream::Judging.step(missing());
+    assert!(held.is_held() && matches!(action, Action::Hold), "{action:?}");
+    assert_eq!(refusal(held, Input::HoldElapsed).code, Code::WorkloadUnknown);
+    assert_eq!(refusal(Stream::Dialing, missing()).code, Code::WorkloadUnknown);
+    assert_eq!(refusal(Stream::Relaying, missing()).code, Code::PolicyRevoked);
+}
+
 fn refusal(state: Stream, input: Input) -> Refusal {
     match state.step(input).1 {
         Action::Refuse(refusal) | Action::Reset(refusal) => refusal,
-        action @ (Action::Wait | Action::Dial(_) | Action::Relay | Action::Abandon) => {
-            panic!("{action:?} is not a refusal")
-        }
+        action @ (Action::Wait
+        | Action::Hold
+        | Action::Dial(_)
+        | Action::Relay
+        | Action::Abandon) => panic!("{action:?} is not a refusal"),
     }
 }
 
