@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
 use crate::config::Config;
 pub use crate::control::ThreadError;
-use crate::control::{AdminHandler, Dispatch, PodSet, Threads};
+use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads};
 use crate::discovery::{LocalFile, MeshError, MeshSettings};
 use crate::flow::{Shared, Stop};
 use crate::mesh::MeshView;
@@ -154,6 +154,15 @@ async fn run_on(
     };
     tasks.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
     tasks.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
+    let dump = ConfigDump {
+        mesh: mesh.subscribe(),
+        config: config.clone(),
+        svids: svids.clone(),
+        pods: pods.clone(),
+        telemetry: telemetry.clone(),
+    };
+    let dump = move |path: &str| (path == "/config_dump").then(|| dump_reply(&dump));
+    tasks.spawn(port(config.dump_address, "the configuration dump", Arc::new(dump)).await?.serve());
     let handler = AdminHandler {
         config: config.clone(),
         capture: capture.clone(),
@@ -256,6 +265,14 @@ fn ready_reply(path: &str, readiness: &Readiness) -> Option<Reply> {
         let text = format!("not ready, waiting for: {}\n", pending.join(", "));
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text)
     })
+}
+
+fn dump_reply(dump: &ConfigDump) -> Reply {
+    // A large mesh takes a second; the other control thread goes on meanwhile.
+    match tokio::task::block_in_place(|| dump.to_json()) {
+        Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body },
+        Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }
 
 fn register_gauges(

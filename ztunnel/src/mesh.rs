@@ -1,7 +1,7 @@
 //! The state of the mesh, as one immutable value that threads read without a lock.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use authz::PolicyStore;
 use resolve::Snapshot;
@@ -14,8 +14,20 @@ pub(crate) enum Sync {
     Waiting,
     /// The last known good state of an earlier agent.
     Stored,
-    /// As the source says.
+    /// As the control plane says. It sends piece by piece: what is missing may still come.
     Live,
+    /// All there is: the source is a file.
+    Complete,
+}
+
+impl Sync {
+    /// How long it is worth waiting for what this state lacks.
+    pub(crate) fn patience(self, most: Duration) -> Duration {
+        match self {
+            Self::Waiting | Self::Stored | Self::Live => most,
+            Self::Complete => Duration::ZERO,
+        }
+    }
 }
 
 /// Everything the control plane said, compiled for decisions.

@@ -129,11 +129,12 @@ impl Stream {
         match (self, input) {
             (Self::Held { phase, denial }, input) => Self::step_held(phase, denial, input),
             (Self::Closed, _) | (Self::Relaying, Relayed) => (Self::Closed, Action::Wait),
-            // A wait that nobody needs any more.
-            (state, HoldElapsed) => (state, Action::Wait),
             (Self::Judging, Judged(Allow(permit))) => (Self::Dialing, Action::Dial(permit)),
             (Self::Dialing, Dialed) => (Self::Relaying, Action::Relay),
-            (state @ (Self::Dialing | Self::Relaying), Judged(Allow(_))) => (state, Action::Wait),
+            // The wait may be one that nobody needs any more.
+            (state @ (Self::Dialing | Self::Relaying), Judged(Allow(_))) | (state, HoldElapsed) => {
+                (state, Action::Wait)
+            }
             (state, Judged(Deny(denial))) => state.deny(denial),
             (state, DrainElapsed) => state.close(Code::Draining.into()),
             (state, PodGone) => state.close(Code::PodGone.into()),

@@ -99,6 +99,8 @@ pub struct Config {
     pub kubelet_cgroup: Option<PathBuf>,
     /// Addresses that are not captured.
     pub bypass: Vec<IpNet>,
+    /// Port of the configuration dump.
+    pub dump_address: SocketAddr,
     /// Metrics port.
     pub stats_address: SocketAddr,
     /// Readiness port.
@@ -190,6 +192,7 @@ impl Config {
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
             bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
+            dump_address: r.parse(&schema::WARREN_DUMP_ADDR, values::loopback)?,
             stats_address: r.parse(&schema::WARREN_STATS_ADDR, values::socket)?,
             readiness_address: r.parse(&schema::WARREN_READINESS_ADDR, values::socket)?,
             worker_threads: r.parse(&schema::ZTUNNEL_WORKER_THREADS, values::threads)?,

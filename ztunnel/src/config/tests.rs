@@ -59,6 +59,7 @@ fn wrong_values_name_variable_value_and_cause() {
         ("WARREN_BYPASS_CIDRS", "10.0.0.0/8,ten"),
         ("WARREN_SAME_NODE", "direct"),
         ("WARREN_STATS_ADDR", "15020"),
+        ("WARREN_DUMP_ADDR", "0.0.0.0:15000"),
         ("ZTUNNEL_WORKER_THREADS", "17"),
         ("SECRET_TTL", "1s"),
         ("SECRET_TTL", "9999999999999999999h"),

@@ -258,6 +258,16 @@ pub(super) fn socket(value: &str) -> Result<SocketAddr, String> {
     value.parse().map_err(|_| "expected an address such as [::]:15020".to_owned())
 }
 
+/// An address that only this host reaches.
+pub(super) fn loopback(value: &str) -> Result<SocketAddr, String> {
+    let address = socket(value)?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("expected a loopback address such as 127.0.0.1:15000".to_owned())
+    }
+}
+
 pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let most = NonZeroUsize::new(usize::from(MAX_THREADS)).unwrap_or(NonZeroUsize::MIN);

@@ -187,6 +187,6 @@ fn load(path: &Path, settings: &MeshSettings, revision: u64) -> Result<MeshState
         revision,
         applied_at: SystemTime::now(),
         // A file is complete or not there.
-        sync: Sync::Live,
+        sync: Sync::Complete,
     })
 }

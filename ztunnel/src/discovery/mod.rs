@@ -50,24 +50,26 @@ pub(crate) async fn source(
     mut view: MeshView,
     key: &WorkloadKey,
 ) -> Result<(Arc<MeshState>, Arc<Workload>), (Code, String)> {
+    let patience = view.current().sync.patience(SOURCE_WAIT);
+    let mut waiting = view.clone();
     let known = async {
         loop {
-            let state = view.current().clone();
+            let state = waiting.current().clone();
             if let Some(workload) = source_in(&state, key) {
                 return Some((state, workload));
             }
-            if !view.changed().await {
+            if !waiting.changed().await {
                 return None;
             }
         }
     };
-    match tokio::time::timeout(SOURCE_WAIT, known).await {
+    match tokio::time::timeout(patience, known).await {
         Ok(Some(known)) => Ok(known),
         Ok(None) | Err(_) => Err(match view.current().sync {
             Sync::Waiting => {
                 (Code::NotSynced, "the control plane's state has not arrived yet".to_owned())
             }
-            Sync::Stored | Sync::Live => {
+            Sync::Stored | Sync::Live | Sync::Complete => {
                 (Code::SourceUnknown, format!("no workload {key} in the current state of the mesh"))
             }
         }),
@@ -78,6 +80,6 @@ pub(crate) async fn source(
 pub(crate) fn source_in(state: &MeshState, key: &WorkloadKey) -> Option<Arc<Workload>> {
     match state.sync {
         Sync::Waiting => None,
-        Sync::Stored | Sync::Live => state.snapshot.workload_by_key(key).cloned(),
+        Sync::Stored | Sync::Live | Sync::Complete => state.snapshot.workload_by_key(key).cloned(),
     }
 }

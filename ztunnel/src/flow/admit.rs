@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hbone::{Action, HOLD_MAX, Input, Refusal, Stream};
+use hbone::{Action, Input, Refusal, Stream};
 use model::{Code, Connection, Peer};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -82,11 +82,10 @@ pub(super) async fn admit(
     let mut dial: Option<Pin<Box<_>>> = None;
     let mut application = None;
     let mut failure = None;
-    let mut hold = None;
+    let mut hold: Hold = None;
     loop {
         match action {
-            Action::Wait => {}
-            Action::Hold => hold = Some(wait()),
+            Action::Wait | Action::Hold => {}
             Action::Dial(permit) => {
                 record.outcome.policy = permit.reason().policy().cloned();
                 let namespace = pod.captured.namespace();
@@ -124,9 +123,7 @@ pub(super) async fn admit(
             () = pod.captured.gone().cancelled() => Input::PodGone,
         };
         (state, action) = state.step(input);
-        if !state.is_held() {
-            hold = None;
-        }
+        hold = held(hold, &state, &judged);
         record.outcome.destination.workload = judged.workload();
     }
     match application {
@@ -143,7 +140,7 @@ pub(super) async fn admit(
 impl Watch {
     /// Resolves when the connection must be cut. Never, while its verdict holds.
     pub(super) async fn revoked(mut self) -> Ending {
-        let mut hold = self.state.is_held().then(wait);
+        let mut hold = held(None, &self.state, &self.judged);
         loop {
             let input = tokio::select! {
                 verdict = self.judged.judge_again() => Input::Judged(verdict),
@@ -153,11 +150,7 @@ impl Watch {
             };
             let (state, action) = self.state.step(input);
             self.state = state;
-            hold = match action {
-                Action::Hold => Some(wait()),
-                _ if self.state.is_held() => hold,
-                _ => None,
-            };
+            hold = held(hold, &self.state, &self.judged);
             if let Action::Reset(refusal) | Action::Refuse(refusal) = action {
                 let policy = refusal.denial.as_ref().and_then(|denial| denial.policy.clone());
                 return Ending { policy, ..Ending::new(refusal.code, refusal.to_string()) };
@@ -167,8 +160,14 @@ impl Watch {
 }
 
 /// The bounded wait for a policy or a workload that was not sent yet.
-fn wait() -> Pin<Box<Sleep>> {
-    Box::pin(tokio::time::sleep(HOLD_MAX))
+type Hold = Option<Pin<Box<Sleep>>>;
+
+/// Runs while the stream is held, from when that began.
+fn held(running: Hold, stream: &Stream, judged: &Judged) -> Hold {
+    if !stream.is_held() {
+        return None;
+    }
+    running.or_else(|| Some(Box::pin(tokio::time::sleep(judged.patience()))))
 }
 
 async fn or_pending<F: Future>(future: &mut Option<Pin<Box<F>>>) -> F::Output {

@@ -64,6 +64,11 @@ impl LocalPods {
         self.by_uid.get(uid)
     }
 
+    /// Every enrolled pod, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.by_uid.values()
+    }
+
     /// A pod whose connections may go on: enrolled, or leaving and not gone.
     pub(crate) fn relaying(&self, uid: &PodUid) -> Option<Arc<Pod>> {
         let left = || self.leaving.get(uid).and_then(Weak::upgrade);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use model::{Code, Direction, Endpoint, OriginalDst, Outcome, Path, PolicyName};
 
 use crate::relay::{Ending, Meter};
-use crate::telemetry::{Counters, Telemetry};
+use crate::telemetry::{Counters, OpenGuard, Telemetry};
 
 /// Why a connection ends: the one value that every report is made from.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) outcome: Outcome,
     started: Instant,
     counters: Option<Counters>,
+    original_dst: OriginalDst,
+    open: Option<OpenGuard>,
     emitted: bool,
 }
 
@@ -65,6 +67,8 @@ impl Record {
             },
             started: Instant::now(),
             counters: None,
+            original_dst: destination,
+            open: None,
             emitted: false,
         }
     }
@@ -72,6 +76,7 @@ impl Record {
     /// Counts the connection as open: both legs stand.
     pub(crate) fn established(&mut self) {
         self.counters = Some(self.telemetry.opened(&self.outcome));
+        self.open = self.telemetry.enter(&self.outcome, self.original_dst.0);
     }
 
     /// Emits the outcome.
@@ -85,6 +90,7 @@ impl Record {
 
     fn emit(&mut self) {
         self.emitted = true;
+        self.open = None;
         self.outcome.duration = self.started.elapsed();
         let Outcome { direction, path, code, .. } = self.outcome;
         let outcome = mem::replace(&mut self.outcome, Outcome::new(direction, path, code));

@@ -1,6 +1,7 @@
 //! From a connection to a verdict, and again whenever the mesh changes while it is open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use authz::{Decision, Denial, Verdict};
 use model::{Code, Connection, Workload, WorkloadKey};
@@ -52,6 +53,11 @@ impl Judged {
             );
         }
         verdict
+    }
+
+    /// How long it is worth waiting for what the state at hand lacks.
+    pub(crate) fn patience(&self) -> Duration {
+        self.state.sync.patience(hbone::HOLD_MAX)
     }
 
     /// Decides again as soon as the state of the mesh changes. Cancel safe.

@@ -3,8 +3,10 @@
 mod access_log;
 mod flows;
 mod metrics;
+mod open;
 mod traffic;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 pub(crate) use flows::{Flow, FlowRing};
 pub(crate) use metrics::{Gauges, Reading};
+pub(crate) use open::{OpenConnection, OpenGuard};
 pub(crate) use traffic::Counters;
 
 /// Where every stage reports. Shared by all threads.
@@ -21,6 +24,7 @@ pub(crate) struct Telemetry {
     traffic: traffic::Traffic,
     codes: metrics::Codes,
     flows: FlowRing,
+    open: open::OpenConnections,
 }
 
 impl Telemetry {
@@ -31,6 +35,7 @@ impl Telemetry {
             traffic: traffic::Traffic::register(registry),
             codes: metrics::Codes::register(registry),
             flows: FlowRing::default(),
+            open: open::OpenConnections::default(),
         }
     }
 
@@ -38,6 +43,16 @@ impl Telemetry {
     #[must_use]
     pub(crate) fn opened(&self, outcome: &Outcome) -> Counters {
         self.traffic.opened(outcome)
+    }
+
+    /// Lists a connection among the open ones until the guard is dropped.
+    pub(crate) fn enter(&self, outcome: &Outcome, original_dst: SocketAddr) -> Option<OpenGuard> {
+        self.open.enter(outcome, original_dst)
+    }
+
+    /// The open connections, in no particular order.
+    pub(crate) fn open(&self) -> Vec<Arc<OpenConnection>> {
+        self.open.list()
     }
 
     /// Reports a finished or refused connection. `counters` are those of [`Self::opened`], or

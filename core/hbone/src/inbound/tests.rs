@@ -64,6 +64,7 @@ fn input(kind: usize, store: &PolicyStore, workload: &Workload) -> Input {
 }
 
 /// What the model knows of a stream: four facts.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact")]
 #[derive(Clone, Copy, Default)]
 struct Facts {
     permitted: bool,

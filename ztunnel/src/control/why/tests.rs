@@ -38,7 +38,7 @@ fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
     let config = Config::read(&lookup).expect("settings");
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
-        sync: crate::mesh::Sync::Live,
+        sync: crate::mesh::Sync::Complete,
         snapshot: Snapshot::build(mesh.workloads, mesh.services),
         policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
         revision: 1,
