@@ -17,7 +17,7 @@ use svid::{DevCa, DevCaError, SvidStore};
 use tokio::task::JoinSet;
 
 use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
-use crate::config::Config;
+use crate::config::{Authority, Config, MeshSource};
 pub use crate::control::ThreadError;
 use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads};
 use crate::discovery::{LocalFile, MeshError, MeshSettings};
@@ -54,6 +54,9 @@ pub enum AppError {
     /// The admin socket.
     #[error("opening the admin socket")]
     Admin(#[from] admin::BindError),
+    /// A setting whose stage is not built.
+    #[error("{0}: not supported yet")]
+    NotYet(&'static str),
     /// Signals.
     #[error(transparent)]
     Signals(#[from] SignalError),
@@ -72,7 +75,7 @@ impl AppError {
     /// Whether the operator has to mend the configuration, or a file it names.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Mesh(_))
+        matches!(self, Self::Mesh(_) | Self::NotYet(_))
     }
 }
 
@@ -93,7 +96,10 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
             cluster: config.cluster_id.clone(),
         },
     };
-    let mesh = LocalFile::open(&config.mesh.path, settings)?;
+    let MeshSource::File(path) = &config.mesh else {
+        return Err(AppError::NotYet("XDS_ADDRESS"));
+    };
+    let mesh = LocalFile::open(path, settings)?;
     let program = std::env::current_exe().map_err(process("finding this program"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -115,7 +121,10 @@ async fn run_on(
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
     let (capture, events) = Capture::start(capture_config(&config, program))?;
-    let authority = DevCa::open(&config.authority.dev_ca_dir, &config.trust_domain)?;
+    let Authority::Development(folder) = &config.authority else {
+        return Err(AppError::NotYet("CA_ADDRESS"));
+    };
+    let authority = DevCa::open(folder, &config.trust_domain)?;
     let svids = SvidStore::new(authority, config.secret_ttl);
 
     let mut registry = Registry::default();

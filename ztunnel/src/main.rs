@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ztunnel::app;
 use ztunnel::capture::self_test;
-use ztunnel::config::{self, Config};
+use ztunnel::config::{self, Config, Environment};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn proxy() -> ExitCode {
-    let config = match Config::read(&|name| std::env::var(name).ok()) {
+    let config = match Config::read(&Environment::of_process()) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 /// Whether the state is what the control plane says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(dead_code, reason = "a file is complete; the source over xDS comes next")]
 pub(crate) enum Sync {
     /// Nothing complete has arrived, and nothing is stored: not synced is not open.
     Waiting,

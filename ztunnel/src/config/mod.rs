@@ -3,6 +3,8 @@
 //! `schema.rs` is the table of settings, with defaults and help; `docs/configuration.md` is
 //! generated from it. Names are those of Istio's ztunnel where it has one, `WARREN_*` otherwise.
 
+mod control_plane;
+mod environment;
 mod schema;
 mod values;
 
@@ -17,22 +19,44 @@ use model::{Network, TrustDomain};
 use netns::{Keepalive, TcpTuning};
 use resolve::SameNode;
 
+pub use control_plane::{ControlPlaneError, ControlPlaneSettings, TokenSetting};
+pub use environment::Environment;
 pub use schema::{SETTINGS, Setting, markdown};
 use values::Reader;
 pub use values::{ConfigError, ConfigErrors};
 
 /// Where workloads, services and policies come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MeshSource {
-    /// File in the shape of Istio ztunnel's `LocalConfig`.
-    pub path: PathBuf,
+pub enum MeshSource {
+    /// A file in the shape of Istio ztunnel's `LocalConfig`.
+    File(PathBuf),
+    /// Delta xDS.
+    ControlPlane {
+        /// Where.
+        plane: ControlPlaneSettings,
+        /// Whether only what connections need is asked for.
+        on_demand: bool,
+    },
+}
+
+/// Who this agent is to a control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentPod {
+    /// Its pod's name.
+    pub name: String,
+    /// Its pod's namespace.
+    pub namespace: String,
+    /// Its pod's address.
+    pub address: String,
 }
 
 /// Who signs certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
-    /// Folder of the embedded development CA.
-    pub dev_ca_dir: PathBuf,
+pub enum Authority {
+    /// The embedded development CA, with its folder.
+    Development(PathBuf),
+    /// `istio.v1.auth.IstioCertificateService`.
+    ControlPlane(ControlPlaneSettings),
 }
 
 /// TCP keepalive of proxied sockets.
@@ -85,6 +109,8 @@ pub struct Config {
     pub mesh: MeshSource,
     /// Source of certificates.
     pub authority: Authority,
+    /// Who this agent is to a control plane.
+    pub agent: AgentPod,
     /// Lifetime asked for in certificates.
     pub secret_ttl: Duration,
     /// Unix socket of the CLI.
@@ -126,11 +152,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads every setting through `lookup` (the environment, in production).
+    /// Reads every setting.
     ///
     /// All errors are reported together, each with the setting's name, its value and the cause.
-    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader::new(lookup);
+    pub fn read(environment: &Environment) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(environment);
         let config = Self::read_from(&mut reader);
         reader.finish()?;
         config.ok_or_else(ConfigErrors::default)
@@ -177,8 +203,8 @@ impl Config {
             idle: r.parse(&schema::POOL_UNUSED_RELEASE_TIMEOUT, values::duration)?,
         };
         let drain = r.drain_time();
-        let mesh = r.require(&schema::LOCAL_XDS_PATH, values::path);
-        let authority = r.authority();
+        let mesh = control_plane::mesh_source(r);
+        let authority = control_plane::authority(r);
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
         Some(Self {
             cluster_id: r.parse(&schema::CLUSTER_ID, values::text)?,
@@ -202,7 +228,12 @@ impl Config {
             log_format: r.parse(&schema::LOG_FORMAT, values::log_format)?,
             keepalive: keepalive?.then_some(keepalive_values),
             node_name: node_name?,
-            mesh: MeshSource { path: mesh? },
+            mesh: mesh?,
+            agent: AgentPod {
+                name: r.parse(&schema::POD_NAME, values::text)?,
+                namespace: r.parse(&schema::POD_NAMESPACE, values::text)?,
+                address: r.parse(&schema::INSTANCE_IP, values::text)?,
+            },
             authority: authority?,
             drain: drain?,
             http2,

@@ -13,20 +13,45 @@ pub struct Setting {
     pub help: &'static str,
 }
 
+/// Where Kubernetes puts the token that Istio's manifests ask for.
+pub(super) const TOKEN_FILE: &str = "/var/run/secrets/tokens/istio-token";
+/// Every variable with this prefix.
+pub(super) const XDS_HEADER: Setting = Setting {
+    name: "XDS_HEADER_*",
+    default: "",
+    help: "A header of each xDS call: `XDS_HEADER_X_TENANT=shop` sends `x-tenant: shop`.",
+};
+/// Every variable with this prefix.
+pub(super) const CA_HEADER: Setting = Setting {
+    name: "CA_HEADER_*",
+    default: "",
+    help: "A header of each call to the certificate authority, likewise.",
+};
+
 macro_rules! settings {
     ($($name:ident = $default:literal, $help:literal;)+) => {
         $(pub(super) const $name: Setting =
             Setting { name: stringify!($name), default: $default, help: $help };)+
         /// Every setting, in the order of the documentation.
-        pub const SETTINGS: &[Setting] = &[$($name,)+];
+        pub const SETTINGS: &[Setting] = &[$($name,)+ XDS_HEADER, CA_HEADER];
     };
 }
 
 settings! {
     NODE_NAME = "", "Name of this node. Required. Letters, digits, `.`, `-`, `_`.";
-    LOCAL_XDS_PATH = "", "File with workloads, services and policies ([shape](local-config.md)). Required. Reloaded when it changes; a wrong file keeps the last good state.";
-    WARREN_DEV_CA_DIR = "", "Folder of the embedded development CA, shared by the nodes that see it. Required; refused together with `CA_ADDRESS`.";
-    CA_ADDRESS = "", "Address of a certificate authority. Not supported yet: setting it is an error.";
+    LOCAL_XDS_PATH = "", "File with workloads, services and policies ([shape](local-config.md)). Required, or `XDS_ADDRESS`. Reloaded when it changes; a wrong file keeps the last good state.";
+    XDS_ADDRESS = "", "Control plane that tells of workloads, services and policies over delta xDS: `https://host:port`, or `http://` to a loopback address. Refused together with `LOCAL_XDS_PATH`.";
+    XDS_ROOT_CA = "/var/run/secrets/istio/root-cert.pem", "Roots of the control plane's certificate: a file, read anew for each connection, `SYSTEM`, or PEM text.";
+    ALT_XDS_HOSTNAME = "", "Another name that the control plane's certificate may have.";
+    XDS_ON_DEMAND = "false", "Ask the control plane only for what this node's connections need.";
+    WARREN_DEV_CA_DIR = "", "Folder of the embedded development CA, shared by the nodes that see it. Required, or `CA_ADDRESS`; refused together with it.";
+    CA_ADDRESS = "", "Certificate authority (`istio.v1.auth.IstioCertificateService`): as `XDS_ADDRESS`.";
+    CA_ROOT_CA = "/var/run/secrets/istio/root-cert.pem", "Roots of the authority's server certificate: as `XDS_ROOT_CA`.";
+    ALT_CA_HOSTNAME = "", "Another name that the authority's server certificate may have.";
+    AUTH_TOKEN = "", "Token for both: a file, read anew for each call, or the token itself. Default: `/var/run/secrets/tokens/istio-token`, if it is there.";
+    POD_NAME = "", "Name of the agent's pod, for the control plane.";
+    POD_NAMESPACE = "", "Namespace of the agent's pod, for the control plane.";
+    INSTANCE_IP = "1.1.1.1", "Address of the agent's pod, for the control plane.";
     SECRET_TTL = "24h", "Lifetime asked for in certificates; renewal is at half of it. 10 s to 90 days.";
     TRUST_DOMAIN = "cluster.local", "SPIFFE trust domain of the certificates issued here, and of workloads that name none.";
     CLUSTER_ID = "Kubernetes", "Name of this cluster, for workloads that name none.";

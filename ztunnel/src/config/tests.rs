@@ -1,10 +1,9 @@
-use std::collections::HashMap;
+use grpc_channel::{Header, Token};
 
 use super::*;
 
 fn read(settings: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
-    let settings: HashMap<_, _> = settings.iter().copied().collect();
-    Config::read(&|name| settings.get(name).map(|value| (*value).to_owned()))
+    Config::read(&settings.iter().copied().collect())
 }
 
 const REQUIRED: [(&str, &str); 3] =
@@ -30,6 +29,54 @@ fn missing_settings_are_all_named() {
     let errors = read(&[]).expect_err("nothing is set");
     let named: Vec<_> = errors.0.iter().map(|error| error.setting).collect();
     assert_eq!(named, ["LOCAL_XDS_PATH", "WARREN_DEV_CA_DIR", "NODE_NAME"]);
+}
+
+#[test]
+fn a_control_plane_is_read_whole() {
+    let config = read(&[
+        ("NODE_NAME", "n1"),
+        ("XDS_ADDRESS", "https://istiod.istio-system.svc:15012"),
+        ("XDS_HEADER_X_TENANT", "shop"),
+        ("ALT_XDS_HOSTNAME", "istiod"),
+        ("XDS_ON_DEMAND", "true"),
+        ("CA_ADDRESS", "http://127.0.0.1:15012"),
+        ("CA_ROOT_CA", "SYSTEM"),
+        ("AUTH_TOKEN", "/token"),
+    ])
+    .expect("a control plane");
+    let MeshSource::ControlPlane { plane, on_demand } = config.mesh else { panic!("a file") };
+    assert!(on_demand);
+    assert_eq!(plane.address.to_string(), "https://istiod.istio-system.svc:15012");
+    let roots = "/var/run/secrets/istio/root-cert.pem";
+    assert_eq!(plane.roots, tls::RootSource::File(roots.into()));
+    assert_eq!(plane.alternate.as_deref(), Some("istiod"));
+    assert_eq!(plane.headers, [Header::parse("x-tenant", "shop").expect("a header")]);
+    let Authority::ControlPlane(authority) = config.authority else { panic!("a folder") };
+    assert_eq!(authority.roots, tls::RootSource::System);
+    assert_eq!(authority.token, TokenSetting::Set(Token::File("/token".into())));
+    assert_eq!(authority.headers, []);
+}
+
+#[test]
+fn a_wrong_control_plane_is_refused() {
+    for (name, value) in [
+        ("XDS_ADDRESS", "http://istiod:15012"),
+        ("XDS_ROOT_CA", "roots.pem"),
+        ("AUTH_TOKEN", "two words"),
+        ("ALT_XDS_HOSTNAME", "no host"),
+    ] {
+        let settings =
+            [("NODE_NAME", "n1"), ("WARREN_DEV_CA_DIR", "/ca"), ("XDS_ADDRESS", "https://istiod")];
+        let settings: Vec<_> = settings.into_iter().filter(|(n, _)| *n != name).collect();
+        let errors = read(&[&settings[..], &[(name, value)]].concat()).expect_err(value);
+        assert!(errors.0.iter().any(|error| error.setting == name), "{errors}");
+    }
+    let errors = with(&[("XDS_ADDRESS", "https://istiod")]).expect_err("two sources");
+    assert_eq!(
+        errors.to_string(),
+        "XDS_ADDRESS=\"https://istiod\": cannot be used together with LOCAL_XDS_PATH"
+    );
+    assert!(with(&[("XDS_HEADER_TE", "x")]).is_err(), "a reserved header");
 }
 
 #[test]

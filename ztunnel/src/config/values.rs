@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use resolve::SameNode;
 
-use super::{Authority, Setting, schema};
+use super::{Environment, Setting, schema};
 
 /// Prefixes in `WARREN_BYPASS_CIDRS`; they are copied into a map of every pod.
 const BYPASS_MAX: usize = 64;
@@ -57,13 +57,13 @@ impl std::error::Error for ConfigErrors {}
 
 /// Looks settings up and collects what is wrong with them.
 pub(super) struct Reader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    environment: &'a Environment,
     errors: Vec<ConfigError>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { lookup, errors: Vec::new() }
+    pub(super) fn new(environment: &'a Environment) -> Self {
+        Self { environment, errors: Vec::new() }
     }
 
     pub(super) fn finish(self) -> Result<(), ConfigErrors> {
@@ -110,22 +110,6 @@ impl<'a> Reader<'a> {
         self.parse(setting, parser)
     }
 
-    /// The certificate authority: the development CA, and nothing beside it.
-    pub(super) fn authority(&mut self) -> Option<Authority> {
-        if let Some(address) = self.value(&schema::CA_ADDRESS) {
-            let both = self.value(&schema::WARREN_DEV_CA_DIR).is_some();
-            let cause = if both {
-                "cannot be used together with WARREN_DEV_CA_DIR"
-            } else {
-                "not supported yet; use WARREN_DEV_CA_DIR"
-            };
-            self.refuse(&schema::CA_ADDRESS, Some(address), cause.to_owned());
-            return None;
-        }
-        let dev_ca_dir = self.require(&schema::WARREN_DEV_CA_DIR, path)?;
-        Some(Authority { dev_ca_dir })
-    }
-
     /// The drain time: given, or what the grace period leaves after a reserve, or 5 s.
     pub(super) fn drain_time(&mut self) -> Option<Duration> {
         if let Some(given) = self.optional(&schema::CONNECTION_TERMINATION_DEADLINE, duration)? {
@@ -143,7 +127,30 @@ impl<'a> Reader<'a> {
 
     /// The variable, with an empty value meaning not set.
     fn value(&self, setting: &Setting) -> Option<String> {
-        (self.lookup)(setting.name).filter(|value| !value.is_empty())
+        self.environment.get(setting.name).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
+    /// Every variable whose name begins with the setting's, up to its `*`.
+    pub(super) fn prefixed<T>(
+        &mut self,
+        setting: &Setting,
+        parser: impl Fn(&str, &str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let prefix = setting.name.trim_end_matches('*');
+        let parsed = self.environment.with_prefix(prefix).map(|(name, value)| parser(name, value));
+        match parsed.collect::<Result<_, _>>() {
+            Ok(values) => Some(values),
+            Err(cause) => {
+                self.refuse(setting, None, cause);
+                None
+            }
+        }
+    }
+
+    /// Records that a setting is refused, with the value it has.
+    pub(super) fn refuse_set(&mut self, setting: &Setting, cause: &str) {
+        let value = self.value(setting);
+        self.refuse(setting, value, cause.to_owned());
     }
 
     fn refuse(&mut self, setting: &Setting, value: Option<String>, cause: String) {

@@ -188,7 +188,7 @@ fn health(health: Health) -> &'static str {
 pub(super) fn services(snapshot: &Snapshot) -> Vec<ServiceDump<'_>> {
     let mut serving: HashMap<&ServiceName, BTreeMap<&str, EndpointDump<'_>>> = HashMap::new();
     for workload in snapshot.workloads() {
-        for (name, mappings) in &workload.services {
+        for (name, mappings) in workload.services.iter() {
             let endpoint = EndpointDump {
                 workload_uid: &workload.uid.0,
                 port: ports(mappings),

@@ -30,12 +30,9 @@ policies:
 "#;
 
 fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
-    let lookup = |name: &str| match name {
-        "NODE_NAME" => Some("n1".to_owned()),
-        "LOCAL_XDS_PATH" | "WARREN_DEV_CA_DIR" => Some("/nowhere".to_owned()),
-        _ => None,
-    };
-    let config = Config::read(&lookup).expect("settings");
+    let environment =
+        [("NODE_NAME", "n1"), ("LOCAL_XDS_PATH", "/nowhere"), ("WARREN_DEV_CA_DIR", "/nowhere")];
+    let config = Config::read(&environment.into_iter().collect()).expect("settings");
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
         sync: crate::mesh::Sync::Complete,
