@@ -63,7 +63,7 @@ struct Dump<'a> {
     staged_services: BTreeMap<String, String>,
     static_config: StaticConfig,
     version: Version,
-    config: Settings<'a>,
+    config: SettingsDump<'a>,
     certificates: Vec<certificates::IdentityDump>,
     workload_state: BTreeMap<String, pods::PodDump>,
 }
@@ -87,7 +87,7 @@ struct Version {
 /// The settings that people look for in a dump; none is secret.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Settings<'a> {
+struct SettingsDump<'a> {
     local_node: &'a str,
     cluster_id: &'a str,
     network: &'a str,
@@ -117,7 +117,7 @@ fn config_dump(sources: &Sources<'_>) -> Result<String, serde_json::Error> {
         staged_services: BTreeMap::new(),
         static_config: StaticConfig::default(),
         version: Version::THIS,
-        config: Settings {
+        config: SettingsDump {
             local_node: &config.node_name,
             cluster_id: &config.cluster_id,
             network: &config.network.0,

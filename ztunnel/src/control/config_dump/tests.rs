@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use authz::PolicyStore;
+use authz::{PolicyStore, Settings};
 use local_config::Defaults;
 use model::{Direction, Path, WorkloadKey};
 use resolve::Snapshot;
@@ -46,7 +46,7 @@ fn dump() -> serde_json::Value {
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
         snapshot: Snapshot::build(mesh.workloads, mesh.services),
-        policies: PolicyStore::compile(mesh.policies, &config.root_namespace),
+        policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
         revision: 1,
         applied_at: SystemTime::UNIX_EPOCH,
         sync: Sync::Complete,
