@@ -29,6 +29,7 @@ cargo xtask VERB
                     (repeatable, or T,T); --filter NAME runs the tests whose name contains NAME
   demo [--keep]     two nodes with pods on this machine, shown at work (root)
   bench quick       Warren beside direct connections, as ratios (root)
+  bench core        what decisions cost, each figure beside its bound
   layers            check the dependency law and the rules that the compiler cannot
   ci                the gates and the core tests: what to run before a commit
 ";

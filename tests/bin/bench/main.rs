@@ -1,10 +1,11 @@
-//! `cargo xtask bench quick`: the same load directly between pods and through Warren, side by side.
+//! The benchmarks: `cargo xtask bench quick`, and `core` in `decisions`.
 //!
-//! Both take the same veth path on the same machine in the same minute: rounds of direct and
+//! `quick` is the same load directly between pods and through Warren, side by side. Both take the same veth path on the same machine in the same minute: rounds of direct and
 //! Warren alternate, and what counts is the ratio within a round. Exit code 1 if any case had
 //! errors; figures that come with errors mean nothing.
 
 mod case;
+mod decisions;
 mod field;
 mod report;
 
@@ -18,9 +19,9 @@ use crate::field::Field;
 use crate::report::{Environment, Report};
 
 #[derive(Parser)]
-#[command(about = "Compares connections through Warren with direct ones")]
+#[command(about = "Measures Warren")]
 enum Arguments {
-    /// Every case for a few seconds.
+    /// Connections through Warren beside direct ones, every case for a few seconds.
     Quick {
         /// Rounds of direct and Warren.
         #[arg(long, default_value_t = 3)]
@@ -35,6 +36,12 @@ enum Arguments {
         #[arg(long, default_value = "")]
         filter: String,
     },
+    /// What the deciding code costs, beside its bounds. Needs no root.
+    Core {
+        /// Rounds of every figure.
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,16 +55,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every case went without an error.
+/// Whether every case went without an error, or every figure kept its bound.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
-    let Arguments::Quick { rounds, seconds, congestion, filter } = arguments;
+    match arguments {
+        Arguments::Quick { rounds, seconds, congestion, filter } => {
+            quick(*rounds, *seconds, congestion, filter)
+        }
+        Arguments::Core { rounds } => decisions::run(*rounds),
+    }
+}
+
+fn quick(rounds: u32, seconds: f64, congestion: &str, filter: &str) -> anyhow::Result<bool> {
     end_on_signals()?;
     let world = World::new(2)?;
     let field = Field::set(&world, congestion)?;
-    let mut report = Report::new(Environment::read(&world, congestion, *rounds, *seconds)?);
+    let mut report = Report::new(Environment::read(&world, congestion, rounds, seconds)?);
     println!("{}", report.environment());
     let cases: Vec<_> = CASES.into_iter().filter(|case| case.name.contains(filter)).collect();
-    for round in 1..=*rounds {
+    for round in 1..=rounds {
         println!("round {round} of {rounds}");
         for place in PLACES {
             for case in &cases {
@@ -67,7 +82,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                     ways.reverse();
                 }
                 for way in ways {
-                    let figures = field.measure(place, case, way, *seconds)?;
+                    let figures = field.measure(place, case, way, seconds)?;
                     report.add(place, case, way, figures);
                 }
             }

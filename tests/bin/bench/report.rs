@@ -232,7 +232,7 @@ fn median_of(figures: &[Figures], unit: Unit) -> f64 {
 }
 
 /// Least, median and greatest; zeros of nothing.
-fn spread(values: &[f64]) -> [f64; 3] {
+pub(crate) fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
