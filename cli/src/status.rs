@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use admin::{Client, Config, Drain, Identity, Kernel, PodCounts, Status};
+use admin::{Client, Config, Drain, Identity, Kernel, PodCounts, Status, Sync};
 
 use crate::output::{Format, Output, duration, expiry, moment, table};
 use crate::{Failed, Finding};
@@ -24,6 +24,14 @@ fn render(status: &Status, now: SystemTime) -> String {
         row("pods", pods(status.pods)),
         row("config", config(&status.config)),
     ];
+    if let Some(sync) = sync(status.config.sync) {
+        rows.push(row("sync", sync));
+    }
+    if status.unenforceable_deny == "ignore" {
+        // Not the default, and it lets pass what a policy denies.
+        let text = "DENY policies that layer 4 cannot check are ignored";
+        rows.push(row("policy", text.to_owned()));
+    }
     let mut label = "identities";
     for held in &status.identities {
         rows.push(row(std::mem::take(&mut label), identity(held, now)));
@@ -87,6 +95,21 @@ fn config(config: &Config) -> String {
     format!("{text}: {workloads} workloads, {services} services, {policies} policies")
 }
 
+/// `None` for a file, which is always whole.
+fn sync(sync: Sync) -> Option<String> {
+    match sync {
+        Sync::Waiting => Some("waiting for the control plane; connections are refused".to_owned()),
+        Sync::Stored { age_seconds } => {
+            Some(format!("stored state, {} old", duration(age_seconds)))
+        }
+        Sync::Live { age_seconds: 0 } => Some("live".to_owned()),
+        Sync::Live { age_seconds } => {
+            Some(format!("control plane lost {} ago", duration(age_seconds)))
+        }
+        Sync::Complete => None,
+    }
+}
+
 fn identity(identity: &Identity, now: SystemTime) -> String {
     let expiry = identity.expires_unix_ms.map(|expires| expiry(expires, now));
     format!("{} {}", identity.id, expiry.unwrap_or_else(|| "has no certificate yet".to_owned()))
@@ -96,7 +119,7 @@ fn identity(identity: &Identity, now: SystemTime) -> String {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use admin::Feature;
+    use admin::{ControlPlane, Feature};
 
     use super::*;
 
@@ -120,7 +143,9 @@ mod tests {
                 policies: 3,
                 workloads: 4,
                 services: 1,
+                ..Config::default()
             },
+            unenforceable_deny: "deny".to_owned(),
             identities: vec![
                 Identity {
                     id: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
@@ -161,14 +186,26 @@ mod tests {
         bad.config.last_error = Some("mesh.yaml:1:1: unknown key".to_owned());
         bad.kernel.features.push(Feature { name: "mptcp".to_owned(), present: false });
         bad.identities[1].error = Some("no entropy".to_owned());
+        bad.unenforceable_deny = "ignore".to_owned();
+        bad.config.sync = Sync::Stored { age_seconds: 90 };
+        bad.config.control_plane = Some(ControlPlane {
+            last_error: Some("connecting to https://istiod:15012".to_owned()),
+            refused: vec!["shop/cart.svc: port 70000".to_owned()],
+            ..ControlPlane::default()
+        });
         bad.drain = Drain::Draining { remaining_seconds: 5, connections: 2 };
         let text = render(&bad, UNIX_EPOCH + NOW);
         assert!(text.contains("state       draining: 2 connections, 5s left\n"), "{text}");
         assert!(text.contains("kernel      6.12.0, missing mptcp\n"), "{text}");
+        assert!(text.contains("sync        stored state, 1m 30s old\n"), "{text}");
+        assert!(text.contains("policy      DENY policies that layer 4 cannot check"), "{text}");
         assert!(
             text.ends_with(
                 "\n\ndegraded:\n  1 degraded pods; see `warren pods`\n  \
                  configuration not reloaded: mesh.yaml:1:1: unknown key\n  \
+                 the state is stale: stored 90 s ago\n  \
+                 no control plane: connecting to https://istiod:15012\n  \
+                 refused: shop/cart.svc: port 70000\n  \
                  spiffe://cluster.local/ns/shop/sa/cart: no entropy\n  the kernel has no mptcp"
             ),
             "{text}"

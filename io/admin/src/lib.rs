@@ -10,15 +10,17 @@ mod line;
 mod protocol;
 mod server;
 mod socket;
+mod source;
 mod subject;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    Config, Direction, Drain, Enrol, Failure, Feature, Flow, Identity, Kernel, Party, Path, Pod,
-    PodCounts, PodState, Request, Response, Status, Why, WhyRoute, WhyVerdict,
+    Direction, Drain, Enrol, Failure, Feature, Flow, Identity, Kernel, Party, Path, Pod, PodCounts,
+    PodState, Request, Response, Status, Why, WhyRoute, WhyVerdict,
 };
 pub use server::{CONNECTIONS_MAX, FLOW_QUEUE_MAX, FlowEvent, Handler, Reply, Server};
 pub use socket::BindError;
+pub use source::{Config, ControlPlane, Sync};
 pub use subject::{Subject, SubjectError, Target};
 
 /// Where the agent listens unless `WARREN_ADMIN_SOCKET` or `--socket` says otherwise.

@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use model::{Endpoint, Outcome};
 use serde::{Deserialize, Serialize};
 
+use crate::source::Config;
+
 /// What an operator asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
@@ -138,6 +140,8 @@ pub struct Status {
     pub pods: PodCounts,
     /// Where the mesh's state comes from.
     pub config: Config,
+    /// What a DENY that layer 4 cannot check does: `deny` or `ignore`.
+    pub unenforceable_deny: String,
     /// Certificates held.
     pub identities: Vec<Identity>,
     /// Whether the agent is stopping.
@@ -157,6 +161,7 @@ impl Status {
         if let Some(error) = &self.config.last_error {
             found.push(format!("configuration not reloaded: {error}"));
         }
+        found.extend(self.config.degradations());
         found.extend(self.identities.iter().filter_map(|identity| {
             identity.error.as_ref().map(|error| format!("{}: {error}", identity.id))
         }));
@@ -197,26 +202,6 @@ pub struct PodCounts {
     pub degraded: u64,
     /// Leaving the mesh.
     pub draining: u64,
-}
-
-/// Where the mesh's state comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    /// A path or an address.
-    pub source: String,
-    /// What distinguishes this state from the one before.
-    pub revision: Option<String>,
-    /// When this state was loaded.
-    pub loaded_unix_ms: Option<u64>,
-    /// Why the newest state was not taken; this one stays in force.
-    pub last_error: Option<String>,
-    /// Number of policies.
-    pub policies: u64,
-    /// Number of workloads.
-    pub workloads: u64,
-    /// Number of services.
-    pub services: u64,
 }
 
 /// A certificate.

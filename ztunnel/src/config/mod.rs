@@ -13,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use authz::UnenforceableDeny;
 use daemon::LogFormat;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
@@ -105,6 +106,8 @@ pub struct Config {
     pub network: Network,
     /// Namespace whose policies are mesh-wide.
     pub root_namespace: String,
+    /// What becomes of a DENY that layer 4 cannot check.
+    pub unenforceable_deny: UnenforceableDeny,
     /// Source of workloads, services and policies.
     pub mesh: MeshSource,
     /// Source of certificates.
@@ -211,6 +214,8 @@ impl Config {
             trust_domain: r.parse(&schema::TRUST_DOMAIN, values::trust_domain)?,
             network: r.parse(&schema::NETWORK, values::network)?,
             root_namespace: r.parse(&schema::WARREN_ROOT_NAMESPACE, values::text)?,
+            unenforceable_deny: r
+                .parse(&schema::WARREN_UNENFORCEABLE_DENY, values::unenforceable_deny)?,
             secret_ttl: r.parse(&schema::SECRET_TTL, values::lifetime)?,
             admin_socket: r.parse(&schema::WARREN_ADMIN_SOCKET, values::path)?,
             run_dir: r.parse(&schema::WARREN_RUN_DIR, values::path)?,

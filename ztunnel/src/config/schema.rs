@@ -57,6 +57,7 @@ settings! {
     CLUSTER_ID = "Kubernetes", "Name of this cluster, for workloads that name none.";
     NETWORK = "", "Network this node is in; empty is the default network.";
     WARREN_ROOT_NAMESPACE = "istio-system", "Namespace whose policies apply to the whole mesh.";
+    WARREN_UNENFORCEABLE_DENY = "deny", "A DENY policy that holds only conditions layer 4 cannot check: `deny` (it matches; `POLICY_NOT_ENFORCEABLE`) or `ignore` (it never matches, as in Istio).";
     WARREN_ADMIN_SOCKET = "/run/warren/admin.sock", "Unix socket of the CLI; mode 0600, root only.";
     WARREN_RUN_DIR = "/run/warren", "Folder of enrolment records; mode 0700.";
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";

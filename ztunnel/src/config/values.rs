@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use authz::UnenforceableDeny;
 use daemon::LogFormat;
 use ebpf_abi::MAX_THREADS;
 use ipnet::IpNet;
@@ -192,6 +193,14 @@ pub(super) fn network(value: &str) -> Result<Network, String> {
         return Err("expected a network's name, without '/'".to_owned());
     }
     text(value).map(|name| Network(name.into()))
+}
+
+pub(super) fn unenforceable_deny(value: &str) -> Result<UnenforceableDeny, String> {
+    match value {
+        "deny" => Ok(UnenforceableDeny::Deny),
+        "ignore" => Ok(UnenforceableDeny::Ignore),
+        _ => Err("expected deny or ignore".to_owned()),
+    }
 }
 
 pub(super) fn boolean(value: &str) -> Result<bool, String> {

@@ -8,6 +8,7 @@ use admin::{
     Drain, Enrol, FLOW_QUEUE_MAX, Failure, Feature, Flow, FlowEvent, Handler, Identity, Kernel,
     Pod, PodCounts, PodState, Reply, Request, Response, Status,
 };
+use authz::UnenforceableDeny;
 use model::{PodUid, WorkloadKey};
 use resolve::SameNode;
 use svid::{SvidStatus, SvidStore};
@@ -89,7 +90,13 @@ impl AdminHandler {
                 policies: count(mesh.policies.len()),
                 workloads: count(mesh.snapshot.workloads().len()),
                 services: count(mesh.snapshot.services().len()),
+                ..admin::Config::default()
             },
+            unenforceable_deny: match self.config.unenforceable_deny {
+                UnenforceableDeny::Deny => "deny",
+                UnenforceableDeny::Ignore => "ignore",
+            }
+            .to_owned(),
             identities: self.svids.list().iter().map(identity).collect(),
             drain: if self.stop.is_draining() {
                 let remaining_seconds = self.stop.remaining(self.config.drain).as_secs();
