@@ -24,7 +24,7 @@ pub use pool::{
     TUNNELS_PER_KEY_MAX, TunnelId,
 };
 pub use proxy_header::{PROXY_HEADER_MAX, ProxyHeader, ProxyHeaderError};
-pub use request::{ConnectHead, HeadError, METHOD};
+pub use request::{ConnectHead, HeadError, METHOD, NETWORK_MAX};
 pub use status::{code_of_status, status_of};
 pub use traceparent::{TRACEPARENT_MAX, Traceparent};
 

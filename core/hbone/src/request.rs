@@ -1,6 +1,6 @@
 //! The head of a CONNECT: what an outbound stream says about itself.
 
-use model::Code;
+use model::{Code, Network};
 
 use crate::{Authority, AuthorityError, Baggage, Forwarded, Traceparent};
 
@@ -10,6 +10,10 @@ pub const METHOD: &str = "CONNECT";
 const BAGGAGE: &str = "baggage";
 const FORWARDED: &str = "forwarded";
 const TRACEPARENT: &str = "traceparent";
+const FORWARDED_NETWORK: &str = "x-forwarded-network";
+
+/// Longest name of a network read or written, in bytes. A longer one is not read at all.
+pub const NETWORK_MAX: usize = 253;
 
 /// A CONNECT. Only `authority` selects anything; the rest is for telemetry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,9 @@ pub struct ConnectHead {
     pub forwarded: Forwarded,
     /// The trace.
     pub traceparent: Option<Traceparent>,
+    /// The network the stream comes from, if a gateway may have been on its way: then the tunnel's
+    /// address says nothing about the client.
+    pub forwarded_network: Option<Network>,
 }
 
 /// Why a request was refused.
@@ -58,7 +65,16 @@ impl ConnectHead {
             baggage: Baggage::default(),
             forwarded: Forwarded::default(),
             traceparent: None,
+            forwarded_network: None,
         }
+    }
+
+    /// Whether the stream came through a gateway, for a node of network `own`. Names of networks
+    /// are compared as Istio does, whatever their case.
+    #[must_use]
+    pub fn from_gateway(&self, own: &Network) -> bool {
+        let network = self.forwarded_network.as_ref();
+        network.is_some_and(|network| !network.0.eq_ignore_ascii_case(&own.0))
     }
 
     /// The headers besides the pseudo-headers, in the order of the wire, empty ones left out.
@@ -69,7 +85,12 @@ impl ConnectHead {
             (FORWARDED, self.forwarded.to_string()),
             (TRACEPARENT, self.traceparent.map_or_else(String::new, |t| t.to_string())),
         ];
-        all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+        let mut headers: Vec<_> = all.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        // The default network has an empty name, and another network must hear of it too.
+        if let Some(network) = self.forwarded_network.as_ref().filter(|n| is_network(&n.0)) {
+            headers.push((FORWARDED_NETWORK, network.0.to_string()));
+        }
+        headers
     }
 
     /// Reads a request: its method, its `:authority` and a look-up of its headers by name.
@@ -87,8 +108,19 @@ impl ConnectHead {
             baggage: header(BAGGAGE).map(Baggage::parse).unwrap_or_default(),
             forwarded: header(FORWARDED).map(Forwarded::parse).unwrap_or_default(),
             traceparent: header(TRACEPARENT).and_then(Traceparent::parse),
+            forwarded_network: header(FORWARDED_NETWORK).and_then(network),
         })
     }
+}
+
+/// One that cannot be read is none, as any header beside the authority.
+fn network(header: &[u8]) -> Option<Network> {
+    let name = str::from_utf8(header).ok().filter(|name| is_network(name))?;
+    Some(Network(name.into()))
+}
+
+fn is_network(name: &str) -> bool {
+    name.len() <= NETWORK_MAX && name.bytes().all(|b| b.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -113,6 +145,7 @@ mod tests {
             traceparent: Traceparent::parse(
                 b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
             ),
+            forwarded_network: Some(Network("net1".into())),
         }
     }
 
@@ -127,6 +160,7 @@ mod tests {
             ),
             ("forwarded", r#"for="10.0.1.5:41234";host=pay.shop.svc.cluster.local"#),
             ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
+            ("x-forwarded-network", "net1"),
         ];
         assert_eq!(full().headers(), want.map(|(name, value)| (name, value.to_owned())));
         let look = |name: &str| want.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes());
@@ -140,6 +174,38 @@ mod tests {
         assert_eq!(ConnectHead::read("CONNECT", Some("[fd00::2]:80"), |_| None), Ok(bare.clone()));
         let junk = |_: &str| Some(&b"\xff,\"=;"[..]);
         assert_eq!(ConnectHead::read("CONNECT", Some("[fd00::2]:80"), junk), Ok(bare));
+    }
+
+    #[test]
+    fn a_gateway_is_known_by_another_network() {
+        let check = |header: Option<&str>, own: &str| {
+            let look =
+                |name: &str| header.filter(|_| name == "x-forwarded-network").map(str::as_bytes);
+            let head = ConnectHead::read("CONNECT", Some("10.0.0.1:80"), look).expect("valid");
+            head.from_gateway(&Network(own.into()))
+        };
+        let long = "n".repeat(NETWORK_MAX + 1);
+        for (header, own, gateway) in [
+            (None, "", false),
+            (None, "net1", false),
+            (Some(""), "", false),
+            (Some(""), "net1", true),
+            (Some("net2"), "net1", true),
+            (Some("net2"), "", true),
+            (Some("NET1"), "net1", false),
+            (Some("n 1"), "net1", false),
+            (Some(&long), "net1", false),
+        ] {
+            assert_eq!(check(header, own), gateway, "{header:?} at {own:?}");
+        }
+        // The default network is named by an empty header, an unsendable one by none.
+        for (name, sent) in [("", true), ("net1", true), ("a\r\nb", false), (long.as_str(), false)]
+        {
+            let mut head = ConnectHead::to(Authority::parse("10.0.0.1:80").expect("valid"));
+            head.forwarded_network = Some(Network(name.into()));
+            let headers = head.headers();
+            assert_eq!(headers.iter().any(|(_, value)| value == name), sent, "{name:?}");
+        }
     }
 
     #[test]

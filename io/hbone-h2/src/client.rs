@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
-use hbone::ConnectHead;
+use hbone::{Baggage, ConnectHead};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -17,6 +17,9 @@ use crate::driver::Driver;
 use crate::load::Load;
 use crate::paced::Paced;
 use crate::stream::HboneStream;
+
+/// The one header of an answer that is read.
+const BAGGAGE: &str = "baggage";
 
 /// The HTTP/2 handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,14 @@ pub enum OpenError {
     /// The request cannot be put into HTTP/2.
     #[error("the CONNECT request is not valid HTTP")]
     Request(#[source] http::Error),
+}
+
+/// A stream that the peer has opened.
+pub struct Opened {
+    /// The stream.
+    pub stream: HboneStream,
+    /// What the peer tells about the workload behind it.
+    pub baggage: Baggage,
 }
 
 /// A handle on a tunnel. The tunnel closes when the last handle and the last stream are gone.
@@ -88,7 +99,7 @@ impl Tunnel {
 
     /// Opens a stream: sends a CONNECT and waits for the peer's 200. How long to wait is the
     /// caller's affair; dropping the future resets the stream.
-    pub async fn open(&self, head: &ConnectHead) -> Result<HboneStream, OpenError> {
+    pub async fn open(&self, head: &ConnectHead) -> Result<Opened, OpenError> {
         let request = request(head).map_err(OpenError::Request)?;
         let mut requests = self.shared.requests.borrow().clone();
         poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|error| not_taken(&error))?;
@@ -98,8 +109,11 @@ impl Tunnel {
         if response.status() != StatusCode::OK {
             return Err(OpenError::Status(response.status().as_u16()));
         }
+        let baggage = response.headers().get(BAGGAGE).map(HeaderValue::as_bytes);
+        let baggage = baggage.map(Baggage::parse).unwrap_or_default();
         let recv: RecvStream = Response::into_body(response);
-        Ok(HboneStream::new(send, recv, self.shared.load.clone()))
+        let stream = HboneStream::new(send, recv, self.shared.load.clone());
+        Ok(Opened { stream, baggage })
     }
 }
 

@@ -5,6 +5,8 @@
 //! task inside: whoever owns a [`Server`] or [`Driver`] polls it, and that moves the bytes of all
 //! its streams. `HboneStream` is small so that another framer can take the place of h2.
 //!
+//! A stream can carry another tunnel: [`Inner`] opens one, and [`StreamIo`] is what it runs over.
+//!
 //! # Head-of-line blocking
 //! h2 gives window back for stream and connection together, when the reader has consumed. Readers
 //! that stand still would so use up the connection's window, and then nobody moves. Therefore the
@@ -15,16 +17,19 @@
 mod buffer;
 mod client;
 mod driver;
+mod inner;
 mod keepalive;
 mod load;
 mod paced;
 mod server;
 mod settings;
 mod stream;
+mod stream_io;
 mod window;
 
-pub use client::{ClientError, OpenError, Tunnel};
+pub use client::{ClientError, OpenError, Opened, Tunnel};
 pub use driver::{Driver, Event};
+pub use inner::{Inner, InnerDriver, InnerError, OpenedInside};
 pub use keepalive::PeerDead;
 pub use server::{Incoming, Responder, Server, ServerError};
 pub use settings::{
@@ -32,4 +37,5 @@ pub use settings::{
     Settings,
 };
 pub use stream::{HboneStream, StreamError};
+pub use stream_io::{BelowError, StreamIo};
 pub use window::UNREAD_MAX;

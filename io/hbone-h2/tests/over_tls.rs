@@ -7,13 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hbone_h2::{HboneStream, Settings};
-use model::{SpiffeId, TrustDomain};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-};
-use rustls_pki_types::PrivatePkcs8KeyDer;
-use support::{Pair, local, pattern, read, read_to_end, write};
-use tls::{Svid, TrustBundle};
+use model::SpiffeId;
+use support::{Pair, local, pattern, read, read_to_end, svids, write};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
@@ -21,27 +16,8 @@ const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const SOON: Duration = Duration::from_secs(10);
 
-fn svids() -> [Svid; 2] {
-    let key = KeyPair::generate().expect("key");
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "test root");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = params.self_signed(&key).expect("root").der().clone();
-    let issuer = Issuer::new(params, key);
-    [SERVER, CLIENT].map(|uri| {
-        let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().expect("ASCII"))];
-        let leaf = params.signed_by(&key, &issuer).expect("leaf").der().clone();
-        let bundle = TrustBundle::new(TrustDomain::default(), [root.clone()]).expect("bundle");
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        Svid::new(vec![leaf], key.into(), bundle).expect("svid")
-    })
-}
-
 async fn pair() -> Pair {
-    let [server, client] = svids();
+    let [server, client] = svids([SERVER, CLIENT]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let address = listener.local_addr().expect("address");
     let expected = [SpiffeId::parse(SERVER).expect("literal")];

@@ -432,6 +432,7 @@ fn the_head_and_the_answer_arrive() {
             baggage: Baggage { namespace: "shop".into(), ..Baggage::default() },
             forwarded: hbone::Forwarded::new("10.0.1.5:4".parse().expect("literal"), Some("pay")),
             traceparent: Some(hbone::Traceparent::from_random([7; 16], [8; 8])),
+            forwarded_network: Some(model::Network("".into())),
             ..head()
         };
         let expected = sent.clone();
@@ -441,6 +442,14 @@ fn the_head_and_the_answer_arrive() {
             responder.refuse(401);
         });
         assert!(matches!(opened, Err(OpenError::Status(401))));
+        let told = Baggage { namespace: "shop".into(), ..Baggage::default() };
+        for baggage in [told, Baggage::default()] {
+            let (opened, _far) = tokio::join!(pair.tunnel.open(&sent), async {
+                let (_, responder) = pair.server.connect().await;
+                responder.accept(&baggage).expect("accepts")
+            });
+            assert_eq!(opened.expect("opens").baggage, baggage);
+        }
     });
 }
 

@@ -137,6 +137,7 @@ async fn across(
         baggage: Baggage::of(source),
         forwarded: Forwarded::new(client, service),
         traceparent: Some(Traceparent::from_random(rand::random(), rand::random())),
+        forwarded_network: None,
     };
     let key = TunnelKey {
         pod: pod.captured.uid().clone(),

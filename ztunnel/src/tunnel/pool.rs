@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hbone::{Checkout, ConnectHead, PoolLimits, PoolMachine, TunnelId};
-use hbone_h2::{HboneStream, Tunnel};
+use hbone_h2::{HboneStream, Opened, Tunnel};
 use model::{Code, VerifiedIdentity};
 use netns::NetnsFd;
 use tls::Svid;
@@ -138,7 +138,9 @@ impl Tunnels {
                         Err(_) => Err(TunnelError::NoAnswer(ANSWER_TIMEOUT)),
                     };
                     match opened {
-                        Ok(stream) => return Ok(PooledStream { stream, peer, slot }),
+                        Ok(Opened { stream, .. }) => {
+                            return Ok(PooledStream { stream, peer, slot });
+                        }
                         Err(error @ TunnelError::NotTaken(_)) => {
                             // No byte of the connection was sent: another tunnel may take it.
                             self.0.machine.borrow_mut().going_away(id);

@@ -11,7 +11,12 @@ use hbone::{Authority, Baggage, ConnectHead};
 use hbone_h2::{
     Driver, Event, HboneStream, Incoming, Responder, Server, Settings, StreamError, Tunnel,
 };
-use model::Code;
+use model::{Code, TrustDomain};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use tls::{Svid, TrustBundle};
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -30,6 +35,26 @@ fn run<F: Future<Output = ()>>(paused: bool, test: F) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().start_paused(paused).build().expect("runtime");
     LocalSet::new().block_on(&runtime, test);
+}
+
+/// Certificates of one new authority.
+pub fn svids<const N: usize>(identities: [&str; N]) -> [Svid; N] {
+    let key = KeyPair::generate().expect("key");
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "test root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&key).expect("root").der().clone();
+    let issuer = Issuer::new(params, key);
+    identities.map(|uri| {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().expect("ASCII"))];
+        let leaf = params.signed_by(&key, &issuer).expect("leaf").der().clone();
+        let bundle = TrustBundle::new(TrustDomain::default(), [root.clone()]).expect("bundle");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Svid::new(vec![leaf], key.into(), bundle).expect("svid")
+    })
 }
 
 pub fn head() -> ConnectHead {
@@ -126,7 +151,7 @@ impl Pair {
             responder.accept(&Baggage::default()).expect("accepts")
         };
         let (near, far) = tokio::join!(self.tunnel.open(&head), accept);
-        (near.expect("opens"), far)
+        (near.expect("opens").stream, far)
     }
 }
 
