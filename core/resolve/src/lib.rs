@@ -14,13 +14,21 @@
 //! canonical one, then the first by name. Of several workloads with one address, a Kubernetes pod
 //! wins, then one that speaks HBONE, then the first by uid.
 //!
+//! **What comes in for a pod stays there**: [`inbound_target`] finds the port, and how the
+//! application is handed the connection; [`require_waypoint`] tells who went past a waypoint.
+//!
 //! Not here yet: waypoints, gateways to other networks, application tunnels, host names.
 
 mod balance;
+mod inbound;
 mod route;
 mod snapshot;
 mod vip;
 
+pub use inbound::{
+    Arrival, Asked, Handover, InboundQuery, InboundRefusal, InboundTarget, RequireWaypoint,
+    TunnelAddress, inbound_target, plaintext_target, require_waypoint,
+};
 pub use route::{MESH_PORTS, Query, Route, SameNode, resolve};
 pub use snapshot::{Change, Snapshot};
 
