@@ -1,37 +1,51 @@
 //! Which endpoint of a service takes a connection.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::cmp::Ordering;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{
-    Health, HealthPolicy, IpFamilies, LoadBalancingMode, Network, Scope, Service, Workload,
-};
+use model::{Network, Workload};
 
-/// The endpoints that serve one port of a service.
-#[derive(Debug, Default)]
-pub(crate) struct PortEndpoints {
-    networks: HashMap<Network, Vec<Endpoint>>,
-    /// Some workload would serve the port, but has no address this version can dial.
-    addressless: bool,
+use crate::ejection::Ejected;
+use crate::endpoints::{Reach, Serves, ServiceEntry};
+use crate::preference::{Nearness, Preferences, Rank};
+use crate::random::{Draw, drawn, scaled};
+use crate::sequence::{Place, Sequence};
+use crate::snapshot::Snapshot;
+
+/// Who asks for an endpoint, and of what kind.
+#[derive(Clone, Copy)]
+pub(crate) struct Choosing<'q> {
+    pub(crate) snapshot: &'q Snapshot,
+    /// The client's network.
+    pub(crate) network: &'q Network,
+    pub(crate) client: &'q Workload,
+    /// The service's port.
+    pub(crate) port: u16,
+    pub(crate) hop: Hop,
+    /// Uniform over its whole range.
+    pub(crate) random: u64,
+    pub(crate) ejected: Ejected<'q>,
 }
 
-/// A workload that serves one port of a service.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    workload: Arc<Workload>,
-    port: u16,
-    address: Address,
-    /// Sum of the capacities up to and including this one.
-    cumulative: u64,
+/// What the endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    /// It is the destination.
+    Destination,
+    /// It is a waypoint: one whose application takes everything on one port need not serve the
+    /// port of the tunnel.
+    Waypoint,
+    /// It is a gateway to another network: dialled directly, whichever network it counts to.
+    Gateway,
 }
 
-/// At least one of the two families.
+/// The endpoint that takes a connection.
 #[derive(Clone, Copy, Debug)]
-enum Address {
-    V4(Ipv4Addr),
-    V6(Ipv6Addr),
-    Both(Ipv4Addr, Ipv6Addr),
+pub(crate) struct Chosen<'s> {
+    pub(crate) workload: &'s Arc<Workload>,
+    /// Its own port.
+    pub(crate) port: u16,
 }
 
 /// Why no endpoint was chosen.
@@ -41,195 +55,187 @@ pub(crate) enum NoEndpoint {
     UnknownPort,
     /// None is healthy, with capacity, and as the service's load balancing demands.
     None,
-    /// The only ones there are need a gateway or a host name.
-    OnlyUnreachable,
+    /// The only ones there are have neither address nor host name.
+    Addressless,
+    /// The only ones there are belong to other networks and have no gateway.
+    Gatewayless,
 }
 
-impl Endpoint {
-    pub(crate) fn workload(&self) -> &Arc<Workload> {
-        &self.workload
+/// Choices are made out of these: endpoints of one network that are equally good.
+struct Part<'s> {
+    endpoints: &'s Sequence,
+    from: Place,
+    to: Place,
+}
+
+impl ServiceEntry {
+    /// Chooses by capacity among the endpoints that fit best.
+    ///
+    /// The cost is a few binary searches for each network that the service has endpoints in.
+    pub(crate) fn choose(&self, choosing: &Choosing<'_>) -> Result<Chosen<'_>, NoEndpoint> {
+        let mapping = self.port(choosing.port);
+        let serves = mapping.copied().map(Serves::of);
+        let chosen = match (serves.map(|serves| self.choose_of(serves, choosing)), choosing.hop) {
+            (Some(Ok(workload)), _) => Ok(workload),
+            (other, Hop::Waypoint) => self
+                .choose_of(Serves::Anything, choosing)
+                .map_err(|none| other.and_then(Result::err).unwrap_or(none)),
+            (Some(Err(none)), Hop::Destination | Hop::Gateway) => Err(none),
+            (None, Hop::Destination | Hop::Gateway) => return Err(NoEndpoint::UnknownPort),
+        };
+        let workload = chosen?;
+        // The endpoint's own mapping comes first: a named port differs between endpoints.
+        let own = workload.target_port(&self.service.name, choosing.port);
+        let target = own.or_else(|| mapping.and_then(|mapping| mapping.target_port));
+        Ok(Chosen { workload, port: target.map_or(choosing.port, NonZeroU16::get) })
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// How many endpoints serve a port, wherever they are.
+    pub(crate) fn count(&self, port: u16) -> usize {
+        let serves = self.port(port).copied().map_or(Serves::Anything, Serves::of);
+        let networks = self.networks(serves).iter();
+        networks.map(|(_, reach)| reach.direct.len().max(reach.gateway.len())).sum()
     }
 
-    /// The dialled address if it is the workload's own, else one of its family if there is one.
-    pub(crate) fn ip_for(&self, dialled: IpAddr) -> IpAddr {
-        if self.workload.addresses.contains(&dialled) {
-            return dialled;
+    fn choose_of(
+        &self,
+        serves: Serves,
+        choosing: &Choosing<'_>,
+    ) -> Result<&Arc<Workload>, NoEndpoint> {
+        let networks = self.networks(serves);
+        let best = networks.iter().filter_map(|(network, reach)| {
+            let nearness = choosing.nearness(network);
+            let endpoints = choosing.reachable(reach, nearness);
+            self.preferences().best(endpoints, choosing.client, nearness)
+        });
+        let Some(best) = best.max() else { return Err(unreachable(networks, choosing)) };
+        let parts = self.parts(networks, best, choosing);
+        let first = at(&parts, choosing.random).ok_or(NoEndpoint::None)?;
+        if !choosing.ejected.holds(&self.service.name, choosing.port, &first.uid) {
+            return Ok(first);
         }
-        match (self.address, dialled) {
-            (Address::V4(ip), _) | (Address::Both(ip, _), IpAddr::V4(_)) => ip.into(),
-            (Address::V6(ip), _) | (Address::Both(_, ip), IpAddr::V6(_)) => ip.into(),
+        // Chosen again without the ejected ones, and among less preferred ones if need be. With
+        // all of them ejected, ejection means nothing.
+        let ranks = std::iter::once(best).chain(self.preferences().below(best));
+        let mut others = ranks.filter_map(|rank| {
+            let parts = self.parts(networks, rank, choosing);
+            self.among_others(&parts, choosing)
+        });
+        Ok(others.next().unwrap_or(first))
+    }
+
+    fn parts<'s>(
+        &self,
+        networks: &'s [(Network, Reach)],
+        rank: Rank,
+        choosing: &Choosing<'_>,
+    ) -> Vec<Part<'s>> {
+        let part = |(network, reach): &'s (Network, Reach)| {
+            let nearness = choosing.nearness(network);
+            let endpoints = choosing.reachable(reach, nearness);
+            let (from, to) =
+                self.preferences().at_least(rank, endpoints, choosing.client, nearness)?;
+            Some(Part { endpoints, from, to })
+        };
+        networks.iter().filter_map(part).collect()
+    }
+
+    /// Chooses among those that are not ejected, if there are any.
+    fn among_others<'s>(
+        &self,
+        parts: &[Part<'s>],
+        choosing: &Choosing<'_>,
+    ) -> Option<&'s Arc<Workload>> {
+        let ejected = choosing.ejected.of(&self.service.name, choosing.port);
+        let ejected: Vec<_> =
+            ejected.filter_map(|uid| choosing.snapshot.workload_by_uid(uid)).collect();
+        let mut gaps = Vec::new();
+        let mut total = 0_u64;
+        for part in parts {
+            let shares = ejected.iter().filter_map(|w| part.share(self.preferences(), w));
+            gaps.extend(shares.map(|(start, share)| (total.saturating_add(start), share)));
+            total = total.saturating_add(part.capacity());
         }
+        gaps.sort_unstable();
+        let gone: u64 = gaps.iter().map(|(_, share)| share).sum();
+        let rest = total.checked_sub(gone).filter(|rest| *rest > 0)?;
+        let mut point = scaled(drawn(choosing.random, Draw::Other), rest);
+        for (start, share) in gaps {
+            if point >= start {
+                point = point.saturating_add(share);
+            }
+        }
+        at_point(parts, point)
+    }
+}
+
+impl Choosing<'_> {
+    fn nearness(&self, network: &Network) -> Nearness {
+        if network == self.network { Nearness::SameNetwork } else { Nearness::OtherNetwork }
+    }
+
+    fn reachable<'s>(&self, reach: &'s Reach, nearness: Nearness) -> &'s Sequence {
+        match (self.hop, nearness) {
+            (Hop::Gateway, _) | (_, Nearness::SameNetwork) => &reach.direct,
+            (Hop::Destination | Hop::Waypoint, Nearness::OtherNetwork) => &reach.gateway,
+        }
+    }
+}
+
+/// Why none can be chosen out of those networks.
+fn unreachable(networks: &[(Network, Reach)], choosing: &Choosing<'_>) -> NoEndpoint {
+    let any = |wanted: &dyn Fn(&Network, &Reach) -> bool| {
+        networks.iter().any(|(network, reach)| wanted(network, reach))
+    };
+    let reachable = |network: &Network, reach: &Reach| {
+        !choosing.reachable(reach, choosing.nearness(network)).is_empty()
+    };
+    if any(&reachable) {
+        // But not as the service's load balancing demands.
+        NoEndpoint::None
+    } else if any(&|network, reach| network != choosing.network && !reach.direct.is_empty()) {
+        NoEndpoint::Gatewayless
+    } else if any(&|_, reach| reach.addressless > 0) {
+        NoEndpoint::Addressless
+    } else {
+        NoEndpoint::None
+    }
+}
+
+impl Part<'_> {
+    fn start(&self) -> u64 {
+        self.endpoints.capacity_before(self.from)
     }
 
     fn capacity(&self) -> u64 {
-        u64::from(self.workload.capacity)
-    }
-}
-
-impl Address {
-    /// The first address of each family that the service offers.
-    fn of(workload: &Workload, families: IpFamilies) -> Option<Self> {
-        let (want_v4, want_v6) = match families {
-            IpFamilies::Automatic | IpFamilies::Dual => (true, true),
-            IpFamilies::V4 => (true, false),
-            IpFamilies::V6 => (false, true),
-        };
-        let v4 = workload.addresses.iter().find_map(|ip| match ip {
-            IpAddr::V4(ip) => want_v4.then_some(*ip),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = workload.addresses.iter().find_map(|ip| match ip {
-            IpAddr::V6(ip) => want_v6.then_some(*ip),
-            IpAddr::V4(_) => None,
-        });
-        match (v4, v6) {
-            (Some(v4), Some(v6)) => Some(Self::Both(v4, v6)),
-            (Some(v4), None) => Some(Self::V4(v4)),
-            (None, Some(v6)) => Some(Self::V6(v6)),
-            (None, None) => None,
-        }
-    }
-}
-
-/// The endpoints of a service, for each of its ports. `workloads` must come sorted.
-pub(crate) fn endpoints(
-    service: &Service,
-    workloads: &[Arc<Workload>],
-) -> HashMap<u16, PortEndpoints> {
-    let ports = service.ports.iter().map(|mapping| {
-        let service_port = mapping.service_port.get();
-        let mut found = PortEndpoints::default();
-        for workload in workloads {
-            // The endpoint's own mapping comes first: a named port differs between endpoints.
-            let own = workload.target_port(&service.name, service_port);
-            let Some(port) = own.or(mapping.target_port) else { continue };
-            if !ready(service, workload) {
-                continue;
-            }
-            match Address::of(workload, service.ip_families) {
-                Some(address) => found.push(workload, port.get(), address),
-                None => found.addressless |= workload.addresses.is_empty(),
-            }
-        }
-        (service_port, found)
-    });
-    ports.collect()
-}
-
-/// Whether a workload takes traffic of a service at all.
-pub(crate) fn ready(service: &Service, workload: &Workload) -> bool {
-    let healthy = match (service.load_balancing.health, workload.health) {
-        (HealthPolicy::AllowAll, _) | (HealthPolicy::OnlyHealthy, Health::Healthy) => true,
-        (HealthPolicy::OnlyHealthy, Health::Unhealthy) => false,
-    };
-    healthy && workload.capacity > 0
-}
-
-impl PortEndpoints {
-    fn push(&mut self, workload: &Arc<Workload>, port: u16, address: Address) {
-        let list = self.networks.entry(workload.network.clone()).or_default();
-        let before = list.last().map_or(0, |last| last.cumulative);
-        // Saturates after four thousand million endpoints of the highest capacity.
-        let cumulative = before.saturating_add(u64::from(workload.capacity));
-        list.push(Endpoint { workload: workload.clone(), port, address, cumulative });
+        self.endpoints.capacity_before(self.to).saturating_sub(self.start())
     }
 
-    /// Chooses by capacity among the endpoints in `network` that fit best.
-    pub(crate) fn choose(
-        &self,
-        service: &Service,
-        network: &Network,
-        source: &Workload,
-        random: u64,
-    ) -> Result<&Endpoint, NoEndpoint> {
-        let Some(list) = self.networks.get(network) else {
-            let unreachable = self.addressless || !self.networks.is_empty();
-            return Err(if unreachable { NoEndpoint::OnlyUnreachable } else { NoEndpoint::None });
-        };
-        let balancing = &service.load_balancing;
-        let chosen = match balancing.mode {
-            LoadBalancingMode::Unspecified | LoadBalancingMode::Passthrough => {
-                by_capacity(list, random)
-            }
-            LoadBalancingMode::Strict => {
-                let all = balancing.preferences.len();
-                let ranked = |endpoint: &&Endpoint| {
-                    leading(&balancing.preferences, source, &endpoint.workload).matched == all
-                };
-                by_capacity_among(list.iter().filter(ranked), random)
-            }
-            LoadBalancingMode::Failover => {
-                let rank = |endpoint: &Endpoint| {
-                    leading(&balancing.preferences, source, &endpoint.workload).rank
-                };
-                let best = list.iter().map(rank).max();
-                by_capacity_among(list.iter().filter(|e| Some(rank(e)) == best), random)
-            }
-        };
-        chosen.ok_or(NoEndpoint::None)
+    /// Where in this part a workload's share of the capacity starts, and how large it is.
+    fn share(&self, preferences: &Preferences, workload: &Workload) -> Option<(u64, u64)> {
+        let place = self
+            .endpoints
+            .partition_point(|other| preferences.order(other, workload) == Ordering::Less);
+        let found = self.endpoints.after(place)?;
+        let within = found.uid == workload.uid && self.from <= place && place < self.to;
+        let start = self.endpoints.capacity_before(place).saturating_sub(self.start());
+        within.then_some((start, u64::from(found.capacity)))
     }
-}
-
-/// `random` scaled to `0..total`.
-fn scale(random: u64, total: u64) -> u64 {
-    let product = u128::from(random).saturating_mul(u128::from(total));
-    u64::try_from(product >> 64).unwrap_or(0)
 }
 
 /// The endpoint whose share of the total capacity holds the random point.
-fn by_capacity(list: &[Endpoint], random: u64) -> Option<&Endpoint> {
-    let point = scale(random, list.last()?.cumulative);
-    list.get(list.partition_point(|endpoint| endpoint.cumulative <= point))
+fn at<'s>(parts: &[Part<'s>], random: u64) -> Option<&'s Arc<Workload>> {
+    let total = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.capacity()));
+    at_point(parts, scaled(random, total))
 }
 
-/// The same for a subset, in one pass over it for the total and one for the choice.
-fn by_capacity_among<'e>(
-    subset: impl Iterator<Item = &'e Endpoint> + Clone,
-    random: u64,
-) -> Option<&'e Endpoint> {
-    let total = subset.clone().fold(0_u64, |sum, e| sum.saturating_add(e.capacity()));
-    let mut point = scale(random, total);
-    let mut subset = subset;
-    subset.find(|endpoint| match point.checked_sub(endpoint.capacity()) {
-        Some(rest) => {
-            point = rest;
-            false
-        }
-        None => true,
-    })
-}
-
-/// How well an endpoint fits preferences that bind in order.
-struct Fit {
-    /// Leading preferences that match.
-    matched: usize,
-    /// The same, weighted so that a leading `Network` is preferred over all others together.
-    rank: usize,
-}
-
-/// A leading `Network` may be skipped: its mismatch does not end the comparison.
-fn leading(preferences: &[Scope], source: &Workload, endpoint: &Workload) -> Fit {
-    let mut fit = Fit { matched: 0, rank: 0 };
-    for (index, scope) in preferences.iter().enumerate() {
-        let matches = match scope {
-            Scope::Region => source.locality.region == endpoint.locality.region,
-            Scope::Zone => source.locality.zone == endpoint.locality.zone,
-            Scope::Subzone => source.locality.subzone == endpoint.locality.subzone,
-            Scope::Node => source.node == endpoint.node,
-            Scope::Cluster => source.cluster == endpoint.cluster,
-            Scope::Network => source.network == endpoint.network,
-        };
-        let leading_network = index == 0 && *scope == Scope::Network;
-        match (matches, leading_network) {
-            (true, false) => fit = Fit { matched: fit.matched + 1, rank: fit.rank + 1 },
-            (true, true) => fit = Fit { matched: 1, rank: preferences.len() },
-            (false, true) => {}
-            (false, false) => break,
+fn at_point<'s>(parts: &[Part<'s>], point: u64) -> Option<&'s Arc<Workload>> {
+    let mut point = point;
+    for part in parts {
+        match point.checked_sub(part.capacity()) {
+            Some(beyond) => point = beyond,
+            None => return part.endpoints.at(part.start().saturating_add(point)),
         }
     }
-    fit
+    None
 }

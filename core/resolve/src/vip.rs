@@ -1,86 +1,139 @@
 //! Virtual addresses of one network: exact ones, and blocks by prefix length.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::Visibility;
+use model::{Service, Visibility};
 
-use crate::snapshot::ServiceEntry;
+use crate::claims::Claims;
+use crate::sharded::Sharded;
 
-/// An index of virtual addresses. Lists are sorted by service name.
-#[derive(Debug, Default)]
+/// An index of virtual addresses. Claims are sorted by service name.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Vips {
-    exact: HashMap<IpAddr, Vec<Arc<ServiceEntry>>>,
-    blocks: HashMap<IpNet, Vec<Arc<ServiceEntry>>>,
-    /// Prefix lengths that occur, longest first: at most 33 and 129.
-    v4_lengths: Vec<u8>,
-    v6_lengths: Vec<u8>,
+    exact: Sharded<IpAddr, Claims<Service>>,
+    blocks: Sharded<IpNet, Claims<Service>>,
+    /// Blocks of each prefix length that occurs: at most 33 and 129 lengths.
+    v4_lengths: BTreeMap<u8, usize>,
+    v6_lengths: BTreeMap<u8, usize>,
+}
+
+/// One virtual address, as it is indexed.
+enum Vip {
+    Exact(IpAddr),
+    Block(IpNet),
+}
+
+impl Vip {
+    fn of(net: IpNet) -> Self {
+        let net = net.trunc();
+        if net.prefix_len() == net.max_prefix_len() {
+            Self::Exact(net.addr().to_canonical())
+        } else {
+            Self::Block(net)
+        }
+    }
 }
 
 impl Vips {
-    /// Services must come sorted by name.
-    pub(crate) fn insert(&mut self, net: IpNet, entry: &Arc<ServiceEntry>) {
-        let net = net.trunc();
-        let list = if net.prefix_len() == net.max_prefix_len() {
-            self.exact.entry(net.addr().to_canonical()).or_default()
-        } else {
-            let lengths = match net {
-                IpNet::V4(_) => &mut self.v4_lengths,
-                IpNet::V6(_) => &mut self.v6_lengths,
-            };
-            if !lengths.contains(&net.prefix_len()) {
-                lengths.push(net.prefix_len());
-                lengths.sort_unstable_by(|a, b| b.cmp(a));
-            }
-            self.blocks.entry(net).or_default()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.blocks.is_empty()
+    }
+
+    pub(crate) fn insert(&mut self, net: IpNet, service: &Arc<Service>) {
+        let add = |claims: &mut Claims<Service>| {
+            claims.add(service.clone(), |one, other| one.name.cmp(&other.name))
         };
-        list.push(entry.clone());
+        match Vip::of(net) {
+            Vip::Exact(ip) => self.exact.update(&ip, add),
+            Vip::Block(net) => {
+                if self.blocks.get(&net).is_none() {
+                    *self.lengths_mut(net).entry(net.prefix_len()).or_default() += 1;
+                }
+                self.blocks.update(&net, add);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, net: IpNet, service: &Service) {
+        let take = |claims: &mut Claims<Service>| claims.take(|one| one.name == service.name);
+        match Vip::of(net) {
+            Vip::Exact(ip) => self.exact.update(&ip, take),
+            Vip::Block(net) => {
+                let before = self.blocks.get(&net).is_some();
+                self.blocks.update(&net, take);
+                if before && self.blocks.get(&net).is_none() {
+                    let lengths = self.lengths_mut(net);
+                    let left = lengths.get(&net.prefix_len()).map_or(0, |count| count - 1);
+                    match left {
+                        0 => drop(lengths.remove(&net.prefix_len())),
+                        left => drop(lengths.insert(net.prefix_len(), left)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn lengths_mut(&mut self, net: IpNet) -> &mut BTreeMap<u8, usize> {
+        match net {
+            IpNet::V4(_) => &mut self.v4_lengths,
+            IpNet::V6(_) => &mut self.v6_lengths,
+        }
     }
 
     /// The service with exactly that address, as a client of `namespace` sees it.
-    pub(crate) fn exact(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<ServiceEntry>> {
-        let candidates = visible(self.exact.get(&ip)?, namespace);
-        let ranked = candidates.map(|e| ((of_namespace(e, namespace), e.service.canonical), e));
-        first_best(ranked)
+    pub(crate) fn exact(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
+        best_of(self.exact.get(&ip)?.all(), namespace)
     }
 
     /// The service with a block around that address, as a client of `namespace` sees it: one of
     /// its own namespace before the narrowest block, before the canonical service.
-    pub(crate) fn block(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<ServiceEntry>> {
+    pub(crate) fn block(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
         let lengths = match ip {
             IpAddr::V4(_) => &self.v4_lengths,
             IpAddr::V6(_) => &self.v6_lengths,
         };
-        let ranked = lengths.iter().flat_map(|length| {
+        // One look-up for each length that occurs, the longest first.
+        let ranked = lengths.keys().rev().flat_map(|length| {
             let net = IpNet::new(ip, *length).ok().map(|net| net.trunc());
-            let list = net.and_then(|net| self.blocks.get(&net));
-            let candidates = list.into_iter().flat_map(|list| visible(list, namespace));
-            candidates.map(|e| ((of_namespace(e, namespace), *length, e.service.canonical), e))
+            let claims = net.and_then(|net| self.blocks.get(&net)).map(Claims::all);
+            let candidates = claims.into_iter().flat_map(|claims| visible(claims, namespace));
+            candidates.map(|e| ((of_namespace(e, namespace), *length, e.canonical), e))
         });
         first_best(ranked)
     }
 }
 
-fn visible<'v>(
-    list: &'v [Arc<ServiceEntry>],
+/// Of several services that share something, the one that a client of `namespace` means: one of
+/// its own namespace, then the canonical one, then the first. Hidden ones do not count.
+pub(crate) fn best_of<'v>(
+    services: &'v [Arc<Service>],
     namespace: &str,
-) -> impl Iterator<Item = &'v Arc<ServiceEntry>> {
-    list.iter().filter(move |entry| match entry.service.visibility {
+) -> Option<&'v Arc<Service>> {
+    let candidates = visible(services, namespace);
+    first_best(candidates.map(|e| ((of_namespace(e, namespace), e.canonical), e)))
+}
+
+fn visible<'v>(
+    services: &'v [Arc<Service>],
+    namespace: &str,
+) -> impl Iterator<Item = &'v Arc<Service>> {
+    services.iter().filter(move |service| match service.visibility {
         Visibility::Public => true,
-        Visibility::Namespace => of_namespace(entry, namespace),
+        Visibility::Namespace => of_namespace(service, namespace),
     })
 }
 
-fn of_namespace(entry: &ServiceEntry, namespace: &str) -> bool {
-    *entry.service.name.namespace == *namespace
+fn of_namespace(service: &Service, namespace: &str) -> bool {
+    *service.name.namespace == *namespace
 }
 
 /// The first of those with the highest rank.
 fn first_best<'v, R: Ord>(
-    ranked: impl Iterator<Item = (R, &'v Arc<ServiceEntry>)>,
-) -> Option<&'v Arc<ServiceEntry>> {
+    ranked: impl Iterator<Item = (R, &'v Arc<Service>)>,
+) -> Option<&'v Arc<Service>> {
     let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map(|(_, entry)| entry)
+    best.map(|(_, service)| service)
 }
