@@ -9,7 +9,7 @@ use model::{
 use proptest::prelude::*;
 
 use crate::tests::{service, serving, workload};
-use crate::{Query, Route, SameNode, Snapshot, resolve};
+use crate::{Ejected, Extent, Query, Route, SameNode, Snapshot, resolve};
 
 const NAMES: [&str; 3] = ["shop/a", "shop/b", "bank/c"];
 
@@ -114,6 +114,8 @@ proptest! {
             original_dst: OriginalDst(dialled),
             local: &|workload| workload.health == Health::Healthy && workload.capacity == 2,
             same_node: SameNode::Relay,
+            extent: Extent::Whole,
+            ejected: Ejected::NONE,
             random,
         });
 
@@ -130,17 +132,20 @@ proptest! {
             None => reference_service(&services, ip, false),
         });
         let (target, address, named) = match &route {
-            Route::Passthrough { address, workload, service } => {
+            Route::Passthrough { address, workload, service, .. } => {
                 (workload.as_deref(), Some(*address), service)
             }
             Route::Hbone { workload, authority, service, tunnel, .. } => {
                 prop_assert_eq!(tunnel.ip(), authority.ip());
                 (Some(&**workload), Some(*authority), service)
             }
-            Route::Local { workload, address, service } => {
+            Route::Local { workload, address, service, .. } => {
                 (Some(&**workload), Some(*address), service)
             }
             Route::Refused { service, workload, .. } => (workload.as_deref(), None, service),
+            Route::DoubleHbone { .. } | Route::Lookup(_) | Route::Ask { .. } => {
+                return Err(TestCaseError::fail(format!("nothing asks for {route:?}")));
+            }
         };
         prop_assert_eq!(named, &service.map(Service::dialled), "{:?}", route);
         match service {
@@ -164,7 +169,7 @@ proptest! {
                         prop_assert!(!unique.iter().filter(serving).any(home), "{:?}", route);
                         let abroad = unique.iter().any(|w| serving(&w));
                         let expected =
-                            if abroad { Code::RouteUnsupported } else { Code::NoHealthyEndpoint };
+                            if abroad { Code::GatewayUnknown } else { Code::NoHealthyEndpoint };
                         let refused =
                             matches!(&route, Route::Refused { code, .. } if *code == expected);
                         prop_assert!(refused, "{:?}", route);

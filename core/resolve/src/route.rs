@@ -1,18 +1,19 @@
-//! The choice of a route.
+//! What is asked, and where a connection may go.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::{
-    Code, DialledService, LoadBalancingMode, Network, NetworkMode, OriginalDst, Service, SpiffeId,
-    TunnelProtocol, Workload, canonical_socket,
+    Code, DialledService, Network, NetworkAddress, OriginalDst, ServiceName, SpiffeId, Workload,
+    WorkloadUid,
 };
 
-use crate::balance::NoEndpoint;
-use crate::snapshot::{Meaning, ServiceEntry, Snapshot};
+use crate::ejection::{Choice, Ejected};
+use crate::lookup::Lookup;
 
 /// The port of the HBONE tunnel.
-const HBONE_PORT: u16 = 15008;
+pub(crate) const HBONE_PORT: u16 = 15008;
 
 /// Ports that belong to the mesh in every pod: the rewrite target of captured connections and
 /// the tunnel. A connection to one of them through the mesh would come back to the mesh.
@@ -41,8 +42,55 @@ pub struct Query<'q> {
     pub local: &'q dyn Fn(&Workload) -> bool,
     /// How such a workload is reached.
     pub same_node: SameNode,
-    /// Uniform over its whole range; chooses among endpoints.
+    /// How much of the mesh the snapshot holds.
+    pub extent: Extent<'q>,
+    /// Endpoints that are left alone for now.
+    pub ejected: Ejected<'q>,
+    /// Uniform over its whole range; chooses among endpoints and waypoints.
     pub random: u64,
+}
+
+/// How much of the mesh a snapshot holds.
+#[derive(Clone, Copy)]
+pub enum Extent<'q> {
+    /// All of it: what is not there does not exist.
+    Whole,
+    /// What the control plane was asked for, and what came with it. What is not there exists as
+    /// far as anybody knows, unless this says that the control plane has answered for it.
+    ///
+    /// A workload or a service with exactly the dialled address is used without asking.
+    Asked(&'q dyn Fn(&Resource) -> bool),
+}
+
+impl Extent<'_> {
+    /// Whether the snapshot holds all there is of a resource.
+    pub(crate) fn covers(self, resource: &Resource) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Asked(answered) => answered(resource),
+        }
+    }
+}
+
+/// Something to ask the control plane for. Displayed as the name to subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Whatever has an address.
+    Address(NetworkAddress),
+    /// A service.
+    Service(ServiceName),
+    /// A workload.
+    Workload(WorkloadUid),
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Service(name) => name.fmt(f),
+            Self::Workload(uid) => uid.fmt(f),
+        }
+    }
 }
 
 /// Where a connection goes.
@@ -56,26 +104,63 @@ pub enum Route {
         workload: Option<Arc<Workload>>,
         /// The service that was dialled.
         service: Option<DialledService>,
+        /// The choice among endpoints that this is; see [`Ejections`](crate::Ejections).
+        choice: Option<Choice>,
     },
     /// An HBONE tunnel.
     Hbone {
-        /// The destination.
+        /// Who ends the tunnel: the destination, or its waypoint.
         workload: Arc<Workload>,
         /// What to dial.
         tunnel: SocketAddr,
-        /// What to ask the tunnel for.
+        /// What to ask the tunnel for; of a waypoint, what the application dialled.
         authority: SocketAddr,
         /// Identities of which the tunnel's certificate must carry one.
         expected: Vec<SpiffeId>,
         /// The service that was dialled.
         service: Option<DialledService>,
+        /// The choice among endpoints that this is.
+        choice: Option<Choice>,
+    },
+    /// An HBONE tunnel through a gateway to another network, and in it one to the destination.
+    DoubleHbone {
+        /// The destination, or its waypoint, as this network knows it. The gateway chooses anew.
+        workload: Arc<Workload>,
+        /// The gateway.
+        gateway: Arc<Workload>,
+        /// What to dial: the gateway's tunnel.
+        tunnel: SocketAddr,
+        /// What to ask both tunnels for: the host name of the dialled service, and its port.
+        authority: (Arc<str>, u16),
+        /// Identities of which the gateway's certificate must carry one.
+        outer_expected: Vec<SpiffeId>,
+        /// Identities of which the certificate in the inner tunnel must carry one. Never empty.
+        inner_expected: Vec<SpiffeId>,
+        /// The service that was dialled.
+        service: Option<DialledService>,
+        /// The choice among gateways that this is.
+        choice: Option<Choice>,
     },
     /// A pod of this agent.
     Local {
-        /// The destination.
+        /// The destination, or its waypoint.
         workload: Arc<Workload>,
-        /// Its address and port.
+        /// Its address, and the port that was asked for.
         address: SocketAddr,
+        /// What a tunnel would be asked for: the same, or of a waypoint, what the application
+        /// dialled.
+        authority: SocketAddr,
+        /// The service that was dialled.
+        service: Option<DialledService>,
+        /// The choice among endpoints that this is.
+        choice: Option<Choice>,
+    },
+    /// To a host name, which has to be looked up first.
+    Lookup(Box<Lookup>),
+    /// Nobody knows yet: ask the control plane for this, and then again.
+    Ask {
+        /// What to ask for.
+        resource: Resource,
         /// The service that was dialled.
         service: Option<DialledService>,
     },
@@ -90,127 +175,4 @@ pub enum Route {
         /// The destination, if it got that far.
         workload: Option<Arc<Workload>>,
     },
-}
-
-/// Chooses the route of one connection. Total.
-#[must_use]
-pub fn resolve(snapshot: &Snapshot, query: &Query<'_>) -> Route {
-    let dialled = canonical_socket(query.original_dst.0);
-    if dialled.ip().is_loopback() && MESH_PORTS.contains(&dialled.port()) {
-        return self_call(dialled, None, None);
-    }
-    match snapshot.meaning(query.network, dialled.ip(), &query.source.key.namespace) {
-        Meaning::Service(entry) => to_service(entry, query, dialled),
-        Meaning::Workload(workload) => to_workload(query, workload, dialled, None),
-        Meaning::Unknown => Route::Passthrough { address: dialled, workload: None, service: None },
-    }
-}
-
-fn to_service(entry: &ServiceEntry, query: &Query<'_>, dialled: SocketAddr) -> Route {
-    let service = &entry.service;
-    let refused = |code, detail| Route::Refused {
-        code,
-        detail,
-        service: Some(service.dialled()),
-        workload: None,
-    };
-    match service.load_balancing.mode {
-        LoadBalancingMode::Passthrough => {
-            let service = Some(service.dialled());
-            return Route::Passthrough { address: dialled, workload: None, service };
-        }
-        LoadBalancingMode::Unspecified
-        | LoadBalancingMode::Strict
-        | LoadBalancingMode::Failover => {}
-    }
-    let port = dialled.port();
-    match entry.choose(query.network, query.source, port, query.random) {
-        Ok(endpoint) => {
-            let address = SocketAddr::new(endpoint.ip_for(dialled.ip()), endpoint.port());
-            to_workload(query, endpoint.workload(), address, Some(entry))
-        }
-        Err(NoEndpoint::UnknownPort) => {
-            refused(Code::NoServicePort, format!("{} has no port {port}", service.name))
-        }
-        Err(NoEndpoint::None) => {
-            refused(Code::NoHealthyEndpoint, no_endpoint(service, port, query.network))
-        }
-        Err(NoEndpoint::OnlyUnreachable) => refused(
-            Code::RouteUnsupported,
-            format!("every endpoint of {} is in another network or has no address", service.name),
-        ),
-    }
-}
-
-fn no_endpoint(service: &Service, port: u16, network: &Network) -> String {
-    let place = match &*network.0 {
-        "" => String::new(),
-        name => format!(" in network {name}"),
-    };
-    let fits = match service.load_balancing.mode {
-        LoadBalancingMode::Strict => " that matches every load-balancing preference",
-        LoadBalancingMode::Unspecified
-        | LoadBalancingMode::Failover
-        | LoadBalancingMode::Passthrough => "",
-    };
-    format!("{} has no healthy endpoint for port {port}{place}{fits}", service.name)
-}
-
-fn to_workload(
-    query: &Query<'_>,
-    workload: &Arc<Workload>,
-    address: SocketAddr,
-    service: Option<&ServiceEntry>,
-) -> Route {
-    let name = service.map(|entry| entry.service.dialled());
-    let own = match (query.same_node, workload.network_mode) {
-        (SameNode::Relay, NetworkMode::Standard) => (query.local)(workload),
-        (SameNode::Relay, NetworkMode::HostNetwork) | (SameNode::Tunnel, _) => false,
-    };
-    if !own && workload.protocol == TunnelProtocol::None {
-        return Route::Passthrough { address, workload: Some(workload.clone()), service: name };
-    }
-    if MESH_PORTS.contains(&address.port()) {
-        return self_call(address, name, Some(workload.clone()));
-    }
-    if own {
-        return Route::Local { workload: workload.clone(), address, service: name };
-    }
-    let identity = match workload.identity() {
-        Ok(identity) => identity,
-        Err(error) => {
-            return Route::Refused {
-                code: Code::PeerIdentity,
-                detail: format!("workload {} can have no identity: {error}", workload.key),
-                service: name,
-                workload: Some(workload.clone()),
-            };
-        }
-    };
-    let mut expected = vec![identity];
-    expected.extend(service.iter().flat_map(|s| s.service.subject_alt_names.iter().cloned()));
-    Route::Hbone {
-        workload: workload.clone(),
-        tunnel: SocketAddr::new(address.ip(), HBONE_PORT),
-        authority: address,
-        expected,
-        service: name,
-    }
-}
-
-fn self_call(
-    address: SocketAddr,
-    service: Option<DialledService>,
-    workload: Option<Arc<Workload>>,
-) -> Route {
-    Route::Refused {
-        code: Code::SelfCall,
-        detail: format!("port {} of {} belongs to the mesh", address.port(), show(address.ip())),
-        service,
-        workload,
-    }
-}
-
-fn show(ip: IpAddr) -> String {
-    if ip.is_loopback() { "the pod".to_owned() } else { ip.to_string() }
 }

@@ -11,7 +11,7 @@ use model::{
     WorkloadType, WorkloadUid,
 };
 
-use crate::{Query, Route, SameNode, Snapshot, resolve};
+use crate::{Ejected, Extent, Query, Route, SameNode, Snapshot, resolve};
 
 pub(crate) fn ports(pairs: &[(u16, u16)]) -> Vec<PortMapping> {
     let mapping = |(service, target): &(u16, u16)| PortMapping {
@@ -84,24 +84,49 @@ fn balanced(mut service: Service, mode: LoadBalancingMode, preferences: &[Scope]
 }
 
 /// One line for a route.
-fn show(route: &Route) -> String {
+pub(crate) fn show(route: &Route) -> String {
     let of = |workload: &Workload| workload.key.name.to_string();
+    let ids = |ids: &[SpiffeId]| {
+        let ids: Vec<_> = ids.iter().map(SpiffeId::as_str).collect();
+        ids.join(",")
+    };
     let (line, service) = match route {
-        Route::Passthrough { address, workload, service } => {
+        Route::Passthrough { address, workload, service, .. } => {
             let behind = workload.as_ref().map_or_else(|| "-".to_owned(), |w| of(w));
-            (format!("plain {address} {behind}"), service)
+            (format!("plain {address} {behind}"), service.as_ref())
         }
-        Route::Hbone { workload, tunnel, authority, expected, service } => {
-            let expected: Vec<_> = expected.iter().map(SpiffeId::as_str).collect();
+        Route::Hbone { workload, tunnel, authority, expected, service, .. } => {
             let name = of(workload);
-            (format!("hbone {tunnel} {authority} {name} {}", expected.join(",")), service)
+            (format!("hbone {tunnel} {authority} {name} {}", ids(expected)), service.as_ref())
         }
-        Route::Local { workload, address, service } => {
-            (format!("local {address} {}", of(workload)), service)
+        Route::DoubleHbone {
+            workload,
+            gateway,
+            tunnel,
+            authority: (hostname, port),
+            outer_expected,
+            inner_expected,
+            service,
+            ..
+        } => {
+            let (gateway, workload) = (of(gateway), of(workload));
+            let (outer, inner) = (ids(outer_expected), ids(inner_expected));
+            let line =
+                format!("double {tunnel} {gateway} {outer} {hostname}:{port} {workload} {inner}");
+            (line, service.as_ref())
         }
+        Route::Local { workload, address, authority, service, .. } => {
+            let same = address == authority;
+            let beyond = if same { String::new() } else { format!(" {authority}") };
+            (format!("local {address}{beyond} {}", of(workload)), service.as_ref())
+        }
+        Route::Lookup(lookup) => {
+            (format!("lookup {} {}", lookup.hostname(), of(lookup.workload())), lookup.service())
+        }
+        Route::Ask { resource, service } => (format!("ask {resource}"), service.as_ref()),
         Route::Refused { code, service, workload, .. } => {
             let at = workload.as_ref().map_or_else(String::new, |w| format!(" {}", of(w)));
-            (format!("{code}{at}"), service)
+            (format!("{code}{at}"), service.as_ref())
         }
     };
     match service {
@@ -165,6 +190,8 @@ fn check_with(snapshot: &Snapshot, ask: &Ask<'_>, dialled: &str, expected: &str)
             original_dst: OriginalDst(dialled.parse().expect("literal")),
             local: &|workload| ask.local.contains(&&*workload.key.name),
             same_node: ask.same_node,
+            extent: Extent::Whole,
+            ejected: Ejected::NONE,
             random: ask.random,
         },
     );
@@ -387,6 +414,8 @@ fn takers(service: Service, workloads: Vec<Workload>, source: &Workload) -> Vec<
                     original_dst: OriginalDst(([10, 1, 0, 1], 80).into()),
                     local: &|_| false,
                     same_node: SameNode::Relay,
+                    extent: Extent::Whole,
+                    ejected: Ejected::NONE,
                     // The middle of each share.
                     random: step * (u64::MAX / steps) + u64::MAX / steps / 2,
                 },
@@ -394,7 +423,11 @@ fn takers(service: Service, workloads: Vec<Workload>, source: &Workload) -> Vec<
             match &route {
                 Route::Hbone { workload, .. } => workload.key.name.to_string(),
                 Route::Refused { code, .. } => code.to_string(),
-                Route::Local { .. } | Route::Passthrough { .. } => show(&route),
+                Route::Local { .. }
+                | Route::Passthrough { .. }
+                | Route::DoubleHbone { .. }
+                | Route::Lookup(_)
+                | Route::Ask { .. } => show(&route),
             }
         })
         .collect();
@@ -443,9 +476,9 @@ fn choice_by_capacity_health_and_address() {
         (svc(), vec![a(1, down), b(1, down)], "NO_HEALTHY_ENDPOINT:12"),
         (any_health(), vec![a(1, down), b(1, up)], "a1:6 b1:6"),
         (svc(), vec![far(), b(1, up)], "b1:12"),
-        (svc(), vec![far()], "ROUTE_UNSUPPORTED:12"),
-        (svc(), vec![far(), b(1, down)], "ROUTE_UNSUPPORTED:12"),
-        (svc(), vec![homeless()], "ROUTE_UNSUPPORTED:12"),
+        (svc(), vec![far()], "GATEWAY_UNKNOWN:12"),
+        (svc(), vec![far(), b(1, down)], "GATEWAY_UNKNOWN:12"),
+        (svc(), vec![homeless()], "NO_HEALTHY_ENDPOINT:12"),
         (svc(), vec![homeless(), b(1, up)], "b1:12"),
         (v6_only(), vec![a(1, up)], "NO_HEALTHY_ENDPOINT:12"),
     ] {

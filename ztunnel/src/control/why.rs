@@ -6,7 +6,7 @@ use std::sync::Arc;
 use admin::{Failure, Subject, Target, Why, WhyRoute, WhyVerdict};
 use authz::Question;
 use model::{Code, DialledService, OriginalDst, PodUid, ServiceName, SpiffeId, Workload};
-use resolve::{Query, Route};
+use resolve::{Ejected, Extent, Query, Route};
 
 use crate::config::Config;
 use crate::flow::LocalPods;
@@ -179,6 +179,8 @@ impl Asker<'_> {
                 original_dst: OriginalDst(dialled),
                 local: &|workload| from == Place::Here && self.pods.running(workload).is_some(),
                 same_node: self.config.same_node,
+                extent: Extent::Whole,
+                ejected: Ejected::NONE,
                 random: rand::random(),
             },
         )
@@ -232,7 +234,10 @@ impl Server {
             Route::Hbone { workload, authority, .. } => (workload, *authority),
             Route::Local { workload, address, .. } => (workload, *address),
             Route::Passthrough { workload, address, .. } => (workload.as_ref()?, *address),
-            Route::Refused { .. } => return None,
+            Route::DoubleHbone { .. }
+            | Route::Lookup(_)
+            | Route::Ask { .. }
+            | Route::Refused { .. } => return None,
         };
         Some(Self { workload: workload.clone(), address })
     }
@@ -243,7 +248,7 @@ fn described(route: &Route) -> WhyRoute {
     let named = |workload: Option<&Arc<Workload>>| workload.map(|w| w.key.to_string());
     let service = |service: &Option<DialledService>| service.as_ref().map(ToString::to_string);
     match route {
-        Route::Passthrough { address, workload, service: dialled } => WhyRoute {
+        Route::Passthrough { address, workload, service: dialled, .. } => WhyRoute {
             kind: "passthrough".to_owned(),
             address: Some(*address),
             workload: named(workload.as_ref()),
@@ -258,11 +263,38 @@ fn described(route: &Route) -> WhyRoute {
             service: service(dialled),
             ..WhyRoute::default()
         },
-        Route::Local { workload, address, service: dialled } => WhyRoute {
+        Route::Local { workload, address, service: dialled, .. } => WhyRoute {
             kind: "local".to_owned(),
             address: Some(*address),
             workload: named(Some(workload)),
             service: service(dialled),
+            ..WhyRoute::default()
+        },
+        Route::DoubleHbone {
+            gateway,
+            tunnel,
+            authority: (hostname, port),
+            service: dialled,
+            ..
+        } => WhyRoute {
+            kind: "double-hbone".to_owned(),
+            tunnel: Some(*tunnel),
+            workload: named(Some(gateway)),
+            service: service(dialled),
+            detail: Some(format!("and in it for {hostname}:{port}")),
+            ..WhyRoute::default()
+        },
+        Route::Lookup(lookup) => WhyRoute {
+            kind: "lookup".to_owned(),
+            workload: named(Some(lookup.workload())),
+            service: lookup.service().map(ToString::to_string),
+            detail: Some(format!("once host name {} is looked up", lookup.hostname())),
+            ..WhyRoute::default()
+        },
+        Route::Ask { resource, service: dialled } => WhyRoute {
+            kind: "ask".to_owned(),
+            service: service(dialled),
+            detail: Some(format!("once the control plane has answered for {resource}")),
             ..WhyRoute::default()
         },
         Route::Refused { code, detail, service: dialled, workload } => WhyRoute {
@@ -283,7 +315,14 @@ fn describe(route: &WhyRoute) -> String {
         ("refused", _, Some(code)) => {
             format!("route: refused, {code}: {}", route.detail.as_deref().unwrap_or_default())
         }
+        ("double-hbone", Some(tunnel), _) => format!(
+            "route: HBONE through {tunnel} to gateway {to}, {}",
+            route.detail.as_deref().unwrap_or_default()
+        ),
         (_, Some(tunnel), _) => format!("route: HBONE through {tunnel} to {to}{at}"),
+        ("lookup" | "ask", ..) => {
+            format!("route: decided {}", route.detail.as_deref().unwrap_or_default())
+        }
         ("local", ..) => format!("route: joined in this agent to {to}{at}"),
         (kind, ..) => format!("route: {kind}, plain TCP to {to}{at}"),
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Code, Network, OriginalDst, Workload, WorkloadKey};
-use resolve::{Query, Route, SameNode};
+use resolve::{Ejected, Extent, Query, Route, SameNode};
 
 use crate::mesh::{MeshState, MeshView, Sync};
 
@@ -37,6 +37,8 @@ pub(crate) fn route(mesh: &MeshState, question: &Question<'_>) -> Route {
         original_dst: question.original_dst,
         local: question.local,
         same_node: question.same_node,
+        extent: Extent::Whole,
+        ejected: Ejected::NONE,
         random: rand::random(),
     };
     resolve::resolve(&mesh.snapshot, &query)

@@ -50,12 +50,12 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
         },
     );
     let reason = match route {
-        Route::Passthrough { address, workload, service } => {
+        Route::Passthrough { address, workload, service, choice: _ } => {
             record.outcome.destination.workload = workload;
             record.outcome.service = service;
             passthrough(&worker, &pod, stream, address, &mut record).await
         }
-        Route::Hbone { workload, tunnel, authority, expected, service } => {
+        Route::Hbone { workload, tunnel, authority, expected, service, choice: _ } => {
             record.outcome.path = Path::Hbone;
             record.outcome.hbone = Some(tunnel);
             record.outcome.service = service;
@@ -63,12 +63,32 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
             let far = Far { workload, tunnel, authority, expected };
             across(&worker, &pod, stream, &source, far, &mut record).await
         }
-        Route::Local { workload, address, service } => {
+        // A waypoint on this node: what it is asked for is not itself.
+        Route::Local { workload, address, authority, service, .. } if address != authority => {
+            record.outcome.service = service;
+            record.outcome.destination.workload = Some(workload);
+            not_carried(&stream, "a waypoint on this node")
+        }
+        Route::Local { workload, address, authority: _, service, choice: _ } => {
             record.outcome.path = Path::Local;
             record.outcome.service = service;
             record.outcome.destination.workload = Some(workload.clone());
             let near = Near { source: &source, workload: &workload, destination: address };
             local(&worker, &pod, stream, near, &mut record).await
+        }
+        Route::DoubleHbone { workload, service, .. } => {
+            record.outcome.service = service;
+            record.outcome.destination.workload = Some(workload);
+            not_carried(&stream, "a gateway to another network")
+        }
+        Route::Lookup(lookup) => {
+            record.outcome.service = lookup.service().cloned();
+            record.outcome.destination.workload = Some(lookup.workload().clone());
+            not_carried(&stream, "a host name")
+        }
+        Route::Ask { resource, service } => {
+            record.outcome.service = service;
+            not_carried(&stream, &format!("{resource}, which is asked for when it is needed"))
         }
         Route::Refused { code, detail, service, workload } => {
             relay::reset(&stream);
@@ -78,6 +98,12 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
         }
     };
     record.end(reason);
+}
+
+/// The end of a route that this version cannot carry.
+fn not_carried(stream: &TcpStream, what: &str) -> Reason {
+    relay::reset(stream);
+    Reason::new(Code::RouteUnsupported, format!("the route leads to {what}"))
 }
 
 /// The state of the mesh, with the workload of the client in it.
