@@ -28,6 +28,7 @@ pub use policy::{POLICY_BYTES_MAX, parse_policy};
 pub use text::TEXT_BYTES_MAX;
 
 pub(crate) use invalid::shortened;
+pub(crate) use policy::unreadable;
 
 /// A resource of type `istio.workload.Address`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,10 @@
 //! `istio.workload.Workload`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{
     ApplicationProtocol, ApplicationTunnel, Gateway, Health, Locality, Network, NetworkMode,
-    PolicyName, PortMapping, ServiceName, TunnelProtocol, Workload, WorkloadKey, WorkloadType,
-    WorkloadUid,
+    PolicyName, ServedServices, TunnelProtocol, Workload, WorkloadKey, WorkloadType, WorkloadUid,
 };
 use proto::workload as wire;
 
@@ -151,10 +149,7 @@ pub(super) fn policy_name(i: &mut Interner, key: &str) -> Result<PolicyName, Pro
     }
 }
 
-fn services(
-    i: &mut Interner,
-    wire: &wire::Workload,
-) -> Result<BTreeMap<ServiceName, Vec<PortMapping>>, Invalid> {
+fn services(i: &mut Interner, wire: &wire::Workload) -> Result<ServedServices, Invalid> {
     if wire.services.len() > SERVICES_MAX {
         let length = wire.services.len();
         return Err(Problem::TooLong { length, max: SERVICES_MAX }.at("services"));

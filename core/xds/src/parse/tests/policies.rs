@@ -138,29 +138,32 @@ fn check_match(change: impl FnOnce(&mut wire::Match), expected: &str) {
     );
 }
 
+/// A field of a match: its name and the field.
+type List<T> = (&'static str, fn(&mut wire::Match) -> &mut Vec<T>);
+
 #[test]
 fn a_value_that_cannot_be_read_makes_the_policy_unreadable() {
     check(|w| w.scope = 3, "scope: 3 is not a known value");
     check(|w| w.action = 2, "action: 2 is not a known value");
     check(|w| w.action = -1, "action: cannot be decoded: a number of more than 32 bits");
-    for wire in [wire::StringMatch { match_type: None }] {
-        let expected = "[1].match_type: is missing";
-        for (field, list) in [
-            ("namespaces", (|m| &mut m.namespaces) as fn(&mut wire::Match) -> &mut Vec<_>),
-            ("not_namespaces", |m| &mut m.not_namespaces),
-            ("principals", |m| &mut m.principals),
-            ("not_principals", |m| &mut m.not_principals),
-        ] {
-            let wire = wire.clone();
-            check_match(|m| list(m).push(wire), &format!("{field}{expected}"));
-        }
+    let nothing = || wire::StringMatch { match_type: None };
+    let lists: [List<_>; 4] = [
+        ("namespaces", |m| &mut m.namespaces),
+        ("not_namespaces", |m| &mut m.not_namespaces),
+        ("principals", |m| &mut m.principals),
+        ("not_principals", |m| &mut m.not_principals),
+    ];
+    for (field, list) in lists {
+        let expected = format!("{field}[1].match_type: is missing");
+        check_match(|m| list(m).push(nothing()), &expected);
     }
-    for (field, list) in [
-        ("source_ips", (|m| &mut m.source_ips) as fn(&mut wire::Match) -> &mut Vec<_>),
+    let lists: [List<_>; 4] = [
+        ("source_ips", |m| &mut m.source_ips),
         ("not_source_ips", |m| &mut m.not_source_ips),
         ("destination_ips", |m| &mut m.destination_ips),
         ("not_destination_ips", |m| &mut m.not_destination_ips),
-    ] {
+    ];
+    for (field, list) in lists {
         for (wire, expected) in [
             (block(&[10, 0, 0], 8), "address: 3 bytes are not an IP address"),
             (block(&[10, 0, 0, 0], 33), "length: a prefix of 33 bits is not one of 10.0.0.0"),

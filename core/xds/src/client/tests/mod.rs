@@ -1,0 +1,4 @@
+mod demand;
+mod sequences;
+mod stream;
+mod wire;
