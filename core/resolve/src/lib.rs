@@ -19,6 +19,9 @@
 //! waypoint and never those of its endpoints, a workload's address takes the workload's. A client
 //! that is that waypoint goes past it. A waypoint that is named but not known refuses. Then, for a
 //! service, the endpoint: in this network straight to it; in another, through its gateway.
+//!
+//! **What comes in for a pod stays there**: [`inbound_target`] finds the port, and how the
+//! application is handed the connection; [`require_waypoint`] tells who went past a waypoint.
 
 mod balance;
 mod change;
@@ -26,6 +29,7 @@ mod claims;
 mod ejection;
 mod endpoints;
 mod gateway;
+mod inbound;
 mod lookup;
 mod preference;
 mod random;
@@ -41,6 +45,10 @@ pub use change::Change;
 pub use ejection::{
     Choice, EJECTED_ONE_IN, EJECTED_SERVICES_MAX, EJECTION_FIRST, EJECTION_MAX, EJECTION_MEMORY,
     EJECTIONS_PER_SERVICE_MAX, Ejected, Ejections, Failed,
+};
+pub use inbound::{
+    Arrival, Asked, Handover, InboundQuery, InboundRefusal, InboundTarget, RequireWaypoint,
+    TunnelAddress, inbound_target, plaintext_target, require_waypoint,
 };
 pub use lookup::Lookup;
 pub use route::{Extent, MESH_PORTS, Query, Resource, Route, SameNode};
