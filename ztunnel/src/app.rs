@@ -211,9 +211,11 @@ async fn drain(
     dispatching: tokio::task::JoinHandle<()>,
     signals: &mut StopSignals,
 ) {
+    stop.announce();
+    // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
+    capture.refuse_new().await;
     stop.begin_drain();
-    // The pods' hooks stay: new connections are refused, not let past, until an agent is back. What
-    // this takes counts against the drain time.
+    // What this takes counts against the drain time.
     let patience = CAPTURE_STOP.min(config.drain);
     if tokio::time::timeout(patience, capture.stop()).await.is_err() {
         tracing::warn!("work on a pod did not end in time");

@@ -9,6 +9,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `sizeof(struct inet_diag_msg)`.
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_MARK: u16 = 15;
+const TCP_SYN_RECV: u32 = 3;
 const TCP_TIME_WAIT: u32 = 6;
 const TCP_LISTEN: u32 = 10;
 /// All states that are a live connection or still closing one.
@@ -20,15 +21,33 @@ const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// TIME_WAIT are left out. The kernel tells marks only to CAP_NET_ADMIN.
 pub fn marked_sockets(namespace: &NetnsFd, mark: u32, mask: u32) -> Result<usize, NetlinkError> {
     let mut channel = Channel::open(namespace, libc::NETLINK_SOCK_DIAG)?;
+    count(&mut channel, STATES, |message| {
+        let found = attributes(message, INET_DIAG_MSG)
+            .find(|(kind, _)| *kind == INET_DIAG_MARK)
+            .and_then(|(_, value)| u32_at(value, 0));
+        found.is_some_and(|found| found & mask == mark & mask)
+    })
+}
+
+/// Counts the incoming TCP connections (IPv4 and IPv6) whose handshake is not complete: the kernel
+/// has answered a SYN and waits for the peer. Those that live in SYN cookies are not seen.
+pub fn half_open_connections(namespace: &NetnsFd) -> Result<usize, NetlinkError> {
+    let mut channel = Channel::open(namespace, libc::NETLINK_SOCK_DIAG)?;
+    count(&mut channel, 1 << TCP_SYN_RECV, |_| true)
+}
+
+/// Counts the sockets in `states` whose `inet_diag_msg`, with its attributes, is `wanted`.
+fn count(
+    channel: &mut Channel,
+    states: u32,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<usize, NetlinkError> {
     let mut count = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let body = query(family, STATES, &[0; 48]);
+        let body = query(family, states, &[0; 48]);
         let request = Request::new("the sockets", SOCK_DIAG_BY_FAMILY, netlink::DUMP, &body);
-        channel.ask(request, |kind, body| {
-            let found = attributes(body, INET_DIAG_MSG)
-                .find(|(kind, _)| *kind == INET_DIAG_MARK)
-                .and_then(|(_, value)| u32_at(value, 0));
-            if kind == SOCK_DIAG_BY_FAMILY && found.is_some_and(|m| m & mask == mark & mask) {
+        channel.ask(request, |kind, message| {
+            if kind == SOCK_DIAG_BY_FAMILY && wanted(message) {
                 count += 1;
             }
         })?;
@@ -84,9 +103,49 @@ fn copy_ip(into: &mut [u8], ip: IpAddr) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
 
     use super::*;
+
+    /// Lets a listener answer SYNs and wait for a client's first byte.
+    #[expect(unsafe_code, reason = "no crate wraps TCP_DEFER_ACCEPT")]
+    fn defer_accept(listener: &TcpListener) {
+        let seconds: libc::c_int = 60;
+        let size = libc::socklen_t::try_from(size_of_val(&seconds)).expect("small");
+        // SAFETY: the value lives through the call, and its size is the one given.
+        let result = unsafe {
+            libc::setsockopt(
+                listener.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_DEFER_ACCEPT,
+                std::ptr::from_ref(&seconds).cast(),
+                size,
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    #[test]
+    fn a_connection_is_half_open_until_its_handshake_is_complete() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+        let address = listener.local_addr().expect("address");
+        let half_open = || {
+            let mut channel = Channel::open_here(libc::NETLINK_SOCK_DIAG, netlink::CONTROL)
+                .expect("the kernel answers");
+            // `inet_diag_sockid.idiag_sport` follows four bytes.
+            let ours = |message: &[u8]| message.get(4..6) == Some(&address.port().to_be_bytes());
+            count(&mut channel, 1 << TCP_SYN_RECV, ours).expect("the kernel says")
+        };
+        assert_eq!(half_open(), 0);
+        defer_accept(&listener);
+        let mut client = TcpStream::connect(address).expect("connects");
+        assert_eq!(half_open(), 1);
+        client.write_all(b"x").expect("sends");
+        listener.accept().expect("accepts");
+        assert_eq!(half_open(), 0);
+    }
 
     #[test]
     fn a_tuple_is_in_use_only_exactly() {

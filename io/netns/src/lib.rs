@@ -13,7 +13,7 @@ mod routing;
 mod sockets;
 
 pub use addresses::{AddressWatch, LocalAddress, addresses};
-pub use diag::marked_sockets;
+pub use diag::{half_open_connections, marked_sockets};
 pub use enter::{EnterError, NetnsFd, OpenError, within};
 pub use netlink::NetlinkError;
 pub use routing::{MarkRouting, MarkSysctls, RoutingError, RoutingState};

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ebpf_abi::{PROXY_MARK, PROXY_MARK_MASK};
 use model::{PodUid, causes};
-use netns::{NetnsFd, marked_sockets};
+use netns::{NetnsFd, half_open_connections, marked_sockets};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::enrol::{EnrolCode, EnrolError};
@@ -21,11 +22,50 @@ use super::records::{Progress, Record};
 
 /// Between two looks at a leaving pod's sockets.
 const LEAVE_POLL: Duration = Duration::from_millis(500);
-/// Between the end of a listener's service and its closing: connections whose handshake was complete
-/// are accepted in it, instead of being reset with the queue.
-pub(super) const QUEUE_GRACE: Duration = Duration::from_millis(100);
+/// Between two looks at handshakes, and before the first: a SYN on its way into the kernel's table is
+/// not seen yet.
+const HANDSHAKE_POLL: Duration = Duration::from_millis(10);
+/// Longest wait for handshakes to end, as long as the kernel waits before it repeats an answer that
+/// was lost. A client that is not done by then is reset with its listener.
+const HANDSHAKES_END: Duration = Duration::from_secs(1);
+
+/// Waits until no listener has a handshake under way: what began before new connections were steered
+/// elsewhere is in the accept queues then, and can be served instead of being reset with them.
+pub(super) async fn handshakes_ended(namespaces: &[NetnsFd]) {
+    let deadline = Instant::now() + HANDSHAKES_END;
+    let mut waited_for: Vec<&NetnsFd> = namespaces.iter().collect();
+    while !waited_for.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(HANDSHAKE_POLL).await;
+        // Unknown is not none.
+        waited_for.retain(|ns| half_open_connections(ns).map_or(true, |count| count > 0));
+    }
+}
 
 impl Capture {
+    /// The first step of stopping: the kernel refuses new connections of every pod from now on, and
+    /// those that it took before are in the accept queues when this returns. No pod is watched or
+    /// enrolled any more.
+    pub async fn refuse_new(&self) {
+        self.0.shutdown.cancel();
+        let pods: Vec<_> = self.0.pods.lock().values().filter_map(|s| s.live.clone()).collect();
+        let mut namespaces = Vec::with_capacity(pods.len());
+        for live in pods {
+            // One that left has no hooks any more.
+            let Some(emptied) =
+                live.hooks.lock().as_ref().map(|hooks| hooks.maps().clear_listeners())
+            else {
+                continue;
+            };
+            if let Err(error) = emptied {
+                // Its listeners close a little later all the same; only what comes meanwhile is reset.
+                let (uid, error) = (live.pod.uid(), causes(&error));
+                tracing::warn!(pod = %uid, error, "cannot take listeners out of their slots");
+            }
+            namespaces.push(live.pod.namespace().clone());
+        }
+        handshakes_ended(&namespaces).await;
+    }
+
     /// Ends the capture of a pod. Returns when new connections are no longer captured; open ones go
     /// on. A degraded pod is cleaned of whatever an earlier agent left.
     pub async fn unenrol(&self, uid: &PodUid) -> Result<(), EnrolError> {
@@ -138,7 +178,7 @@ impl Node {
         }
         let pod = live.map(|live| Arc::clone(&live.pod));
         if let Some(pod) = &pod {
-            tokio::time::sleep(QUEUE_GRACE).await;
+            handshakes_ended(std::slice::from_ref(&namespace)).await;
             pod.stopping().cancel();
             self.emit(PodEvent::Down { uid: record.uid.clone() }).await;
         }

@@ -19,7 +19,7 @@ use super::agent_cgroup::Cgroup;
 use super::hooks::{
     AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
 };
-use super::leave::QUEUE_GRACE;
+use super::leave::handshakes_ended;
 use super::listeners::{self, ThreadListeners};
 use super::node::{Node, PodEvent, ROUTING};
 use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
@@ -217,8 +217,8 @@ async fn replace_listeners(node: &Node, live: &LivePod) -> Result<(), AttachErro
     let old = live.pod.renew_listeners();
     let acceptors = acceptors(node, &live.pod, listeners);
     let taken = node.emit(PodEvent::Up { pod: Arc::clone(&live.pod), acceptors }).await;
-    // The queues of the old ones that still work.
-    tokio::time::sleep(QUEUE_GRACE).await;
+    // For the old ones that still work.
+    handshakes_ended(std::slice::from_ref(live.pod.namespace())).await;
     old.cancel();
     if taken { Ok(()) } else { Err(AttachError::DataPlane) }
 }

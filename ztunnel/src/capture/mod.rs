@@ -29,7 +29,7 @@ pub use enrol::{EnrolCode, EnrolError, EnrolRequest};
 pub use live::AttachError;
 pub use node::{Capture, CaptureConfig, CaptureError, PodEvent, Status};
 pub use pod::{
-    Accepted, Acceptor, Captured, CapturedPod, OpenConnection, Refused, RunningAcceptor,
+    Accepted, Acceptor, Captured, CapturedPod, OpenConnection, Queued, Refused, RunningAcceptor,
     ThreadAcceptors,
 };
 pub use records::{Progress, Record, RecordError, Records};

@@ -221,11 +221,9 @@ impl ThreadAcceptors {
     ) -> Self {
         let serving = pod.serving.lock().clone();
         let acceptor = |kind, listeners| Acceptor {
-            kind,
             listeners,
             serving: serving.clone(),
-            pod: Arc::clone(pod),
-            pending: pending.clone(),
+            door: Door { kind, pod: Arc::clone(pod), pending: pending.clone() },
         };
         Self {
             outbound: acceptor(Kind::Outbound, listeners.outbound),
@@ -238,20 +236,31 @@ impl ThreadAcceptors {
 /// Listening sockets that no runtime owns yet.
 #[derive(Debug)]
 pub struct Acceptor {
-    kind: Kind,
     listeners: Pair,
     serving: CancellationToken,
-    pod: Arc<CapturedPod>,
-    pending: PendingTests,
+    door: Door,
 }
 
 /// An acceptor at work on one runtime.
 #[derive(Debug)]
 pub struct RunningAcceptor {
-    kind: Kind,
     v4: TcpListener,
     v6: Option<TcpListener>,
     serving: CancellationToken,
+    door: Door,
+}
+
+/// What was queued at listeners that no new connection comes to. They close when it is dropped.
+#[derive(Debug)]
+pub struct Queued {
+    listeners: Vec<std::net::TcpListener>,
+    door: Door,
+}
+
+/// Tells what came in.
+#[derive(Debug)]
+struct Door {
+    kind: Kind,
     pod: Arc<CapturedPod>,
     pending: PendingTests,
 }
@@ -260,12 +269,10 @@ impl Acceptor {
     /// Registers the listeners with the runtime of the calling thread.
     pub fn start(self) -> io::Result<RunningAcceptor> {
         Ok(RunningAcceptor {
-            kind: self.kind,
             v4: TcpListener::from_std(self.listeners.v4)?,
             v6: self.listeners.v6.map(TcpListener::from_std).transpose()?,
             serving: self.serving,
-            pod: self.pod,
-            pending: self.pending,
+            door: self.door,
         })
     }
 }
@@ -273,16 +280,17 @@ impl Acceptor {
 impl RunningAcceptor {
     /// The pod whose connections these are.
     pub fn pod(&self) -> &Arc<CapturedPod> {
-        &self.pod
+        &self.door.pod
     }
 
     /// The next connection; `None` once the pod stops, its listeners were replaced, or this one is
     /// broken for good: then the watch opens all of them again. Self-test connections are answered here and
     /// never seen outside. Cancel safe: a connection that was not yielded is closed, or stays queued.
     pub async fn accept(&mut self) -> Option<Accepted> {
+        let uid = &self.door.pod.uid;
         loop {
             let accepted = tokio::select! {
-                // A pod that stops must not serve what is queued still.
+                // What is queued still is for `into_queued`.
                 biased;
                 () = self.serving.cancelled() => return None,
                 accepted = self.v4.accept() => accepted,
@@ -290,19 +298,19 @@ impl RunningAcceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Some(accepted) = self.classify(stream, canonical_socket(peer)) {
+                    if let Some(accepted) = self.door.classify(stream, canonical_socket(peer)) {
                         return Some(accepted);
                     }
                 }
                 Err(error) => match Fault::of(&error) {
                     Fault::Connection => {}
                     Fault::Passing => {
-                        tracing::warn!(pod = %self.pod.uid, %error, "cannot accept connections");
+                        tracing::warn!(pod = %uid, %error, "cannot accept connections");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                     Fault::Listener => {
-                        tracing::error!(pod = %self.pod.uid, %error, "a listener is broken");
-                        self.pod.set_broken();
+                        tracing::error!(pod = %uid, %error, "a listener is broken");
+                        self.door.pod.set_broken();
                         return None;
                     }
                 },
@@ -310,6 +318,52 @@ impl RunningAcceptor {
         }
     }
 
+    /// Ends accepting: yields what the kernel has queued already, without waiting for more. Closing
+    /// would reset it, although its clients believe that they are connected.
+    pub fn into_queued(self) -> Queued {
+        let listeners = std::iter::once(self.v4).chain(self.v6);
+        // One that cannot leave the runtime is closed, with what it has.
+        let listeners = listeners.filter_map(|listener| listener.into_std().ok()).collect();
+        Queued { listeners, door: self.door }
+    }
+}
+
+impl Iterator for Queued {
+    type Item = Accepted;
+
+    fn next(&mut self) -> Option<Accepted> {
+        loop {
+            // Asked of the kernel: the runtime may not know yet what came last.
+            let accepted = self.listeners.last()?.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?, peer))
+            });
+            match accepted {
+                Ok((stream, peer)) => {
+                    if let Some(accepted) = self.door.classify(stream, canonical_socket(peer)) {
+                        return Some(accepted);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.listeners.pop();
+                }
+                Err(error) => match Fault::of(&error) {
+                    Fault::Connection => {}
+                    Fault::Passing => {
+                        let uid = &self.door.pod.uid;
+                        tracing::warn!(pod = %uid, %error, "queued connections are lost");
+                        self.listeners.pop();
+                    }
+                    Fault::Listener => {
+                        self.listeners.pop();
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Door {
     fn classify(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let local = canonical_socket(stream.local_addr().ok()?);
         // Nothing that is captured ends on loopback, or comes from the proxy: a process of the pod

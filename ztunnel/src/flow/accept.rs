@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use model::{Direction, OriginalDst, Path};
+use model::{Code, Direction, OriginalDst, Path};
 use tokio::task::JoinSet;
 
 use super::pods::Pod;
@@ -11,6 +11,7 @@ use super::record::Record;
 use super::worker::Worker;
 use super::{inbound, outbound, plaintext};
 use crate::capture::{Accepted, Acceptor, Captured, Refused, ThreadAcceptors};
+use crate::relay;
 
 /// Connections of one pod on one thread, in each direction. The kernel's bound on the tuples of a pod
 /// is about as large. Beyond it, connections wait in the accept queue.
@@ -58,24 +59,52 @@ async fn accept<F: Future<Output = ()> + 'static>(
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = acceptor.accept(), if connections.len() < most => accepted,
         };
-        match accepted {
-            Some(Accepted::Connection(captured)) => {
+        // The pod takes no new connections.
+        let Some(accepted) = accepted else { break };
+        let room = most - connections.len();
+        if let Some(captured) = admissible(worker, pod, direction, accepted, room) {
+            connections.spawn_local(flow(worker.clone(), pod.clone(), captured));
+        }
+    }
+    // New connections go elsewhere by now. These do not know that nobody has accepted them yet.
+    for accepted in acceptor.into_queued() {
+        let room = most - connections.len();
+        if let Some(captured) = admissible(worker, pod, direction, accepted, room) {
+            connections.spawn_local(flow(worker.clone(), pod.clone(), captured));
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// The connection, if it is to be served; reports it otherwise.
+fn admissible(
+    worker: &Worker,
+    pod: &Pod,
+    direction: Direction,
+    accepted: Accepted,
+    room: usize,
+) -> Option<Captured> {
+    let refused = match accepted {
+        Accepted::Connection(captured) => {
+            let code = if pod.captured.gone().is_cancelled() {
+                Some(Code::PodGone)
+            } else {
+                (room == 0).then_some(Code::LimitReached)
+            };
+            let Some(code) = code else {
                 if let Err(error) = worker.tuning.apply(&captured.stream) {
                     // The peer is gone already, or the option does not exist: no reason to refuse.
                     tracing::debug!(%error, "tuning an accepted socket failed");
                 }
-                connections.spawn_local(flow(worker.clone(), pod.clone(), captured));
-            }
-            Some(Accepted::Refused(Refused { peer, local, code })) => {
-                let telemetry = &worker.telemetry;
-                let destination = OriginalDst(local);
-                Record::start(telemetry, direction, Path::Passthrough, peer, destination).end(code);
-            }
-            // The pod takes no new connections.
-            None => break,
+                return Some(captured);
+            };
+            relay::reset(&captured.stream);
+            Refused { peer: captured.peer, local: captured.original_dst.0, code }
         }
-    }
-    // Closed at once: the slot in the kernel empties, and new connections are refused there.
-    drop(acceptor);
-    while connections.join_next().await.is_some() {}
+        Accepted::Refused(refused) => refused,
+    };
+    let Refused { peer, local, code } = refused;
+    let destination = OriginalDst(local);
+    Record::start(&worker.telemetry, direction, Path::Passthrough, peer, destination).end(code);
+    None
 }

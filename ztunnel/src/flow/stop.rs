@@ -18,10 +18,15 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// No new connections from now on; peers are told with GOAWAY.
-    pub(crate) fn begin_drain(&self) {
+    /// The drain time runs from now on.
+    pub(crate) fn announce(&self) {
         // Set by the first call only.
         let _ = self.since.set(Instant::now());
+    }
+
+    /// No new connections from now on; peers are told with GOAWAY.
+    pub(crate) fn begin_drain(&self) {
+        self.announce();
         self.drain.cancel();
     }
 
@@ -30,14 +35,14 @@ impl Stop {
         self.since.get().map_or(drain, |since| drain.saturating_sub(since.elapsed()))
     }
 
-    /// Whether draining has begun.
+    /// Whether draining has begun, or is about to.
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_cancelled()
+        self.since.get().is_some()
     }
 
     /// Cuts what is still open.
     pub(crate) fn cut_all(&self) {
-        self.drain.cancel();
+        self.begin_drain();
         self.cut.cancel();
     }
 

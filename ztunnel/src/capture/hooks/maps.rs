@@ -144,9 +144,27 @@ impl PodMaps {
         self.listeners.set(&slot, &bpf::descriptor(listener.as_fd()), Update::Any)
     }
 
-    /// Empties a slot: its connections are dropped.
+    /// Empties a slot: new connections to it are refused. The listener's queue keeps draining. No error
+    /// when it is empty.
     pub fn clear_listener(&self, kind: Kind, family: Family, thread: u16) -> io::Result<()> {
-        self.listeners.delete(&slot(kind, family, thread)).map(drop)
+        match self.listeners.delete(&slot(kind, family, thread)) {
+            // A socket map's word for "no entry".
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Empties every slot. On error the others are emptied all the same; the first error is returned.
+    pub fn clear_listeners(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for kind in Kind::ALL {
+            for family in Family::ALL {
+                for thread in 0..MAX_THREADS {
+                    result = result.and(self.clear_listener(kind, family, thread));
+                }
+            }
+        }
+        result
     }
 
     /// Replaces the settings.
