@@ -21,6 +21,7 @@ mod inner;
 mod keepalive;
 mod load;
 mod paced;
+mod refusals;
 mod server;
 mod settings;
 mod stream;
@@ -31,6 +32,7 @@ pub use client::{ClientError, OpenError, Opened, Tunnel};
 pub use driver::{Driver, Event};
 pub use inner::{Inner, InnerDriver, InnerError, OpenedInside};
 pub use keepalive::PeerDead;
+pub use refusals::RequestRefused;
 pub use server::{Incoming, Responder, Server, ServerError};
 pub use settings::{
     CLIENT_HEADERS_MAX, DATA_FRAME_BUDGET, SEND_BUFFER, SERVER_HEADERS_MAX, SERVER_STREAMS_MAX,

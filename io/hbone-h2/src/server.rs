@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use hbone::{Baggage, ConnectHead, HeadError, status_of};
+use hbone::{Baggage, ConnectHead, status_of};
 use http::{HeaderValue, Request, Response, StatusCode};
 use model::Code;
 use tls::TlsStream;
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::keepalive::Keepalive;
 use crate::load::Load;
 use crate::paced::{Paced, Portion};
+use crate::refusals::{Refusals, RequestRefused, Watched};
 use crate::stream::{HboneStream, StreamError};
 use crate::window::ConnectionWindow;
 use crate::{PeerDead, Settings};
@@ -60,13 +61,14 @@ pub enum Incoming {
     /// A CONNECT that can be judged.
     Connect(ConnectHead, Responder),
     /// A request that was refused already, with the status of its reason. For the log.
-    Refused(HeadError),
+    Refused(RequestRefused),
 }
 
 /// One tunnel, seen from the server. Dropping it closes the tunnel at once, with its streams.
 pub struct Server<S = TlsStream<TcpStream>> {
-    connection: Connection<Paced<S>, Bytes>,
+    connection: Connection<Watched<Paced<S>>, Bytes>,
     portion: Portion,
+    refusals: Refusals,
     keepalive: Option<Keepalive>,
     window: ConnectionWindow,
     load: Rc<Load>,
@@ -78,6 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     /// Starts HTTP/2 on a verified connection. How long to wait is the caller's affair.
     pub async fn handshake(stream: S, settings: &Settings) -> Result<Self, ServerError> {
         let (stream, portion) = Paced::new(stream);
+        let (stream, refusals) = Watched::new(stream);
         // A handshake is polled by its caller alone, and ends: it needs no second portion.
         let mut connection = settings.server().handshake(stream).await?;
         Ok(Self {
@@ -88,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
             ended: false,
             connection,
             portion,
+            refusals,
         })
     }
 
@@ -114,9 +118,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        if self.ended {
-            return Poll::Ready(None);
+        let next = if self.ended { Poll::Ready(None) } else { self.poll_connection(cx) };
+        match next {
+            Poll::Ready(Some(_)) => next,
+            // What h2 has refused meanwhile, or before the tunnel ended.
+            Poll::Ready(None) | Poll::Pending => match self.refusals.next() {
+                Some(refused) => Poll::Ready(Some(Incoming::Refused(refused))),
+                None => next,
+            },
         }
+    }
+
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         // Before the connection's poll, which sends the window updates.
         let adjusted = self.window.adjust(self.load.look(cx.waker()));
         if let Some(target) = adjusted.target {
@@ -125,6 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         self.portion.renew();
         match self.connection.poll_accept(cx) {
             Poll::Ready(Some(Ok((request, respond)))) => {
+                self.refusals.yielded(respond.stream_id().as_u32());
                 return Poll::Ready(Some(incoming(request, respond, self.load.clone())));
             }
             Poll::Ready(Some(Err(error))) => return self.end(Some(error.into())),
@@ -157,7 +171,7 @@ fn incoming(
         Ok(head) => Incoming::Connect(head, responder),
         Err(error) => {
             responder.refuse(status_of(error.code()));
-            Incoming::Refused(error)
+            Incoming::Refused(error.into())
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 /// Most streams a client may have open at once in one tunnel (SETTINGS_MAX_CONCURRENT_STREAMS).
-/// A further one is refused with REFUSED_STREAM.
+/// h2 refuses a further one with REFUSED_STREAM; after 1,024 of them it ends the tunnel.
 pub const SERVER_STREAMS_MAX: u32 = 200;
-/// Largest header list a server reads, in bytes. A larger one is answered with 431.
+/// Largest header list a server reads, in bytes. h2 answers a larger one with 431, and ends the tunnel
+/// at one four times as large.
 pub const SERVER_HEADERS_MAX: u32 = 64 * 1024;
 /// Largest header list a client reads, in bytes. The stream of a larger one fails.
 pub const CLIENT_HEADERS_MAX: u32 = 16 * 1024;

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use h2::Reason;
 use hbone::{Baggage, ConnectHead};
 use hbone_h2::{
-    Event, HboneStream, Incoming, OpenError, SERVER_HEADERS_MAX, SERVER_STREAMS_MAX, Settings,
-    StreamError, Tunnel, UNREAD_MAX,
+    Event, HboneStream, Incoming, OpenError, RequestRefused, SERVER_HEADERS_MAX,
+    SERVER_STREAMS_MAX, Settings, StreamError, Tunnel, UNREAD_MAX,
 };
 use model::Code;
 use support::{
     Order, Pair, Serving, head, held, local, pattern, paused, read, read_to_end, stall, write,
 };
-use tokio::io::{AsyncWriteExt, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -509,12 +509,19 @@ fn bad_requests_are_refused_and_harm_nobody() {
             assert_eq!(answer.await.expect("an answer").status(), 400, "{uri}");
         }
         // Headers beyond the limit are answered by h2 itself.
-        let mut oversized = request(http::Method::CONNECT, "10.0.0.1:80");
-        let long = "x".repeat(usize::try_from(SERVER_HEADERS_MAX).expect("fits"));
-        oversized.headers_mut().insert("baggage", long.try_into().expect("value"));
-        sender = sender.ready().await.expect("ready");
-        let (answer, _stream) = sender.send_request(oversized, false).expect("sends");
-        assert_eq!(answer.await.expect("an answer").status(), 431);
+        for (twice, ended) in [(false, false), (false, true), (true, false)] {
+            let mut oversized = request(http::Method::CONNECT, "10.0.0.1:80");
+            let most = usize::try_from(SERVER_HEADERS_MAX).expect("fits");
+            let long = "x".repeat(if twice { 2 * most } else { most });
+            oversized.headers_mut().insert("baggage", long.try_into().expect("value"));
+            sender = sender.ready().await.expect("ready");
+            let (answer, _stream) = sender.send_request(oversized, ended).expect("sends");
+            assert_eq!(answer.await.expect("an answer").status(), 431);
+            let refused = timeout(SOON, server.incoming.recv()).await.expect("told");
+            let Some(Incoming::Refused(RequestRefused::HeadTooLarge)) = refused else {
+                panic!("the refusal was not told")
+            };
+        }
         // The tunnel still works.
         sender = sender.ready().await.expect("ready");
         let good = request(http::Method::CONNECT, "10.0.0.1:80");
@@ -563,6 +570,86 @@ fn more_streams_than_the_bound_wait_at_the_client() {
         assert!(timeout(soon, server.connect()).await.is_err(), "200 are open");
         open.pop();
         timeout(SOON, server.connect()).await.expect("one has ended");
+    });
+}
+
+/// A frame for the wire (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&[a, b, c, kind, flags], &stream.to_be_bytes()[..], payload].concat()
+}
+
+/// HEADERS of a CONNECT: two literals without indexing (RFC 7541, section 6.2.2).
+fn connect_frame(stream: u32) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [(":method", "CONNECT"), (":authority", "10.0.0.1:80")] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).expect("short"));
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    frame(HEADERS, 4, stream, &block)
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+
+/// A frame that came: its kind, its stream, its payload.
+async fn read_frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    timeout(SOON, from.read_exact(&mut head)).await.expect("soon").expect("a frame");
+    let [a, b, c, kind, _flags, stream @ ..] = head;
+    let length = u32::from_be_bytes([0, a, b, c]);
+    let mut payload = vec![0; usize::try_from(length).expect("fits")];
+    timeout(SOON, from.read_exact(&mut payload)).await.expect("soon").expect("a payload");
+    (kind, u32::from_be_bytes(stream), payload)
+}
+
+/// A client that does not care for the bound.
+#[test]
+fn streams_beyond_the_bound_are_refused_one_by_one() {
+    const MORE: u32 = 30;
+    local(async {
+        let (mut near, far) = duplex(MIB);
+        near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("writes");
+        near.write_all(&frame(SETTINGS, 0, 0, &[])).await.expect("writes");
+        let server = hbone_h2::Server::handshake(far, &Settings::default()).await;
+        let mut server = Serving::new(server.expect("server"));
+        for n in 0..SERVER_STREAMS_MAX + MORE {
+            near.write_all(&connect_frame(2 * n + 1)).await.expect("writes");
+        }
+        let (mut open, mut refused) = (Vec::new(), 0);
+        for _ in 0..SERVER_STREAMS_MAX + MORE {
+            match timeout(SOON, server.incoming.recv()).await.expect("told").expect("serves") {
+                Incoming::Connect(_, responder) => {
+                    open.push(responder.accept(&Baggage::default()).expect("accepts"));
+                }
+                Incoming::Refused(RequestRefused::TooManyStreams) => refused += 1,
+                Incoming::Refused(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!((open.len(), refused), (SERVER_STREAMS_MAX.try_into().expect("fits"), MORE));
+        let (mut answers, mut resets) = (0, 0);
+        while answers + resets < SERVER_STREAMS_MAX + MORE {
+            match read_frame(&mut near).await {
+                (HEADERS, _, _) => answers += 1,
+                (RST_STREAM, stream, error) => {
+                    assert!(stream > 2 * SERVER_STREAMS_MAX, "{stream}");
+                    assert_eq!(error, u32::from(Reason::REFUSED_STREAM).to_be_bytes());
+                    resets += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((answers, resets), (SERVER_STREAMS_MAX, MORE));
+        // One that has ended makes room for another.
+        open.pop();
+        while read_frame(&mut near).await.0 != RST_STREAM {}
+        let one_more = 2 * (SERVER_STREAMS_MAX + MORE) + 1;
+        near.write_all(&connect_frame(one_more)).await.expect("writes");
+        server.connect().await;
     });
 }
 

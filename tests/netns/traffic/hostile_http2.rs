@@ -152,9 +152,9 @@ fn what_is_too_much_is_refused_and_the_rest_goes_on() {
         let mut elsewhere = other.open(far.at(ECHO))?;
         let tunnel = peer.tunnel(web)?;
         let mut bystander = tunnel.open(far.at(ECHO))?;
-        oversized_headers(&tunnel, far.at(ECHO)).context("oversized headers")?;
+        oversized_headers(stage, &tunnel, far.at(ECHO)).context("oversized headers")?;
         bystander.echoes().context("beside oversized headers")?;
-        too_many_streams(peer, web, far.at(ECHO)).context("too many streams")?;
+        too_many_streams(stage, peer, web, far.at(ECHO)).context("too many streams")?;
         reset_flood(stage, peer, web, far.at(ECHO)).context("a flood of resets")?;
         bystander.echoes().context("another tunnel of the same peer")?;
         elsewhere.echoes()
@@ -162,16 +162,18 @@ fn what_is_too_much_is_refused_and_the_rest_goes_on() {
 }
 
 /// RFC 6585, section 5: the request is too large, the tunnel is not at fault.
-fn oversized_headers(tunnel: &Tunnel<'_>, echo: SocketAddr) -> anyhow::Result<()> {
+fn oversized_headers(stage: &Stage, tunnel: &Tunnel<'_>, echo: SocketAddr) -> anyhow::Result<()> {
+    let watch = stage.watch(2)?;
     let large = vec![b'k'; 80_000];
     let answer = tunnel.connect(&echo.to_string(), &[("baggage", &large)]);
     let refused = answer.as_ref().is_ok_and(|answer| answer.status == 431);
     ensure!(refused, "answered {:?}", answer.map(|a| a.status));
+    watch.outcome("HEAD_TOO_LARGE", |line| line.source == tunnel.local.to_string())?;
     Ok(())
 }
 
 /// 200 at once; more are not taken (REFUSED_STREAM: another tunnel may take them).
-fn too_many_streams(peer: &Peer, web: &str, echo: SocketAddr) -> anyhow::Result<()> {
+fn too_many_streams(stage: &Stage, peer: &Peer, web: &str, echo: SocketAddr) -> anyhow::Result<()> {
     const STREAMS: u32 = 200;
     const REFUSED_STREAM: u32 = 7;
     let mut raw = peer.raw(web)?;
@@ -182,11 +184,14 @@ fn too_many_streams(peer: &Peer, web: &str, echo: SocketAddr) -> anyhow::Result<
         let open = raw.count(|frame| frame.kind == Frame::HEADERS);
         Ok((open == 200).then_some(()))
     })?;
+    let watch = stage.watch(2)?;
     let one_more = 2 * STREAMS + 1;
     raw.send(&connect_frame(one_more, &echo.to_string()))?;
     let refused =
         raw.wait_for("a refusal", |f| f.kind == Frame::RST_STREAM && f.stream == one_more)?;
     ensure!(refused.error() == Some(REFUSED_STREAM), "{refused:?}");
+    let line = watch.outcome("TOO_MANY_STREAMS", |line| line.source == raw.local.to_string())?;
+    ensure!(line.source_identity == web, "{line:?}");
     echoes_raw(&mut raw, 1).context("the first stream")?;
     echoes_raw(&mut raw, one_more - 2).context("the last stream")
 }
