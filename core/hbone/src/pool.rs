@@ -65,6 +65,15 @@ pub enum Checkout {
     Refuse(Code),
 }
 
+/// A tunnel, or a dial, that the shell must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// An open tunnel without streams: the peer is told with GOAWAY.
+    InOrder(TunnelId),
+    /// A tunnel with its streams, or a dial.
+    AtOnce(TunnelId),
+}
+
 /// The decisions of one pool. `K` is everything that two streams must share to share a tunnel.
 #[derive(Debug)]
 pub struct PoolMachine<K> {
@@ -74,7 +83,7 @@ pub struct PoolMachine<K> {
     /// Open tunnels without streams and since when, the longest first: asked for at every stream.
     idle: BTreeSet<(Instant, TunnelId)>,
     /// Bounded by `limits.tunnels`: each tunnel is put here once, when it is forgotten.
-    to_close: VecDeque<TunnelId>,
+    to_close: VecDeque<Close>,
     next: u64,
     draining: bool,
 }
@@ -257,7 +266,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
     }
 
     /// The next tunnel, or dial, that the shell must end. Call until `None` after every input.
-    pub fn poll_close(&mut self) -> Option<TunnelId> {
+    pub fn poll_close(&mut self) -> Option<Close> {
         self.to_close.pop_front()
     }
 
@@ -328,13 +337,13 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
     }
 
     fn close(&mut self, id: TunnelId) {
-        if self.forget(id) {
-            self.to_close.push_back(id);
-        }
+        let Some(tunnel) = self.forget(id) else { return };
+        let idle = idle_since(&tunnel).is_some();
+        self.to_close.push_back(if idle { Close::InOrder(id) } else { Close::AtOnce(id) });
     }
 
-    fn forget(&mut self, id: TunnelId) -> bool {
-        let Some(tunnel) = self.tunnels.remove(&id) else { return false };
+    fn forget(&mut self, id: TunnelId) -> Option<Tunnel<K>> {
+        let tunnel = self.tunnels.remove(&id)?;
         if let Some(since) = idle_since(&tunnel) {
             self.idle.remove(&(since, id));
         }
@@ -344,7 +353,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
                 self.by_key.remove(&tunnel.key);
             }
         }
-        true
+        Some(tunnel)
     }
 
     fn limit(&self, peer_streams: Option<u32>) -> u32 {

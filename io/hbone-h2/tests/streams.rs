@@ -595,6 +595,7 @@ fn connect_frame(stream: u32) -> Vec<u8> {
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 
 /// A frame that came: its kind, its stream, its payload.
 async fn read_frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, u32, Vec<u8>) {
@@ -662,6 +663,23 @@ fn junk_instead_of_http2_is_an_error() {
         let (near, far) = duplex(1024);
         drop(far);
         assert!(Tunnel::handshake(near, &Settings::default()).await.is_err());
+    });
+}
+
+/// The frames that a client writes, read by a peer that answers nothing.
+#[test]
+fn a_tunnel_that_nobody_holds_says_goodbye() {
+    const PREFACE: usize = 24;
+    local(async {
+        let (near, mut far) = duplex(MIB);
+        let settings = Settings::default();
+        let (tunnel, mut driver) = Tunnel::handshake(near, &settings).await.expect("client");
+        drop(tunnel);
+        assert_eq!(timeout(SOON, driver.next()).await.expect("ends"), Event::Closed(None));
+        drop(driver);
+        far.read_exact(&mut [0; PREFACE]).await.expect("the preface");
+        while read_frame(&mut far).await.0 != GOAWAY {}
+        assert_eq!(far.read(&mut [0]).await.expect("reads"), 0, "nothing follows");
     });
 }
 

@@ -110,7 +110,7 @@ async fn run(shared: Shared, mut commands: mpsc::Receiver<Serve>) {
         }
     }
     upkeep.abort();
-    worker.tunnels.close_all();
+    worker.tunnels.close_all().await;
 }
 
 /// Closes tunnels that are idle, or whose ends have changed.

@@ -6,17 +6,18 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hbone::{Checkout, ConnectHead, PoolLimits, PoolMachine, TunnelId};
+use hbone::{Checkout, Close, ConnectHead, PoolLimits, PoolMachine, TunnelId};
 use hbone_h2::{HboneStream, Opened, Tunnel};
 use model::{Code, VerifiedIdentity};
 use netns::NetnsFd;
 use tls::Svid;
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::TunnelOptions;
 use super::outbound::{TunnelError, TunnelKey, dial};
@@ -34,6 +35,10 @@ const DIALS: usize = 2;
 /// is bounded by 10 s there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a tunnel without streams may take to say goodbye (GOAWAY, then TLS's close_notify). A peer
+/// that reads nothing is left without.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What becomes of a dial: nothing yet, or its end.
 type DialEnd = Option<Result<(), TunnelError>>;
 
@@ -46,16 +51,20 @@ struct Inner {
     machine: RefCell<PoolMachine<TunnelKey>>,
     tunnels: RefCell<HashMap<TunnelId, Open>>,
     dials: RefCell<HashMap<TunnelId, Dialling>>,
+    /// The drivers of all tunnels, those that say goodbye included.
+    drivers: RefCell<JoinSet<()>>,
     /// The next idle tunnel may be due earlier than before.
     changed: Notify,
     /// How the last tunnel ended that ended out of order, for the report of those who wanted it.
     last_end: RefCell<Option<(SocketAddr, String)>>,
 }
 
+/// The driver ends the tunnel in order when this is dropped.
 struct Open {
     tunnel: Tunnel,
     peer: VerifiedIdentity,
     driver: AbortHandle,
+    _wanted: oneshot::Sender<()>,
 }
 
 struct Dialling {
@@ -107,6 +116,7 @@ impl Tunnels {
             machine: RefCell::new(PoolMachine::new(limits)),
             tunnels: RefCell::default(),
             dials: RefCell::default(),
+            drivers: RefCell::default(),
             changed: Notify::new(),
             last_end: RefCell::default(),
         }))
@@ -207,9 +217,11 @@ impl Tunnels {
         self.after_input();
     }
 
-    /// Closes everything.
-    pub(crate) fn close_all(&self) {
+    /// Closes everything. Returns when every peer has been told, or [`GOODBYE`] is over.
+    pub(crate) async fn close_all(&self) {
         self.retire(|_| true);
+        let mut drivers = self.0.drivers.take();
+        while drivers.join_next().await.is_some() {}
     }
 
     fn tunnel(&self, id: TunnelId) -> Option<(Tunnel, VerifiedIdentity)> {
@@ -236,10 +248,10 @@ impl Tunnels {
                     let streams = tunnel.peer_streams();
                     let wanted = pool.0.machine.borrow_mut().dialled(id, streams, Instant::now());
                     if wanted {
-                        let driver =
-                            tokio::task::spawn_local(pool.clone().drive(id, address, driver));
-                        let driver = driver.abort_handle();
-                        let open = Open { tunnel, peer, driver };
+                        let (wanted, unwanted) = oneshot::channel();
+                        let driving = pool.clone().drive(id, address, driver, unwanted);
+                        let driver = pool.spawn_driver(driving);
+                        let open = Open { tunnel, peer, driver, _wanted: wanted };
                         pool.0.tunnels.borrow_mut().insert(id, open);
                     }
                     Ok(())
@@ -257,10 +269,33 @@ impl Tunnels {
         end
     }
 
-    /// Runs a tunnel until it ends.
-    async fn drive(self, id: TunnelId, address: SocketAddr, mut driver: hbone_h2::Driver) {
+    fn spawn_driver(&self, driving: impl Future<Output = ()> + 'static) -> AbortHandle {
+        let mut drivers = self.0.drivers.borrow_mut();
+        // Those that have ended.
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn_local(driving)
+    }
+
+    /// Runs a tunnel until it ends. HTTP/2 ends it in order when nobody holds the tunnel any more.
+    async fn drive(
+        self,
+        id: TunnelId,
+        address: SocketAddr,
+        mut driver: hbone_h2::Driver,
+        unwanted: oneshot::Receiver<()>,
+    ) {
+        let mut late = pin!(async {
+            // Nothing is ever sent: the other end is dropped.
+            let _ = unwanted.await;
+            tokio::time::sleep(GOODBYE).await;
+        });
         loop {
-            match driver.next().await {
+            let event = tokio::select! {
+                biased;
+                event = driver.next() => event,
+                () = &mut late => return,
+            };
+            match event {
                 hbone_h2::Event::GoingAway => {
                     self.0.machine.borrow_mut().going_away(id);
                     self.after_input();
@@ -297,12 +332,16 @@ impl Tunnels {
     /// Does what the machine wants done.
     fn after_input(&self) {
         loop {
-            let Some(id) = self.0.machine.borrow_mut().poll_close() else { break };
+            let Some(close) = self.0.machine.borrow_mut().poll_close() else { break };
+            let (Close::InOrder(id) | Close::AtOnce(id)) = close;
             if let Some(dial) = self.0.dials.borrow_mut().remove(&id) {
                 // Those who wait see the sender go.
                 dial.task.abort();
             }
-            if let Some(open) = self.0.tunnels.borrow_mut().remove(&id) {
+            let open = self.0.tunnels.borrow_mut().remove(&id);
+            if let Some(open) = open
+                && close == Close::AtOnce(id)
+            {
                 open.driver.abort();
             }
         }

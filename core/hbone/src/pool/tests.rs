@@ -20,7 +20,7 @@ fn dial(pool: &mut PoolMachine<&'static str>, key: &'static str, now: Instant) -
     id
 }
 
-fn closed(pool: &mut PoolMachine<&'static str>) -> Vec<TunnelId> {
+fn closed(pool: &mut PoolMachine<&'static str>) -> Vec<Close> {
     std::iter::from_fn(|| pool.poll_close()).collect()
 }
 
@@ -96,15 +96,15 @@ fn idle_tunnels_close_and_give_way() {
     assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
     // Full: the one that has been idle longest gives way, a busy one never.
     assert!(matches!(pool.checkout(&"d", now + Duration::from_secs(3)), Checkout::Dial(_)));
-    assert_eq!(closed(&mut pool), [b]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(b)]);
     assert_eq!(pool.next_sweep(), Some(now + Duration::from_secs(12)));
     pool.sweep(now + Duration::from_secs(11));
     assert_eq!(closed(&mut pool), []);
     pool.sweep(now + Duration::from_secs(12));
-    assert_eq!(closed(&mut pool), [c]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(c)]);
     pool.stream_closed(a, now + Duration::from_secs(20));
     pool.sweep(now + Duration::from_secs(30));
-    assert_eq!(closed(&mut pool), [a]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(a)]);
 }
 
 #[test]
@@ -116,11 +116,11 @@ fn goaway_lets_streams_finish_and_removal_does_not() {
     assert!(matches!(pool.checkout(&"a", now), Checkout::Dial(_)));
     assert_eq!(closed(&mut pool), []);
     pool.stream_closed(a, now);
-    assert_eq!(closed(&mut pool), [a]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(a)]);
     let b = dial(&mut pool, "b", now);
     assert_eq!(pool.checkout(&"b", now), Checkout::Use(b));
     pool.retire(|key| *key == "b");
-    assert_eq!(closed(&mut pool), [b]);
+    assert_eq!(closed(&mut pool), [Close::AtOnce(b)]);
     pool.stream_closed(b, now);
     assert_eq!(closed(&mut pool), []);
 }
@@ -130,7 +130,7 @@ fn a_retired_dial_is_not_wanted_any_more() {
     let (mut pool, now) = pool();
     let Checkout::Dial(id) = pool.checkout(&"a", now) else { panic!("must dial") };
     pool.retire(|_| true);
-    assert_eq!(closed(&mut pool), [id]);
+    assert_eq!(closed(&mut pool), [Close::AtOnce(id)]);
     assert!(!pool.dialled(id, None, now));
 }
 
@@ -141,10 +141,10 @@ fn draining_refuses_and_empties() {
     let b = dial(&mut pool, "b", now);
     assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
     pool.drain();
-    assert_eq!(closed(&mut pool), [b]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(b)]);
     assert_eq!(pool.checkout(&"b", now), Checkout::Refuse(Code::Draining));
     pool.stream_closed(a, now);
-    assert_eq!(closed(&mut pool), [a]);
+    assert_eq!(closed(&mut pool), [Close::InOrder(a)]);
     assert_eq!(sizes(&pool), (0, 0));
 }
 
@@ -213,11 +213,13 @@ impl Shell {
             8 => pool.retire(|key| *key == "a"),
             _ => pool.sweep(now + SMALL.idle),
         }
-        while let Some(id) = pool.poll_close() {
-            let known = self.open.remove(&id).is_some();
+        while let Some(close) = pool.poll_close() {
+            let (Close::InOrder(id) | Close::AtOnce(id)) = close;
+            let known = self.open.remove(&id);
             let dialed =
                 self.dialing.iter().position(|d| *d == id).map(|at| self.dialing.remove(at));
-            assert!(known != dialed.is_some(), "closed once, and known");
+            assert!(known.is_some() != dialed.is_some(), "closed once, and known");
+            assert_eq!(close == Close::InOrder(id), known == Some(0), "streams end at once");
         }
         let streams = self.open.values().copied().map(u64::from).sum::<u64>();
         assert_eq!(sizes(pool), (self.open.len() + self.dialing.len(), streams));
