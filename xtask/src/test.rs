@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
+use report::Report;
 pub(crate) use report::Tally;
 
 use crate::arguments::Usage;
@@ -139,7 +140,7 @@ pub(crate) fn core_only() -> anyhow::Result<()> {
 /// What became of one tier.
 struct Outcome {
     tier: Tier,
-    tally: Tally,
+    report: Report,
     took: Duration,
     /// Why it failed, beyond the tests that it counted as failed.
     trouble: Option<String>,
@@ -151,12 +152,13 @@ fn run_tiers(request: &Request) -> anyhow::Result<()> {
         println!("==> tier {}", tier.name());
         let start = Instant::now();
         let mut outcome =
-            Outcome { tier: *tier, tally: Tally::default(), took: Duration::ZERO, trouble: None };
+            Outcome { tier: *tier, report: Report::default(), took: Duration::ZERO, trouble: None };
         match run_tier(*tier, request.filter.as_deref()) {
-            Ok(tally) => outcome.tally = tally,
+            Ok(report) => outcome.report = report,
             Err(error) => outcome.trouble = Some(format!("{error:#}")),
         }
-        if outcome.trouble.is_none() && outcome.tally.ran() == 0 && request.filter.is_none() {
+        if outcome.trouble.is_none() && outcome.report.tally.ran() == 0 && request.filter.is_none()
+        {
             outcome.trouble = Some("no test ran".to_owned());
         }
         outcome.took = start.elapsed();
@@ -168,13 +170,16 @@ fn run_tiers(request: &Request) -> anyhow::Result<()> {
 fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
     let mut total = Tally::default();
     println!();
-    for Outcome { tier, tally, took, trouble } in outcomes {
-        let mut tally = *tally;
+    for Outcome { tier, report, took, trouble } in outcomes {
+        let mut tally = report.tally;
         // A tier in trouble is a failure of its own, so that the last line never hides it.
         tally.failed += u64::from(trouble.is_some());
         total += tally;
         let trouble = trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let seconds = took.as_secs_f64();
+        for cases in &report.cases {
+            println!("{cases}");
+        }
         println!("tier {}: {tally} ({seconds:.1} s){trouble}", tier.name());
     }
     println!("{total}");
@@ -187,15 +192,15 @@ fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
+fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     match tier {
         Tier::Core => core(filter),
         Tier::Bpf | Tier::Netns | Tier::Soak => privileged(tier, filter),
-        Tier::Fuzz => fuzz::run_all(filter),
+        Tier::Fuzz => Ok(Report { tally: fuzz::run_all(filter)?, cases: Vec::new() }),
     }
 }
 
-fn core(filter: Option<&str>) -> anyhow::Result<Tally> {
+fn core(filter: Option<&str>) -> anyhow::Result<Report> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--exclude", "tests", "--no-fail-fast"]);
     command.args(filter);
@@ -203,8 +208,8 @@ fn core(filter: Option<&str>) -> anyhow::Result<Tally> {
 }
 
 /// Suites of the crate `tests`, one test at a time: they share the kernel.
-fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
-    let mut tally = Tally::default();
+fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
+    let mut report = Report::default();
     for suite in build_suites(tier.suites())? {
         let mut command = Command::new(suite);
         command
@@ -214,9 +219,9 @@ fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Tally> {
             .current_dir(root().join("tests"))
             .env("CARGO_MANIFEST_DIR", root().join("tests"))
             .env(BINARIES_VARIABLE, binaries());
-        tally += report::watch(&mut command)?;
+        report += report::watch(&mut command)?;
     }
-    Ok(tally)
+    Ok(report)
 }
 
 /// Builds the suites together with the binaries that they start; returns the suites' programs.
@@ -293,7 +298,7 @@ not json
     fn a_tier_in_trouble_fails_the_run() {
         let outcome = |passed, trouble: Option<&str>| Outcome {
             tier: Tier::Core,
-            tally: Tally { passed, failed: 0, ignored: 0 },
+            report: Report { tally: Tally { passed, failed: 0, ignored: 0 }, cases: Vec::new() },
             took: Duration::ZERO,
             trouble: trouble.map(str::to_owned),
         };

@@ -116,6 +116,11 @@ impl<'f> Collector<'f> {
         });
     }
 
+    /// Whether nothing was wrong so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
     /// `value`, if nothing was wrong.
     pub(crate) fn finish<T>(mut self, value: T) -> Result<T, ConfigErrors> {
         if self.errors.is_empty() {

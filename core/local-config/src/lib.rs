@@ -5,6 +5,7 @@
 //! mistakes of a file are reported together, each with its line, column and field path.
 //! `docs/local-config.md` is the reference.
 
+pub mod conformance;
 mod consistency;
 mod endpoint;
 mod error;

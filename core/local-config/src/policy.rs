@@ -18,26 +18,36 @@ const ACTIONS: &[(&str, Action)] = &[("Allow", Action::Allow), ("Deny", Action::
 
 pub(crate) fn policy(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<Policy> {
     let mut object = Object::open(errors, node, path)?;
-    let name = object.required(errors, "name", owned_text);
-    let namespace = object.required(errors, "namespace", owned_text);
+    let name = policy_key(errors, &mut object, path);
     let scope = object.required(errors, "scope", word(SCOPES));
     let action = object.required(errors, "action", word(ACTIONS));
     let rules = object.required(errors, "rules", list(rule));
     let dry_run = object.optional(errors, "dryRun", boolean).unwrap_or(false);
-    let key = name.zip(namespace).map(|(name, namespace)| format!("{namespace}/{name}"));
-    let parsed = key.as_ref().map(|key| PolicyName::parse(key));
-    if parsed == Some(None) {
-        let cause = "namespace and name must not be empty, and the name holds no /";
-        errors.push(object.peek("name").position, Path::Key(path, "name"), key.as_deref(), cause);
-    }
     object.finish(errors);
     Some(Policy {
-        name: parsed??,
+        name: name?,
         scope: scope?,
         action: action?,
         mode: if dry_run { Mode::DryRun } else { Mode::Enforce },
         rules: rules?,
     })
+}
+
+/// `namespace` and `name`.
+pub(crate) fn policy_key(
+    errors: &mut Collector<'_>,
+    object: &mut Object<'_, '_>,
+    path: &Path<'_>,
+) -> Option<PolicyName> {
+    let name = object.required(errors, "name", owned_text);
+    let namespace = object.required(errors, "namespace", owned_text);
+    let key = format!("{}/{}", namespace?, name?);
+    let parsed = PolicyName::parse(&key);
+    if parsed.is_none() {
+        let cause = "namespace and name must not be empty, and the name holds no /";
+        errors.push(object.peek("name").position, Path::Key(path, "name"), Some(&key), cause);
+    }
+    parsed
 }
 
 fn rule(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<Rule> {

@@ -161,7 +161,11 @@ fn locality(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<
     Some(locality)
 }
 
-fn policy_name(errors: &mut Collector<'_>, node: &Node, path: &Path<'_>) -> Option<PolicyName> {
+pub(crate) fn policy_name(
+    errors: &mut Collector<'_>,
+    node: &Node,
+    path: &Path<'_>,
+) -> Option<PolicyName> {
     parsed("namespace/name", PolicyName::parse)(errors, node, path)
 }
 

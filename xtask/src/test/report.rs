@@ -10,6 +10,8 @@ use anyhow::Context;
 /// Longest part of a line that is kept to be looked at. A result line is far shorter.
 const LINE_BYTES_MAX: usize = 4096;
 const CHUNK_BYTES: usize = 8192;
+/// A suite that counts cases within one test says how many in a line that begins like this.
+const CASES: &str = "conformance: ";
 
 /// Counted tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,13 +62,28 @@ impl fmt::Display for Tally {
     }
 }
 
+/// What the output of a command that tests said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) tally: Tally,
+    /// Lines that count cases, such as `conformance: 449 cases`.
+    pub(crate) cases: Vec<String>,
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.tally += other.tally;
+        self.cases.extend(other.cases);
+    }
+}
+
 /// Runs a command that tests, shows its output as it comes and sums its result lines. A command
 /// that fails without counting a failure (it did not build, it aborted) counts as one.
-pub(crate) fn watch(command: &mut Command) -> anyhow::Result<Tally> {
+pub(crate) fn watch(command: &mut Command) -> anyhow::Result<Report> {
     watch_into(command, &mut std::io::stdout())
 }
 
-fn watch_into(command: &mut Command, terminal: &mut dyn Write) -> anyhow::Result<Tally> {
+fn watch_into(command: &mut Command, terminal: &mut dyn Write) -> anyhow::Result<Report> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
@@ -86,19 +103,19 @@ fn watch_into(command: &mut Command, terminal: &mut dyn Write) -> anyhow::Result
         }
     }
     let status = child.wait().with_context(|| format!("wait for {program}"))?;
-    let mut tally = reader.finish();
-    if !status.success() && tally.failed == 0 {
+    let mut report = reader.finish();
+    if !status.success() && report.tally.failed == 0 {
         println!("\n{program} ended with {status} and without a failed test");
-        tally.failed = 1;
+        report.tally.failed = 1;
     }
-    Ok(tally)
+    Ok(report)
 }
 
 /// Cuts output into lines and sums the results among them.
 #[derive(Default)]
 struct Reader {
     line: Vec<u8>,
-    tally: Tally,
+    report: Report,
 }
 
 impl Reader {
@@ -114,14 +131,17 @@ impl Reader {
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        if let Some(tally) = Tally::parse(&String::from_utf8_lossy(&line)) {
-            self.tally += tally;
+        let line = String::from_utf8_lossy(&line);
+        if let Some(tally) = Tally::parse(&line) {
+            self.report.tally += tally;
+        } else if line.starts_with(CASES) {
+            self.report.cases.push(line.into_owned());
         }
     }
 
-    fn finish(mut self) -> Tally {
+    fn finish(mut self) -> Report {
         self.end_line();
-        self.tally
+        self.report
     }
 }
 
@@ -136,11 +156,14 @@ mod tests {
 
     #[test]
     fn result_lines_are_summed_across_chunks() {
-        let text = format!("running 12 tests\ntest a ... ok\n\n{OK}\nnoise\n{FAILED}");
+        let text = format!(
+            "running 12 tests\ntest a ... ok\n\nconformance: 3 cases\n{OK}\nnoise\n{FAILED}"
+        );
         for size in [1, 7, text.len()] {
             let mut reader = Reader::default();
             text.as_bytes().chunks(size).for_each(|chunk| reader.feed(chunk));
-            let tally = reader.finish();
+            let Report { tally, cases } = reader.finish();
+            assert_eq!(cases, ["conformance: 3 cases"]);
             assert_eq!(tally, Tally { passed: 14, failed: 1, ignored: 1 });
             assert_eq!(tally.to_string(), "14 passed, 1 failed, 1 ignored");
         }
@@ -158,7 +181,8 @@ mod tests {
         let mut dying = Command::new("sh");
         dying.args(["-c", "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 3"]);
         let mut shown = Vec::new();
-        let tally = watch_into(&mut dying, &mut shown).expect("sh");
+        let Report { tally, cases } = watch_into(&mut dying, &mut shown).expect("sh");
+        assert!(cases.is_empty());
         assert!(shown.starts_with(b"test result: ok."));
         assert_eq!(tally, Tally { passed: 2, failed: 1, ignored: 0 });
     }
