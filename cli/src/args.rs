@@ -8,12 +8,12 @@ use model::{PodUid, WorkloadKey};
 
 use crate::output::Format;
 
-/// Operates the Warren agent of this node.
+/// Operates the Warren agent of this node, and tests policies without one.
 #[derive(Debug, Parser)]
 #[command(
     name = "warren",
     version,
-    after_help = "Exit codes: 0 ok, 1 a check failed or the agent refused, 2 wrong usage, \
+    after_help = "Exit codes: 0 ok, 1 a check failed or the agent refused, 2 wrong usage or file, \
                   3 the agent cannot be reached."
 )]
 pub(crate) struct Arguments {
@@ -59,6 +59,22 @@ pub(crate) enum Verb {
         /// The server: an IP address, NAMESPACE/NAME or a host name, and the port dialled
         #[arg(value_name = "DST:PORT", value_parser = target)]
         destination: String,
+    },
+    /// Policies, without an agent
+    Policy {
+        #[command(subcommand)]
+        verb: PolicyVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// Does every connection of the files get its verdict? Exit code 1 if one does not, 2 if a file
+    /// is wrong
+    Test {
+        /// A file of cases, or a folder of them (*.yaml); may be given several times
+        #[arg(short, long = "file", value_name = "FILE_OR_DIR", required = true)]
+        files: Vec<PathBuf>,
     },
 }
 
@@ -141,6 +157,10 @@ mod tests {
             ("flows -n -1", false),
             ("why shop/web 10.0.0.1:80", true),
             ("why 10.0.0.1 [fd00::1]:80", true),
+            ("policy test -f x", true),
+            ("policy test -f x --file y -o json", true),
+            ("policy test", false),
+            ("policy", false),
             ("why shop/web 10.0.0.1", false),
             ("why a/b/c 10.0.0.1:80", false),
             ("", false),

@@ -1,12 +1,13 @@
-//! `warren`: asks the agent of this node, over its admin socket.
+//! `warren`: asks the agent of this node, over its admin socket; `policy` asks nobody.
 //!
 //! One file a verb; `output` writes. Exit codes are an interface: 0 ok, 1 a check failed or the
-//! agent said no, 2 wrong usage, 3 the agent cannot be reached.
+//! agent said no, 2 wrong usage or a wrong file, 3 the agent cannot be reached.
 
 mod args;
 mod flows;
 mod output;
 mod pods;
+mod policy;
 mod status;
 mod why;
 
@@ -16,10 +17,11 @@ use std::process::ExitCode;
 use admin::{Client, ClientError};
 use clap::Parser;
 
-use crate::args::{Arguments, PodsVerb, Verb};
+use crate::args::{Arguments, PodsVerb, PolicyVerb, Verb};
 use crate::output::Output;
 
 const CHECK_FAILED: u8 = 1;
+const WRONG_INPUT: u8 = 2;
 const UNREACHABLE: u8 = 3;
 
 /// Why a verb did not come to its end.
@@ -27,6 +29,8 @@ const UNREACHABLE: u8 = 3;
 enum Failed {
     /// The agent refused, or was not there.
     Agent(ClientError),
+    /// Files say nothing that can be tested; every mistake of each.
+    Input(Vec<String>),
     /// Nobody reads what is written.
     Output(io::Error),
 }
@@ -71,6 +75,12 @@ fn main() -> ExitCode {
             eprintln!("warren: cannot write: {error}");
             ExitCode::from(CHECK_FAILED)
         }
+        Err(Failed::Input(mistakes)) => {
+            for mistake in mistakes {
+                eprintln!("{mistake}");
+            }
+            ExitCode::from(WRONG_INPUT)
+        }
         Err(Failed::Agent(error)) => {
             eprintln!("warren: {error}");
             ExitCode::from(if error.is_unreachable() { UNREACHABLE } else { CHECK_FAILED })
@@ -79,22 +89,23 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<Finding, Failed> {
-    let mut client = Client::connect(&arguments.socket).await?;
     let mut output = Output::stdout(arguments.output);
+    let agent = async || Client::connect(&arguments.socket).await;
     match &arguments.verb {
-        Verb::Status => status::run(&mut client, &mut output).await,
-        Verb::Pods { verb: None } => pods::list(&mut client, &mut output).await,
+        Verb::Status => status::run(&mut agent().await?, &mut output).await,
+        Verb::Pods { verb: None } => pods::list(&mut agent().await?, &mut output).await,
         Verb::Pods { verb: Some(PodsVerb::Enrol(enrol)) } => {
-            pods::enrol(&mut client, &mut output, enrol).await
+            pods::enrol(&mut agent().await?, &mut output, enrol).await
         }
         Verb::Pods { verb: Some(PodsVerb::Unenrol { uid }) } => {
-            pods::unenrol(&mut client, &mut output, uid).await
+            pods::unenrol(&mut agent().await?, &mut output, uid).await
         }
         Verb::Flows { follow, limit } => {
-            flows::run(&mut client, &mut output, *follow, *limit).await
+            flows::run(&mut agent().await?, &mut output, *follow, *limit).await
         }
         Verb::Why { source, destination } => {
-            why::run(&mut client, &mut output, source, destination).await
+            why::run(&mut agent().await?, &mut output, source, destination).await
         }
+        Verb::Policy { verb: PolicyVerb::Test { files } } => policy::test(&mut output, files),
     }
 }

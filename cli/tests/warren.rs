@@ -231,3 +231,86 @@ fn a_reader_that_has_enough_is_no_failure() {
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
+
+const CASES: &str = "
+situations:
+- name: only the shop
+  workload: {name: cart, namespace: shop, workloadIps: [10.0.0.2]}
+  policies:
+  - {name: a, namespace: shop, scope: Namespace, action: Allow,
+     rules: [[[{namespaces: [!Exact shop]}]]]}
+  cases:
+  - {name: web passes, peer: \"spiffe://td/ns/shop/sa/web\", expect: {code: OK, policy: shop/a, rule: 0}}
+  - {name: plaintext does not, peer: plaintext, expect: {code: POLICY_NO_MATCH}}
+";
+
+#[test]
+fn policies_are_tested_without_an_agent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nobody = folder.path().join("admin.sock");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("write");
+        format!("policy test -f {}", folder.path().join(name).display())
+    };
+    let right = write("right.yaml", CASES);
+    let wrong = write("wrong.yaml", &CASES.replace("POLICY_NO_MATCH", "OK"));
+    let broken = write("broken.yaml", &CASES.replace("peer: plaintext", "peer: nobody"));
+    let empty = write("empty.yaml", "situations: []");
+    let whole = format!("policy test -f {}", folder.path().display());
+    let absent = format!("policy test -f {}/absent", folder.path().display());
+    for (line, code, out, err) in [
+        (&right, 0, "2 cases, 0 wrong\n", ""),
+        (&wrong, 1, "2 cases, 1 wrong\n", ""),
+        (
+            &format!("{right} -f {}/wrong.yaml", folder.path().display()),
+            1,
+            "4 cases, 1 wrong\n",
+            "",
+        ),
+        (&broken, 2, "", "situations[0].cases[1].peer: \"nobody\" is not spiffe://"),
+        (&empty, 2, "", "situations: no cases\n"),
+        // A folder is wrong if one of its files is, and each of those is named.
+        (&whole, 2, "", "empty.yaml:1:1: situations: no cases\n"),
+        (&absent, 2, "", "absent: No such file or directory"),
+    ] {
+        let (status, stdout, stderr) = run(&nobody, line);
+        assert_eq!(status, Some(code), "{line}: {stdout}{stderr}");
+        assert!(stdout.ends_with(out), "{line}: {stdout}");
+        assert!(stderr.contains(err), "{line}: {stderr}");
+        assert_eq!(stderr.is_empty(), err.is_empty(), "{line}: {stderr}");
+    }
+    let (_, stdout, _) = run(&nobody, &wrong);
+    let difference = "wrong.yaml:10: only the shop: plaintext does not: code: expected OK, got \
+                      POLICY_NO_MATCH";
+    assert!(stdout.contains(difference), "{stdout}");
+    let row = "WRONG   POLICY_NO_MATCH  -       -     only the shop: plaintext does not";
+    assert!(stdout.contains(row), "{stdout}");
+}
+
+#[test]
+fn tested_policies_as_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("cases.yaml"), CASES).expect("write");
+    std::fs::write(folder.path().join("notes.txt"), "no cases").expect("write");
+    let line = format!("policy test -o json -f {}", folder.path().display());
+    let (status, stdout, stderr) = run(&folder.path().join("admin.sock"), &line);
+    assert_eq!(status, Some(0), "{stderr}");
+    let document: serde_json::Value = serde_json::from_str(&stdout).expect("json");
+    for (pointer, expected) in [
+        ("/total", serde_json::json!(2)),
+        ("/wrong", serde_json::json!(0)),
+        ("/cases/0/right", serde_json::json!(true)),
+        ("/cases/0/policy", serde_json::json!("shop/a")),
+        ("/cases/0/rule", serde_json::json!(0)),
+        ("/cases/1/code", serde_json::json!("POLICY_NO_MATCH")),
+        (
+            "/cases/1/nearest_miss",
+            serde_json::json!(
+                "rule 0 of shop/a namespaces: got no identity (plaintext), want \"shop\""
+            ),
+        ),
+        ("/cases/1/differences", serde_json::json!([])),
+    ] {
+        assert_eq!(document.pointer(pointer), Some(&expected), "{pointer}: {stdout}");
+    }
+}
