@@ -10,7 +10,7 @@ use resolve::{Ejected, Extent, Query, Route};
 
 use crate::config::Config;
 use crate::flow::LocalPods;
-use crate::mesh::MeshState;
+use crate::mesh::{MeshState, Sync};
 
 /// The source or destination names nothing that this node knows.
 const UNKNOWN_SUBJECT: &str = "UNKNOWN_SUBJECT";
@@ -26,10 +26,24 @@ pub(super) fn why(
     let bad = |error: admin::SubjectError| Failure::new(Failure::BAD_REQUEST, error.to_string());
     let source = Subject::parse(source).map_err(bad)?;
     let target = Target::parse(destination).map_err(bad)?;
+    if mesh.sync == Sync::Waiting {
+        return Ok(not_synced());
+    }
     let asker = Asker { config, mesh, pods };
     let client = asker.client(&source)?;
     let dialled = asker.dialled(&client, &target)?;
     Ok(asker.explain(&client, dialled))
+}
+
+/// Whatever is asked: no connection is made or let in.
+fn not_synced() -> Why {
+    let route = WhyRoute {
+        kind: "refused".to_owned(),
+        code: Some(Code::NotSynced.as_str().to_owned()),
+        ..WhyRoute::default()
+    };
+    let explanation = "the control plane's state has not arrived yet, and none is stored";
+    Why { route, verdict: None, decided_here: true, explanation: vec![explanation.to_owned()] }
 }
 
 struct Asker<'a> {

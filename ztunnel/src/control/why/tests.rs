@@ -30,12 +30,16 @@ policies:
 "#;
 
 fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
+    ask_in(Sync::Complete, source, destination)
+}
+
+fn ask_in(sync: Sync, source: &str, destination: &str) -> Result<Why, Failure> {
     let environment =
         [("NODE_NAME", "n1"), ("LOCAL_XDS_PATH", "/nowhere"), ("WARREN_DEV_CA_DIR", "/nowhere")];
     let config = Config::read(&environment.into_iter().collect()).expect("settings");
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
-        sync: crate::mesh::Sync::Complete,
+        sync,
         snapshot: Snapshot::build(mesh.workloads, mesh.services),
         policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
         revision: 1,
@@ -115,4 +119,10 @@ fn what_nobody_knows_is_said_so() {
         let failure = ask(source, destination).expect_err("no answer");
         assert_eq!(failure.code, code, "{source} -> {destination}");
     }
+}
+
+#[test]
+fn nothing_is_decided_before_the_state_is_there() {
+    let why = ask_in(Sync::Waiting, "shop/web", "shop/cart:8080").expect("an answer");
+    assert_eq!(outline(&why), ("refused NOT_SYNCED".to_owned(), None));
 }
