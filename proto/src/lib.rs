@@ -26,6 +26,16 @@ pub mod security {
     pub use crate::generated::istio::security::*;
 }
 
+/// The certificate API (`istio.v1.auth`).
+pub mod citadel {
+    /// The one method.
+    pub const CREATE_METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+    /// Key of the request's metadata under which a node's agent names whom it asks for.
+    pub const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
+
+    pub use crate::generated::istio::v1::auth::*;
+}
+
 /// The generator's modules mirror the packages, because its code refers to them by position.
 #[allow(
     clippy::all,
@@ -49,6 +59,12 @@ mod generated {
     pub mod istio {
         pub mod security {
             include!(concat!(env!("OUT_DIR"), "/istio.security.rs"));
+        }
+
+        pub mod v1 {
+            pub mod auth {
+                include!(concat!(env!("OUT_DIR"), "/istio.v1.auth.rs"));
+            }
         }
 
         pub mod workload {

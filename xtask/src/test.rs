@@ -55,7 +55,9 @@ impl Tier {
     fn suites(self) -> &'static [&'static str] {
         match self {
             Self::Bpf => &["bpf"],
-            Self::Netns => &["harness", "netns_capture", "netns_life", "netns_traffic"],
+            Self::Netns => {
+                &["harness", "netns_capture", "netns_control", "netns_life", "netns_traffic"]
+            }
             Self::Soak => &["netns_life", "netns_traffic"],
             Self::Core | Self::Fuzz => &[],
         }

@@ -13,11 +13,12 @@ use daemon::{
 use http::StatusCode;
 use local_config::Defaults;
 use prometheus_client::registry::Registry;
-use svid::{DevCa, DevCaError, SvidStore};
+use svid::{CaClient, DevCa, DevCaError, SvidStore};
+use tls::Compliance;
 use tokio::task::JoinSet;
 
 use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
-use crate::config::{Authority, Config, MeshSource};
+use crate::config::{Authority, Config, ControlPlaneError, MeshSource};
 pub use crate::control::ThreadError;
 use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads};
 use crate::discovery::{LocalFile, MeshError, MeshSettings};
@@ -39,6 +40,9 @@ pub enum AppError {
     /// The development CA.
     #[error("opening the development CA")]
     Authority(#[from] DevCaError),
+    /// The control plane.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
     /// Capture.
     #[error("starting capture")]
     Capture(#[from] CaptureError),
@@ -122,11 +126,16 @@ async fn run_on(
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
     let (capture, events) = Capture::start(capture_config(&config, program))?;
-    let Authority::Development(folder) = &config.authority else {
-        return Err(AppError::NotYet("CA_ADDRESS"));
+    let svids = match &config.authority {
+        Authority::Development(folder) => {
+            let authority = DevCa::open(folder, &config.trust_domain)?;
+            SvidStore::new(authority, config.secret_ttl)
+        }
+        Authority::ControlPlane(settings) => {
+            let channel = settings.channel(&config.cluster_id, Compliance::Default)?;
+            SvidStore::new(CaClient::new(channel), config.secret_ttl)
+        }
     };
-    let authority = DevCa::open(folder, &config.trust_domain)?;
-    let svids = SvidStore::new(authority, config.secret_ttl);
 
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));

@@ -142,6 +142,13 @@ impl SpiffeId {
         &self.uri[SCHEME.len()..self.trust_domain_end]
     }
 
+    /// The trust domain.
+    #[must_use]
+    pub fn domain(&self) -> TrustDomain {
+        // It was parsed with the URI.
+        TrustDomain(self.trust_domain().into())
+    }
+
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {

@@ -95,7 +95,7 @@ pub(super) fn mesh_source(r: &mut Reader<'_>) -> Option<MeshSource> {
     let on_demand = r.parse(&schema::XDS_ON_DEMAND, super::values::boolean)?;
     match (path, plane) {
         (Some(path), None) => Some(MeshSource::File(path)),
-        (None, Some(plane)) => Some(MeshSource::ControlPlane { plane, on_demand }),
+        (None, Some(plane)) => Some(MeshSource::ControlPlane { plane: Box::new(plane), on_demand }),
         (Some(_), Some(_)) => {
             r.refuse_set(&schema::XDS_ADDRESS, "cannot be used together with LOCAL_XDS_PATH");
             None
@@ -113,7 +113,7 @@ pub(super) fn authority(r: &mut Reader<'_>) -> Option<Authority> {
     let folder = r.optional(&schema::WARREN_DEV_CA_DIR, super::values::path)?;
     match (folder, plane) {
         (Some(folder), None) => Some(Authority::Development(folder)),
-        (None, Some(plane)) => Some(Authority::ControlPlane(plane)),
+        (None, Some(plane)) => Some(Authority::ControlPlane(Box::new(plane))),
         (Some(_), Some(_)) => {
             r.refuse_set(&schema::CA_ADDRESS, "cannot be used together with WARREN_DEV_CA_DIR");
             None

@@ -34,7 +34,7 @@ pub enum MeshSource {
     /// Delta xDS.
     ControlPlane {
         /// Where.
-        plane: ControlPlaneSettings,
+        plane: Box<ControlPlaneSettings>,
         /// Whether only what connections need is asked for.
         on_demand: bool,
     },
@@ -57,7 +57,7 @@ pub enum Authority {
     /// The embedded development CA, with its folder.
     Development(PathBuf),
     /// `istio.v1.auth.IstioCertificateService`.
-    ControlPlane(ControlPlaneSettings),
+    ControlPlane(Box<ControlPlaneSettings>),
 }
 
 /// TCP keepalive of proxied sockets.

@@ -78,6 +78,7 @@ struct StaticConfig {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are Istio's")]
 struct Version {
     version: &'static str,
     build_profile: &'static str,

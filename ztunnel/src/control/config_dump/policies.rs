@@ -69,7 +69,7 @@ struct AccountDump<'a> {
 /// Every policy, by namespace and name.
 pub(super) fn policies(store: &PolicyStore) -> Vec<PolicyDump<'_>> {
     let mut all: Vec<_> = store.iter().collect();
-    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all.sort_by_key(|(name, _)| *name);
     all.into_iter()
         .map(|(name, stored)| match stored {
             StoredRef::Policy(policy) => readable(name, policy),

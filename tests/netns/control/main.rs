@@ -1,0 +1,4 @@
+//! Agents under a control plane: a test server that speaks delta xDS and Istio's certificate API,
+//! on real sockets.
+
+mod authority;
