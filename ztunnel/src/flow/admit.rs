@@ -82,7 +82,7 @@ pub(super) async fn admit(
     let mut dial: Option<Pin<Box<_>>> = None;
     let mut application = None;
     let mut failure = None;
-    let mut hold: Hold = None;
+    let mut hold = held(None, &state, &judged);
     loop {
         match action {
             Action::Wait | Action::Hold => {}
