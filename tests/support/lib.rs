@@ -31,7 +31,10 @@ pub use agent::{Agent, AgentOptions};
 pub use agent_log::{AccessLine, LogMark};
 pub use capture::Capture;
 pub use cgroup::mount as cgroup_mount;
-pub use control_plane::{CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa};
+pub use control_plane::{
+    Asked, CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa, TestXds, Update,
+    XdsService,
+};
 pub use frames::{Frame, TcpSegment};
 pub use mesh::{Mesh, ServiceSpec};
 pub use namespace::Namespace;

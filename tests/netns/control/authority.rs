@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use grpc_channel::{Address, Credentials, Token};
 use model::SpiffeId;
 use svid::{CALL_TIMEOUT, CaClient, IssueError, Issuer};
-use tests::{ControlPlane, Mood, TestCa};
+use tests::{ControlPlane, Mood, TestCa, TestXds};
 use tls::{Compliance, RootSource, ServerTrust, Svid};
 
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -23,7 +23,8 @@ struct Stage {
 impl Stage {
     fn new() -> anyhow::Result<Self> {
         let ca = TestCa::new()?;
-        let plane = ControlPlane::start(vec![TcpListener::bind("127.0.0.1:0")?], &ca)?;
+        let plane =
+            ControlPlane::start(vec![TcpListener::bind("127.0.0.1:0")?], &ca, &TestXds::new())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         Ok(Self { ca, plane, runtime })
     }
@@ -114,14 +115,17 @@ fn an_authority_that_hangs_or_goes_away_is_not_waited_for() -> anyhow::Result<()
     stage.issue(&client)?;
     // Gone, and back on the same port: the client connects anew by itself.
     let address = *stage.plane.addresses().first().context("an address")?;
-    let gone = std::mem::replace(&mut stage.plane, ControlPlane::start(Vec::new(), &stage.ca)?);
+    let gone = std::mem::replace(
+        &mut stage.plane,
+        ControlPlane::start(Vec::new(), &stage.ca, &TestXds::new())?,
+    );
     drop(gone);
     let refusal = stage.refusal(&client)?;
     ensure!(!refusal.is_empty());
     let listener = tests::eventually("the port is free", Duration::from_secs(5), || {
         Ok(TcpListener::bind(address).ok())
     })?;
-    stage.plane = ControlPlane::start(vec![listener], &stage.ca)?;
+    stage.plane = ControlPlane::start(vec![listener], &stage.ca, &TestXds::new())?;
     stage.issue(&client)?;
     Ok(())
 }

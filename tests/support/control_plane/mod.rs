@@ -4,6 +4,7 @@
 //! one on the loopback of each node is what an agent there connects to.
 
 mod ca;
+mod xds;
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 pub use ca::{IssuedCertificate, Mood, TestCa};
+pub use xds::{Asked, TestXds, Update, XdsService};
 
 use crate::namespace::Namespace;
 
@@ -45,7 +47,7 @@ impl ControlPlane {
     }
 
     /// Serves on the given listeners.
-    pub fn start(listeners: Vec<TcpListener>, ca: &TestCa) -> anyhow::Result<Self> {
+    pub fn start(listeners: Vec<TcpListener>, ca: &TestCa, xds: &TestXds) -> anyhow::Result<Self> {
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         for listener in &listeners {
             listener.set_nonblocking(true)?;
@@ -54,7 +56,8 @@ impl ControlPlane {
         let (stop, stopped) = oneshot::channel();
         let routes = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .add_service(ca.service());
+            .add_service(ca.service())
+            .add_service(xds.service());
         let serve = move || {
             runtime.block_on(async move {
                 let (accepted, incoming) = mpsc::channel(ACCEPTED_MAX);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use authz::{Binding, PolicyChange, Stored};
+use authz::{Binding, PolicyChange, Stored, StoredRef};
 use prost::bytes::Bytes;
 use proto::discovery::{DeltaDiscoveryResponse, Resource};
 
@@ -40,7 +40,10 @@ impl Client {
                 policy.binding = *widest;
             }
             self.hold(resource, &stored, bytes, &mut applied);
-            changes.push(PolicyChange::Set(stored));
+            // Istio sends all policies again on each new stream, which is no change.
+            if problem.is_some() || !self.is_in_force(&stored) {
+                changes.push(PolicyChange::Set(stored));
+            }
         }
         applied.changed = !changes.is_empty();
         if applied.changed {
@@ -48,6 +51,14 @@ impl Client {
             self.interner.sweep();
         }
         applied
+    }
+
+    fn is_in_force(&self, stored: &Stored) -> bool {
+        match (stored, self.store.get(stored.name())) {
+            (Stored::Policy(new), Some(StoredRef::Policy(old))) => new == old,
+            (Stored::Unreadable(new), Some(StoredRef::Unreadable(old))) => new == old,
+            (Stored::Policy(_) | Stored::Unreadable(_), _) => false,
+        }
     }
 
     /// The policy, and the bytes that a copy of the state keeps for it.

@@ -91,6 +91,11 @@ fn a_policy_that_cannot_be_read_is_refused_and_in_force() {
     assert_eq!(nack(&received), Some("\"shop/p\": field 8 is not known"));
     assert_eq!(unreadable(&client, "shop/p"), Some(Binding::Workload));
     assert_eq!((unreadable(&client, "shop/q"), client.policies().len()), (None, 2));
+    // The same again is no change.
+    let bytes = b"\x0a\x01p\x12\x04shop\x18\x02\x40\x01".to_vec();
+    let sent = vec![raw(Kind::Authorization, "shop/p", "v", bytes), policy("q", Scope::Namespace)];
+    let received = receive(&mut client, response(Kind::Authorization, "b", sent, &[]));
+    assert_eq!((received.published, received.rejected.len()), (false, 1));
     // It is asked for again, and a readable version takes its place.
     client.closed(0);
     assert_eq!(told(&client.opened()[1]), [("shop/p", ""), ("shop/q", "")]);
