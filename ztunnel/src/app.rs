@@ -1,6 +1,6 @@
 //! The composition root: the only place that constructs the stages and ties them together.
 
-use std::fmt::Display;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::task::JoinSet;
 use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
 use crate::config::{Authority, Config, ControlPlaneError, MeshSource};
 pub use crate::control::ThreadError;
-use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads};
-use crate::discovery::{LocalFile, MeshError, MeshSettings};
+use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads, register_gauges};
+use crate::discovery::{ControlPlaneSource, LocalFile, MeshError, MeshSettings, Source};
 use crate::flow::{Shared, Stop};
 use crate::mesh::MeshView;
-use crate::telemetry::{Gauges, Reading, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// Threads of the control runtime. Its work is small; two, so that parsing never delays the CLI.
 const CONTROL_THREADS: usize = 2;
@@ -58,9 +58,9 @@ pub enum AppError {
     /// The admin socket.
     #[error("opening the admin socket")]
     Admin(#[from] admin::BindError),
-    /// A setting whose stage is not built.
-    #[error("{0}: not supported yet")]
-    NotYet(&'static str),
+    /// How this agent describes itself to the control plane.
+    #[error(transparent)]
+    Node(#[from] xds_client::NodeError),
     /// Signals.
     #[error(transparent)]
     Signals(#[from] SignalError),
@@ -79,7 +79,7 @@ impl AppError {
     /// Whether the operator has to mend the configuration, or a file it names.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Mesh(_) | Self::NotYet(_))
+        matches!(self, Self::Mesh(_) | Self::Node(_))
     }
 }
 
@@ -101,10 +101,7 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
             cluster: config.cluster_id.clone(),
         },
     };
-    let MeshSource::File(path) = &config.mesh else {
-        return Err(AppError::NotYet("XDS_ADDRESS"));
-    };
-    let mesh = LocalFile::open(path, settings)?;
+    let (mesh, driver) = source(&config, settings)?;
     let program = std::env::current_exe().map_err(process("finding this program"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -113,12 +110,13 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
         .build()
         .map_err(process("starting the control runtime"))?;
     let config = Arc::new(config);
-    runtime.block_on(run_on(config, mesh, program, dropped_lines, started))
+    runtime.block_on(run_on(config, mesh, driver, program, dropped_lines, started))
 }
 
 async fn run_on(
     config: Arc<Config>,
-    mesh: Arc<LocalFile>,
+    mesh: Source,
+    driver: Option<xds_client::Driver>,
     program: PathBuf,
     dropped_lines: ErrorCounter,
     started: Instant,
@@ -162,7 +160,14 @@ async fn run_on(
     };
     let mut tasks = JoinSet::new();
     let dispatching = tokio::spawn(dispatch.run());
-    tasks.spawn(mesh.clone().watch());
+    match mesh.clone() {
+        Source::File(file) => drop(tasks.spawn(file.watch())),
+        Source::ControlPlane(plane) => {
+            if let Some(driver) = driver {
+                tasks.spawn(plane.run(driver));
+            }
+        }
+    }
 
     let ready = {
         let readiness = readiness.clone();
@@ -247,6 +252,39 @@ async fn drain(
     let _ = ended.await;
 }
 
+/// Opens the source of the mesh's state. A file is read, a control plane not yet connected to.
+fn source(
+    config: &Config,
+    settings: MeshSettings,
+) -> Result<(Source, Option<xds_client::Driver>), AppError> {
+    match &config.mesh {
+        MeshSource::File(path) => Ok((Source::File(LocalFile::open(path, settings)?), None)),
+        MeshSource::ControlPlane { plane, on_demand } => {
+            let (client, driver) = xds_client::new(xds_client::Settings {
+                control_plane: plane.channel(&config.cluster_id, Compliance::Default)?,
+                client: xds::ClientSettings {
+                    node: xds_client::node(&node_facts(config))?,
+                    mode: if *on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard },
+                    policies: settings.policies,
+                },
+            });
+            Ok((Source::ControlPlane(ControlPlaneSource::new(client)), Some(driver)))
+        }
+    }
+}
+
+/// Who this agent is to the control plane.
+fn node_facts(config: &Config) -> xds_client::NodeFacts {
+    xds_client::NodeFacts {
+        instance_ip: Some(config.agent.address),
+        pod_name: config.agent.name.clone(),
+        pod_namespace: config.agent.namespace.clone(),
+        node_name: config.node_name.clone(),
+        metadata: BTreeMap::new(),
+        environment: config.agent.metadata.clone(),
+    }
+}
+
 fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {
     CaptureConfig {
         node_name: config.node_name.clone(),
@@ -294,64 +332,6 @@ fn dump_reply(dump: &ConfigDump) -> Reply {
         Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body },
         Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
-}
-
-fn register_gauges(
-    registry: &mut Registry,
-    capture: &Capture,
-    mesh: &Arc<LocalFile>,
-    dropped_lines: ErrorCounter,
-) {
-    let pods = capture.clone();
-    registry.register_collector(Box::new(Gauges {
-        name: "warren_pods",
-        help: "Enrolled pods by state",
-        read: Box::new(move || {
-            let mut states = std::collections::BTreeMap::new();
-            for pod in pods.pods() {
-                *states.entry(pod.status.as_str()).or_insert(0) += 1;
-            }
-            labelled("state", states)
-        }),
-    }));
-    let pods = capture.clone();
-    registry.register_collector(Box::new(Gauges {
-        name: "warren_capture_events",
-        help: "Counts of the eBPF programs, all pods together",
-        read: Box::new(move || {
-            let mut sums = std::collections::BTreeMap::new();
-            for (name, value) in pods.counters().unwrap_or_default() {
-                *sums.entry(name).or_insert(0) += value;
-            }
-            for pod in pods.pods() {
-                for (name, value) in pod.counters {
-                    *sums.entry(name).or_insert(0) += value;
-                }
-            }
-            labelled("event", sums)
-        }),
-    }));
-    let source = mesh.clone();
-    registry.register_collector(Box::new(Gauges {
-        name: "warren_mesh_reload_failed",
-        help: "1 while the newest mesh state is not in force",
-        read: Box::new(move || vec![(Vec::new(), u64::from(source.status().last_error.is_some()))]),
-    }));
-    registry.register_collector(Box::new(Gauges {
-        name: "warren_log_lines_dropped",
-        help: "Log lines dropped because the writer could not keep up",
-        read: Box::new(move || {
-            let dropped = u64::try_from(dropped_lines.dropped_lines()).unwrap_or(u64::MAX);
-            vec![(Vec::new(), dropped)]
-        }),
-    }));
-}
-
-fn labelled<K: Display>(
-    name: &'static str,
-    values: impl IntoIterator<Item = (K, u64)>,
-) -> Vec<Reading> {
-    values.into_iter().map(|(key, value)| (vec![(name, key.to_string())], value)).collect()
 }
 
 /// Every connection costs two descriptors, and a pod some dozen.

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 /// Whether the state is what the control plane says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "a file is complete; the source over xDS comes next")]
 pub(crate) enum Sync {
     /// Nothing complete has arrived, and nothing is stored: not synced is not open.
     Waiting,
@@ -35,9 +34,9 @@ impl Sync {
 #[derive(Debug)]
 pub(crate) struct MeshState {
     /// Workloads and services.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// Policies.
-    pub policies: PolicyStore,
+    pub policies: Arc<PolicyStore>,
     /// Counts applied states, from 1.
     pub revision: u64,
     /// When it was applied.

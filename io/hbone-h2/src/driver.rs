@@ -58,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         shared: &Rc<Shared>,
     ) -> Self {
         Self {
-            keepalive: Keepalive::new(connection.ping_pong(), &portion, settings),
+            keepalive: Keepalive::new(connection.ping_pong(), settings),
             window: ConnectionWindow::new(settings.connection_window),
             load: shared.load.clone(),
             shared: Rc::downgrade(shared),

@@ -18,24 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Most bytes read in one poll of a connection. The rest waits for the next one.
 pub(crate) const READ_PER_POLL: usize = 128 * 1024;
 
-/// What may still be read in this poll, and whether anything was read. Clones share it.
+/// What may still be read in this poll.
 #[derive(Clone)]
-pub(crate) struct Portion(Rc<Reading>);
-
-struct Reading {
-    left: Cell<usize>,
-    heard: Cell<bool>,
-}
+pub(crate) struct Portion(Rc<Cell<usize>>);
 
 impl Portion {
     /// A new poll of the connection begins.
     pub(crate) fn renew(&self) {
-        self.0.left.set(READ_PER_POLL);
-    }
-
-    /// Has the peer sent anything since this was asked last?
-    pub(crate) fn take_heard(&self) -> bool {
-        self.0.heard.take()
+        self.0.set(READ_PER_POLL);
     }
 }
 
@@ -47,8 +37,7 @@ pub(crate) struct Paced<S> {
 
 impl<S> Paced<S> {
     pub(crate) fn new(inner: S) -> (Self, Portion) {
-        let reading = Reading { left: Cell::new(READ_PER_POLL), heard: Cell::new(false) };
-        let left = Portion(Rc::new(reading));
+        let left = Portion(Rc::new(Cell::new(READ_PER_POLL)));
         (Self { inner, left: left.clone() }, left)
     }
 }
@@ -59,7 +48,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = self.left.0.left.get();
+        let left = self.left.0.get();
         if left == 0 {
             // Polled once, it puts the waker off until the runtime has gone round.
             return pin!(tokio::task::yield_now()).poll(cx).map(Ok);
@@ -67,10 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let count = buffer.filled().len() - before;
-        self.left.0.left.set(left.saturating_sub(count));
-        if count > 0 {
-            self.left.0.heard.set(true);
-        }
+        self.left.0.set(left.saturating_sub(count));
         read
     }
 }

@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         // A handshake is polled by its caller alone, and ends: it needs no second portion.
         let mut connection = settings.server().handshake(stream).await?;
         Ok(Self {
-            keepalive: Keepalive::new(connection.ping_pong(), &portion, settings),
+            keepalive: Keepalive::new(connection.ping_pong(), settings),
             window: ConnectionWindow::new(settings.connection_window),
             load: Rc::default(),
             error: None,

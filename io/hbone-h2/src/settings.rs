@@ -30,9 +30,9 @@ pub struct Settings {
     /// Largest frame accepted, in bytes; 16 KiB to 16 MiB - 1. A read buffer must hold one, and a
     /// small frame can keep a whole buffer alive; larger ones were measured to bring nothing.
     pub frame_size: u32,
-    /// How long a peer may be silent. It is asked with a PING then, or up to half as long before.
-    pub ping_silence: Duration,
-    /// How long a silent peer may take to send anything; then it is dead.
+    /// Pause between PINGs.
+    pub ping_interval: Duration,
+    /// How long a PING may stay without an answer; then the peer is dead.
     pub ping_timeout: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Default for Settings {
             connection_window: 16 * 1024 * 1024,
             frame_size: 64 * 1024,
             // Together 30 s from the last sign of life to the verdict.
-            ping_silence: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
         }
     }

@@ -8,7 +8,7 @@ mod environment;
 mod schema;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,7 +48,9 @@ pub struct AgentPod {
     /// Its pod's namespace.
     pub namespace: String,
     /// Its pod's address.
-    pub address: String,
+    pub address: IpAddr,
+    /// What else is told: every variable that begins with `ISTIO_META`.
+    pub metadata: Vec<(String, String)>,
 }
 
 /// Who signs certificates.
@@ -237,7 +239,8 @@ impl Config {
             agent: AgentPod {
                 name: r.parse(&schema::POD_NAME, values::text)?,
                 namespace: r.parse(&schema::POD_NAMESPACE, values::text)?,
-                address: r.parse(&schema::INSTANCE_IP, values::text)?,
+                address: r.parse(&schema::INSTANCE_IP, values::ip)?,
+                metadata: r.with_prefix(&schema::ISTIO_META),
             },
             authority: authority?,
             drain: drain?,

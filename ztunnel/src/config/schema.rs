@@ -28,12 +28,19 @@ pub(super) const CA_HEADER: Setting = Setting {
     help: "A header of each call to the certificate authority, likewise.",
 };
 
+/// Every variable with this prefix.
+pub(super) const ISTIO_META: Setting = Setting {
+    name: "ISTIO_META*",
+    default: "",
+    help: "What else the control plane is told: `ISTIO_META_X=text`, `ISTIO_METAJSON_X=JSON`.",
+};
+
 macro_rules! settings {
     ($($name:ident = $default:literal, $help:literal;)+) => {
         $(pub(super) const $name: Setting =
             Setting { name: stringify!($name), default: $default, help: $help };)+
         /// Every setting, in the order of the documentation.
-        pub const SETTINGS: &[Setting] = &[$($name,)+ XDS_HEADER, CA_HEADER];
+        pub const SETTINGS: &[Setting] = &[$($name,)+ XDS_HEADER, CA_HEADER, ISTIO_META];
     };
 }
 

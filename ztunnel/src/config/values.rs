@@ -1,7 +1,7 @@
 //! Parsing of single values; each function names what it wants when it refuses.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,6 +148,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Every variable whose name begins with the setting's, up to its `*`, as it is.
+    pub(super) fn with_prefix(&self, setting: &Setting) -> Vec<(String, String)> {
+        let prefix = setting.name.trim_end_matches('*');
+        let named = |(rest, value): (&str, &str)| (format!("{prefix}{rest}"), value.to_owned());
+        self.environment.with_prefix(prefix).map(named).collect()
+    }
+
     /// Records that a setting is refused, with the value it has.
     pub(super) fn refuse_set(&mut self, setting: &Setting, cause: &str) {
         let value = self.value(setting);
@@ -268,6 +275,10 @@ pub(super) fn frame_size(value: &str) -> Result<u32, String> {
         Ok(size @ 16_384..=16_777_215) => Ok(size),
         Ok(_) | Err(_) => Err("expected 16384 to 16777215 bytes".to_owned()),
     }
+}
+
+pub(super) fn ip(value: &str) -> Result<IpAddr, String> {
+    value.parse().map_err(|_| "expected an IP address".to_owned())
 }
 
 pub(super) fn socket(value: &str) -> Result<SocketAddr, String> {

@@ -19,8 +19,9 @@ use super::PodSet;
 use super::why::why;
 use crate::capture::{self, Capture, EnrolRequest, PodView};
 use crate::config::Config;
-use crate::discovery::LocalFile;
+use crate::discovery::{Source, SourceStatus};
 use crate::flow::Stop;
+use crate::mesh::{MeshState, Sync};
 use crate::telemetry::Telemetry;
 
 /// Probe ports of one pod; the kernel's settings hold no more.
@@ -30,7 +31,7 @@ const PROBE_PORTS_MAX: usize = ebpf_abi::MAX_PROBE_PORTS;
 pub(crate) struct AdminHandler {
     pub(crate) config: Arc<Config>,
     pub(crate) capture: Capture,
-    pub(crate) mesh: Arc<LocalFile>,
+    pub(crate) mesh: Source,
     pub(crate) svids: SvidStore,
     pub(crate) pods: PodSet,
     pub(crate) telemetry: Arc<Telemetry>,
@@ -82,16 +83,7 @@ impl AdminHandler {
                 degraded: counts(&pods, |state| matches!(state, PodState::Degraded { .. })),
                 draining: counts(&pods, |state| matches!(state, PodState::Draining)),
             },
-            config: admin::Config {
-                source: source.path.display().to_string(),
-                revision: Some(source.revision.to_string()),
-                loaded_unix_ms: Some(unix_ms(source.applied_at)),
-                last_error: source.last_error,
-                policies: count(mesh.policies.len()),
-                workloads: count(mesh.snapshot.workloads().len()),
-                services: count(mesh.snapshot.services().len()),
-                ..admin::Config::default()
-            },
+            config: config(source, &mesh),
             unenforceable_deny: match self.config.unenforceable_deny {
                 UnenforceableDeny::Deny => "deny",
                 UnenforceableDeny::Ignore => "ignore",
@@ -237,6 +229,31 @@ impl AdminHandler {
             }
         });
         Reply::Flows(receiver)
+    }
+}
+
+fn config(source: SourceStatus, mesh: &MeshState) -> admin::Config {
+    let now = SystemTime::now();
+    let age_seconds = source.control_plane.as_ref().map_or(0, |s| s.staleness(now).as_secs());
+    admin::Config {
+        source: source.source,
+        revision: Some(source.revision.to_string()),
+        loaded_unix_ms: source.applied_at.map(unix_ms),
+        last_error: source.last_error,
+        policies: count(mesh.policies.len()),
+        workloads: count(mesh.snapshot.workloads().len()),
+        services: count(mesh.snapshot.services().len()),
+        sync: match mesh.sync {
+            Sync::Waiting => admin::Sync::Waiting,
+            Sync::Stored => admin::Sync::Stored { age_seconds },
+            Sync::Live => admin::Sync::Live { age_seconds },
+            Sync::Complete => admin::Sync::Complete,
+        },
+        control_plane: source.control_plane.map(|status| admin::ControlPlane {
+            connected_unix_ms: status.connected_since.map(unix_ms),
+            last_error: status.last_error.map(|error| error.text),
+            refused: status.rejected.iter().map(ToString::to_string).collect(),
+        }),
     }
 }
 

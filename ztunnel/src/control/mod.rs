@@ -3,11 +3,13 @@
 mod admin;
 mod config_dump;
 mod dispatch;
+mod gauges;
 mod threads;
 mod why;
 
 pub(crate) use admin::AdminHandler;
 pub(crate) use config_dump::ConfigDump;
 pub(crate) use dispatch::{Dispatch, PodSet};
+pub(crate) use gauges::register_gauges;
 pub use threads::ThreadError;
 pub(crate) use threads::Threads;

@@ -45,19 +45,6 @@ pub enum MeshError {
     Content(ConfigErrors),
 }
 
-/// What `warren status` says of the source.
-#[derive(Clone, Debug)]
-pub(crate) struct SourceStatus {
-    /// The file.
-    pub path: PathBuf,
-    /// The state in force.
-    pub revision: u64,
-    /// When it was applied.
-    pub applied_at: SystemTime,
-    /// Why the file's present content is not in force, if it is not.
-    pub last_error: Option<String>,
-}
-
 /// What identifies one version of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -112,16 +99,14 @@ impl LocalFile {
         self.sender.borrow().clone()
     }
 
-    /// Where the state comes from and whether the file is in force.
-    #[must_use]
-    pub(crate) fn status(&self) -> SourceStatus {
-        let state = self.sender.borrow();
-        SourceStatus {
-            path: self.path.clone(),
-            revision: state.revision,
-            applied_at: state.applied_at,
-            last_error: self.last_error.lock().clone(),
-        }
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why its present content is not in force, if it is not.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
     }
 
     /// Reloads the file whenever it changes. Runs until dropped.
@@ -182,8 +167,8 @@ fn load(path: &Path, settings: &MeshSettings, revision: u64) -> Result<MeshState
     let config = local_config::parse(&path.display().to_string(), &text, &settings.defaults)
         .map_err(MeshError::Content)?;
     Ok(MeshState {
-        snapshot: Snapshot::build(config.workloads, config.services),
-        policies: PolicyStore::compile(config.policies, &settings.policies),
+        snapshot: Arc::new(Snapshot::build(config.workloads, config.services)),
+        policies: Arc::new(PolicyStore::compile(config.policies, &settings.policies)),
         revision,
         applied_at: SystemTime::now(),
         // A file is complete or not there.

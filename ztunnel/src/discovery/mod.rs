@@ -1,8 +1,12 @@
 //! From an original destination to a route, out of the current state of the mesh.
 
+mod control_plane;
 mod local_file;
+mod source;
 
+pub(crate) use control_plane::ControlPlaneSource;
 pub(crate) use local_file::{LocalFile, MeshError, MeshSettings};
+pub(crate) use source::{Source, SourceStatus};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ use model::{Code, Direction, Outcome, Path};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -82,8 +83,19 @@ impl Collector for Codes {
 /// A label set and its value.
 pub(crate) type Reading = (Vec<(&'static str, String)>, u64);
 
-/// One gauge that is computed when somebody looks.
-pub(crate) struct Gauges {
+/// What a metric's values do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only grow.
+    Counter,
+    /// Go up and down.
+    Gauge,
+}
+
+/// One metric that is computed when somebody looks.
+pub(crate) struct Readings {
+    /// What its values do.
+    pub kind: Kind,
     /// Metric name.
     pub name: &'static str,
     /// Help text.
@@ -92,19 +104,25 @@ pub(crate) struct Gauges {
     pub read: Box<dyn Fn() -> Vec<Reading> + Send + Sync>,
 }
 
-impl fmt::Debug for Gauges {
+impl fmt::Debug for Readings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gauges").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Readings").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-impl Collector for Gauges {
+impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut family =
-            encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        let kind = match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        };
+        let mut family = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         for (labels, value) in (self.read)() {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(family.encode_family(&labels)?)?;
+            let encoder = family.encode_family(&labels)?;
+            match self.kind {
+                Kind::Counter => ConstCounter::new(value).encode(encoder)?,
+                Kind::Gauge => ConstGauge::new(value).encode(encoder)?,
+            }
         }
         Ok(())
     }

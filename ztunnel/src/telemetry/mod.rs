@@ -14,7 +14,7 @@ use model::Outcome;
 use prometheus_client::registry::Registry;
 
 pub(crate) use flows::{Flow, FlowRing};
-pub(crate) use metrics::{Gauges, Reading};
+pub(crate) use metrics::{Kind, Reading, Readings};
 pub(crate) use open::{OpenConnection, OpenGuard};
 pub(crate) use traffic::Counters;
 

@@ -45,8 +45,11 @@ fn dump() -> serde_json::Value {
     let config = Config::read(&environment.into_iter().collect()).expect("settings");
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
-        snapshot: Snapshot::build(mesh.workloads, mesh.services),
-        policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
+        snapshot: Arc::new(Snapshot::build(mesh.workloads, mesh.services)),
+        policies: Arc::new(PolicyStore::compile(
+            mesh.policies,
+            &Settings::rooted(&config.root_namespace),
+        )),
         revision: 1,
         applied_at: SystemTime::UNIX_EPOCH,
         sync: Sync::Complete,

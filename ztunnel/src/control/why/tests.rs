@@ -40,8 +40,11 @@ fn ask_in(sync: Sync, source: &str, destination: &str) -> Result<Why, Failure> {
     let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
     let state = MeshState {
         sync,
-        snapshot: Snapshot::build(mesh.workloads, mesh.services),
-        policies: PolicyStore::compile(mesh.policies, &Settings::rooted(&config.root_namespace)),
+        snapshot: Arc::new(Snapshot::build(mesh.workloads, mesh.services)),
+        policies: Arc::new(PolicyStore::compile(
+            mesh.policies,
+            &Settings::rooted(&config.root_namespace),
+        )),
         revision: 1,
         applied_at: SystemTime::UNIX_EPOCH,
     };
