@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::agent_log::{AccessLine, LogFile, LogMark};
 use crate::cgroup;
+use crate::control_plane::CONTROL_PLANE_PORT;
 use crate::http;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -28,6 +29,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 const READINESS_PORT: u16 = 15021;
 const STATS_PORT: u16 = 15020;
+const DUMP_PORT: u16 = 15000;
 
 /// Settings of an agent besides those that the world fixes.
 #[derive(Clone, Debug)]
@@ -45,6 +47,17 @@ impl Default for AgentOptions {
 }
 
 impl AgentOptions {
+    /// State and certificates from the control plane on the node's loopback, not from files.
+    #[must_use]
+    pub fn under_control_plane(self) -> Self {
+        let address = format!("http://127.0.0.1:{CONTROL_PLANE_PORT}");
+        // An empty value is that of a variable that is not set.
+        self.set("LOCAL_XDS_PATH", "")
+            .set("WARREN_DEV_CA_DIR", "")
+            .set("XDS_ADDRESS", &address)
+            .set("CA_ADDRESS", &address)
+    }
+
     /// Sets a variable of `docs/configuration.md`; later values win.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl fmt::Display) -> Self {
@@ -331,6 +344,14 @@ impl Agent {
             Ok(self.access_log(since).into_iter().find(|line| matches(line)))
         })
         .with_context(|| self.log.tail())
+    }
+
+    /// `/config_dump`, as JSON text.
+    pub fn config_dump(&self) -> anyhow::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, DUMP_PORT));
+        let answer = http::get_within(self.node.namespace(), address, "/config_dump")?;
+        ensure!(answer.status == 200, "/config_dump answers {}", answer.status);
+        Ok(answer.body)
     }
 
     /// `/metrics`, in the format of Prometheus.

@@ -11,6 +11,7 @@ mod capture;
 mod cgroup;
 mod control_plane;
 mod frames;
+mod house;
 mod http;
 mod mesh;
 mod namespace;
@@ -36,6 +37,7 @@ pub use control_plane::{
     XdsService,
 };
 pub use frames::{Frame, TcpSegment};
+pub use house::{ECHO_PORT, House, has_ended, talk};
 pub use mesh::{Mesh, ServiceSpec};
 pub use namespace::Namespace;
 pub use node::Node;

@@ -2,3 +2,9 @@
 //! on real sockets.
 
 mod authority;
+mod dump;
+mod land;
+mod revocation;
+mod rotation;
+mod staleness;
+mod sync;

@@ -8,11 +8,9 @@ use std::time::Duration;
 use admin::PodState;
 use anyhow::{Context, ensure};
 use netns::{MarkRouting, MarkSysctls};
-use tests::protocol::{Behaviour, Failure};
-use tests::{Actor, Agent, AgentOptions, Connection, Mesh, Pod, PodSpec, World, wait_until};
+use tests::{Agent, AgentOptions, Connection, Mesh, Pod, PodSpec, World, wait_until};
+pub(crate) use tests::{ECHO_PORT as PORT, House, talk};
 
-/// Where every server of this suite echoes.
-pub(crate) const PORT: u16 = 7007;
 /// Within this, the agent has noticed what changed and repaired it.
 pub(crate) const SOON: Duration = Duration::from_secs(6);
 /// The agent's routing in a pod: the numbers are an interface to operators.
@@ -34,35 +32,6 @@ pub(crate) struct Town {
     pub(crate) old: House,
     /// Last: everything above lives in it.
     pub(crate) world: World,
-}
-
-/// A pod with a process in it.
-pub(crate) struct House {
-    pub(crate) actor: Actor,
-    pub(crate) pod: Pod,
-}
-
-impl House {
-    pub(crate) fn new(world: &World, spec: PodSpec) -> anyhow::Result<Self> {
-        let pod = world.pod(spec)?;
-        let actor = pod.actor()?;
-        actor.listen(([0_u16; 8], PORT).into(), Behaviour::Echo)?;
-        Ok(Self { actor, pod })
-    }
-
-    pub(crate) fn connect(&self, to: &Self) -> Result<Connection<'_>, Failure> {
-        self.actor.connect(to.pod.at(PORT))
-    }
-
-    /// Opens a connection, exchanges a message, closes it.
-    pub(crate) fn greet(&self, to: &Self, message: &str) -> anyhow::Result<()> {
-        let (from, name) = (self.pod.name(), to.pod.name());
-        let what = || format!("{from} greets {name} with {message}");
-        let connection = self.connect(to).with_context(what)?;
-        let talked = talk(&connection, message).with_context(what);
-        connection.close()?;
-        talked
-    }
 }
 
 impl Town {
@@ -103,19 +72,9 @@ impl Town {
     }
 }
 
-/// Sends a message and gets it back.
-pub(crate) fn talk(connection: &Connection<'_>, message: &str) -> anyhow::Result<()> {
-    let answer = connection.exchange(message.as_bytes())?;
-    ensure!(answer == message.as_bytes(), "sent {message:?}, got {answer:?}");
-    Ok(())
-}
-
 /// Whether a connection has ended, cleanly or not, within a bounded time.
 pub(crate) fn has_ended(connection: &Connection<'_>) -> bool {
-    match connection.receive_within(tests::protocol::Amount::Some(1), SOON) {
-        Ok((data, ended)) => ended && data.is_empty(),
-        Err(failure) => failure.message == "ECONNRESET" || failure.message == "EPIPE",
-    }
+    tests::has_ended(connection, SOON)
 }
 
 /// What an agent has left in a pod's namespace.

@@ -62,10 +62,10 @@ fn under_load(mut end: impl FnMut(&mut Agent) -> anyhow::Result<()>) -> anyhow::
         // The server's agent.
         end(east)?;
         let before = server.report()?.accepted;
-        let plain = old.connect_to(shop, LOADED).expect_err("nobody answers for the pod");
+        let plain = knock(old, shop, LOADED).expect_err("nobody answers for the pod");
         ensure!(plain == "ECONNREFUSED", "{plain}");
-        web.connect_to(shop, LOADED).expect_err("its node does not answer");
-        let out = shop.connect_to(near, LOADED).expect_err("nobody takes what it sends");
+        knock(web, shop, LOADED).expect_err("its node does not answer");
+        let out = knock(shop, near, LOADED).expect_err("nobody takes what it sends");
         ensure!(out == "ECONNREFUSED", "{out}");
         let after = server.report()?.accepted;
         ensure!(before == after, "{} connections came without an agent", after - before);
@@ -77,9 +77,9 @@ fn under_load(mut end: impl FnMut(&mut Agent) -> anyhow::Result<()>) -> anyhow::
         // The client's agent.
         end(west)?;
         let before = server.report()?.accepted;
-        let out = web.connect_to(shop, LOADED).expect_err("nobody takes what it sends");
+        let out = knock(web, shop, LOADED).expect_err("nobody takes what it sends");
         ensure!(out == "ECONNREFUSED", "{out}");
-        let inbound = old.connect_to(web, LOADED).expect_err("nobody answers for the pod");
+        let inbound = knock(old, web, LOADED).expect_err("nobody answers for the pod");
         ensure!(inbound == "ECONNREFUSED", "{inbound}");
         let after = server.report()?.accepted;
         ensure!(before == after, "{} connections came without an agent", after - before);
@@ -116,12 +116,10 @@ fn grows(server: &Listener<'_>, what: &str) -> anyhow::Result<()> {
     eventually(what, SOON, || Ok((server.report()?.accepted > start + 10).then_some(())))
 }
 
-impl House {
-    /// Connects and exchanges a message; the errno's name if either fails.
-    fn connect_to(&self, to: &Self, port: u16) -> Result<(), String> {
-        let connection = self.actor.connect(to.pod.at(port)).map_err(|failure| failure.message)?;
-        let talked = talk(&connection, SECRET).context("talk");
-        let _ = connection.close();
-        talked.map_err(|error| format!("{error:#}"))
-    }
+/// Connects and exchanges a message; the errno's name if either fails.
+fn knock(from: &House, to: &House, port: u16) -> Result<(), String> {
+    let connection = from.actor.connect(to.pod.at(port)).map_err(|failure| failure.message)?;
+    let talked = talk(&connection, SECRET).context("talk");
+    let _ = connection.close();
+    talked.map_err(|error| format!("{error:#}"))
 }

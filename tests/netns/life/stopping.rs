@@ -41,9 +41,7 @@ fn open_connections_live_until_the_deadline_and_are_then_reset() -> anyhow::Resu
         let refused = || Ok(old.connect(shop).err());
         let refused = eventually("new connections are refused", SOON, refused)?;
         ensure!(refused.message == "ECONNREFUSED", "{refused:?}");
-        // Its tunnels are told a little later.
-        let refused = || Ok(web.greet(shop, "new").is_err().then_some(()));
-        eventually("new tunnelled connections are refused", SOON, refused)?;
+        ensure!(web.greet(shop, "new").is_err(), "a draining node takes new tunnelled connections");
         talk(&far, "while draining")?;
         let status = east.status()?;
         ensure!(matches!(status.drain, admin::Drain::Draining { .. }), "{:?}", status.drain);
