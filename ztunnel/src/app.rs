@@ -13,8 +13,8 @@ use daemon::{
 use http::StatusCode;
 use local_config::Defaults;
 use prometheus_client::registry::Registry;
-use svid::{CaClient, DevCa, DevCaError, SvidStore};
-use tls::Compliance;
+use svid::{CaClient, DevCa, DevCaError, Issuer, SvidFolder, SvidStore};
+use tls::{TrustSettings, TrustStore};
 use tokio::task::JoinSet;
 
 use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
@@ -124,16 +124,7 @@ async fn run_on(
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
     let (capture, events) = Capture::start(capture_config(&config, program))?;
-    let svids = match &config.authority {
-        Authority::Development(folder) => {
-            let authority = DevCa::open(folder, &config.trust_domain)?;
-            SvidStore::new(authority, config.secret_ttl)
-        }
-        Authority::ControlPlane(settings) => {
-            let channel = settings.channel(&config.cluster_id, Compliance::Default)?;
-            SvidStore::new(CaClient::new(channel), config.secret_ttl)
-        }
-    };
+    let (trust, svids) = certificates(&config)?;
 
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));
@@ -168,6 +159,7 @@ async fn run_on(
             }
         }
     }
+    tasks.spawn(trust.clone().watch());
 
     let ready = {
         let readiness = readiness.clone();
@@ -191,7 +183,8 @@ async fn run_on(
         config: config.clone(),
         capture: capture.clone(),
         mesh,
-        svids,
+        svids: svids.clone(),
+        trust,
         pods,
         telemetry,
         stop: stop.clone(),
@@ -201,12 +194,14 @@ async fn run_on(
     let admin_stop = stop.clone();
     tasks.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
 
-    capture.adopt_all().await?;
+    // Whoever lets go of a certificate from then on is no pod that leaves the mesh.
+    capture.adopt_all().await.inspect_err(|_| svids.stop())?;
     drop(adopting);
     tracing::info!(node = %config.node_name, threads = config.worker_threads, "ready");
 
     let signal = signals.next().await;
     tracing::info!(signal, drain = ?config.drain, "stopping");
+    svids.stop();
     drain(&config, &stop, &capture, threads, dispatching, &mut signals).await;
     tracing::info!("stopped");
     Ok(())
@@ -261,7 +256,7 @@ fn source(
         MeshSource::File(path) => Ok((Source::File(LocalFile::open(path, settings)?), None)),
         MeshSource::ControlPlane { plane, on_demand } => {
             let (client, driver) = xds_client::new(xds_client::Settings {
-                control_plane: plane.channel(&config.cluster_id, Compliance::Default)?,
+                control_plane: plane.channel(&config.cluster_id, config.trust.compliance)?,
                 client: xds::ClientSettings {
                     node: xds_client::node(&node_facts(config))?,
                     mode: if *on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard },
@@ -283,6 +278,34 @@ fn node_facts(config: &Config) -> xds_client::NodeFacts {
         metadata: BTreeMap::new(),
         environment: config.agent.metadata.clone(),
     }
+}
+
+/// Whom peers are believed by, and the certificates of this node's pods.
+fn certificates(config: &Config) -> Result<(TrustStore, SvidStore), AppError> {
+    let trust = TrustStore::open(TrustSettings {
+        domain: config.trust_domain.clone(),
+        aliases: config.trust.aliases.clone(),
+        compliance: config.trust.compliance,
+        crl: config.trust.crl.clone(),
+        bundles: config.trust.bundles.clone(),
+        keep: Some(config.run_dir.join("trust")),
+    });
+    let authority: Arc<dyn Issuer> = match &config.authority {
+        Authority::Development(folder) => Arc::new(DevCa::open(folder, &config.trust_domain)?),
+        Authority::ControlPlane(settings) => {
+            Arc::new(CaClient::new(settings.channel(&config.cluster_id, config.trust.compliance)?))
+        }
+    };
+    // Without it an agent that restarts asks the authority again; with it on a disk, keys would be
+    // found there years later.
+    let folder = SvidFolder::open(&config.run_dir.join("svids"))
+        .inspect_err(|error| {
+            let error = model::causes(error);
+            tracing::warn!(%error, "certificates are not kept for an agent that restarts");
+        })
+        .ok();
+    let svids = SvidStore::new(authority, config.secret_ttl, trust.clone(), folder);
+    Ok((trust, svids))
 }
 
 fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {

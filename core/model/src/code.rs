@@ -117,6 +117,8 @@ codes! {
     PeerIdentity = "PEER_IDENTITY", Peer, "TLS_FAILURE";
     /// A certificate of the connection was revoked.
     CertificateRevoked = "CERTIFICATE_REVOKED", Peer, "CERT_REVOKED";
+    /// Revocation lists are configured and none is in force: no certificate can be accepted.
+    RevocationUnknown = "REVOCATION_UNKNOWN", Us, "TLS_FAILURE";
     /// The HTTP/2 handshake failed.
     Http2Failed = "HTTP2_FAILED", Peer, "H2_HANDSHAKE_FAILURE";
     /// The tunnel died under the connection.

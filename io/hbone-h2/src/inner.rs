@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hbone::{Baggage, ConnectHead};
-use model::{Code, SpiffeId, VerifiedIdentity};
-use tls::{Svid, TlsError, TlsStream};
+use model::{Code, SpiffeId};
+use tls::{Svid, TlsError, TlsStream, VerifiedPeer};
 use tokio::time::timeout;
 
 use crate::stream_io::Shared;
@@ -87,8 +87,8 @@ pub struct OpenedInside {
     pub stream: HboneStream,
     /// What the workload's node tells about it.
     pub baggage: Baggage,
-    /// Who the workload is.
-    pub peer: VerifiedIdentity,
+    /// Who the workload is, and by which certificates.
+    pub peer: VerifiedPeer,
     /// Moves the bytes.
     pub driver: InnerDriver,
 }

@@ -134,7 +134,7 @@ impl World {
         let outer = self.outer().await;
         let (opened, far) = tokio::join!(self.inside(outer, &[WORKLOAD], SOON), self.accept());
         let opened = opened.expect("opens");
-        assert_eq!(opened.peer.id().as_str(), WORKLOAD);
+        assert_eq!(opened.peer.identity.id().as_str(), WORKLOAD);
         assert_eq!(&*opened.baggage.namespace, "shop");
         spawn_local(opened.driver.run());
         (opened.stream, far)
@@ -172,7 +172,7 @@ async fn answer(
         Behind::Workload => {
             // A client that does not like our certificate, or gives up, ends it here.
             let Ok((stream, peer)) = tls::accept(socket, &svid, SOON).await else { return };
-            assert_eq!(peer.id().as_str(), CLIENT);
+            assert_eq!(peer.identity.id().as_str(), CLIENT);
             let server = Server::handshake(stream, &Settings::default()).await.expect("HTTP/2");
             let _ = tunnels.send(Serving::new(server));
         }

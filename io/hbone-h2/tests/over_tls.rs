@@ -33,7 +33,7 @@ async fn pair() -> Pair {
             tls::connect(socket, &client, &expected, SOON).await.expect("TLS")
         }
     );
-    assert_eq!(far.1.id().as_str(), CLIENT);
+    assert_eq!(far.1.identity.id().as_str(), CLIENT);
     Pair::over(near.0, far.0, &Settings::default()).await
 }
 

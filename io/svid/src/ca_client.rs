@@ -10,7 +10,7 @@ use prost_types::{Struct, Value};
 use proto::citadel::{
     CREATE_METHOD, IMPERSONATED_IDENTITY, IstioCertificateRequest, IstioCertificateResponse,
 };
-use tls::{BundleError, Svid, SvidError, TrustBundle};
+use tls::{BundleError, TrustBundle};
 use tokio::sync::Mutex;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 use crate::csr::{Csr, CsrError};
-use crate::issuer::{IssueError, Issuer, Issuing};
+use crate::issuer::{IssueError, Issued, Issuer, Issuing};
 use crate::response::{RESPONSE_BYTES_MAX, ResponseError, issued_chain};
 
 /// How long one request may take, the connection to the authority included.
@@ -48,12 +48,6 @@ pub enum CaClientError {
     /// The roots cannot be used.
     #[error("the roots in the authority's answer")]
     Bundle(#[from] BundleError),
-    /// No peer would take the certificate, or it is not for our key.
-    #[error("the certificate in the authority's answer")]
-    Svid(#[from] SvidError),
-    /// It is somebody else's.
-    #[error("the authority's certificate is for {0}")]
-    OtherIdentity(SpiffeId),
 }
 
 /// Asks a control plane for certificates in the name of this node's workloads.
@@ -70,7 +64,7 @@ impl CaClient {
         Self { plane, channel: Mutex::new(None) }
     }
 
-    async fn create(&self, identity: &SpiffeId, ttl: Duration) -> Result<Svid, CaClientError> {
+    async fn create(&self, identity: &SpiffeId, ttl: Duration) -> Result<Issued, CaClientError> {
         let csr = Csr::new(identity)?;
         let request = request(&csr, identity, ttl);
         let called = tokio::time::timeout(CALL_TIMEOUT, self.call(request)).await;
@@ -87,9 +81,8 @@ impl CaClient {
         };
         let issued = issued_chain(&response.cert_chain)?;
         let bundle = TrustBundle::new(identity.domain(), issued.roots)?;
-        let svid = Svid::new(issued.chain, csr.key, bundle)?;
-        let got = svid.identity().id();
-        if got == identity { Ok(svid) } else { Err(CaClientError::OtherIdentity(got.clone())) }
+        // Whether it is for this identity and key, and verifies, is checked when it is made ready.
+        Ok(Issued { chain: issued.chain, key: csr.key, bundle })
     }
 
     async fn call(
@@ -121,7 +114,7 @@ impl Issuer for CaClient {
     fn issue<'a>(&'a self, identity: &'a SpiffeId, ttl: Duration) -> Issuing<'a> {
         Box::pin(async move {
             let created = self.create(identity, ttl).await;
-            created.map_err(|cause| IssueError { identity: identity.clone(), cause: cause.into() })
+            created.map_err(|cause| IssueError::new(identity, cause))
         })
     }
 }

@@ -19,13 +19,13 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
-use tls::{Svid, TrustBundle};
+use tls::TrustBundle;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::csr::{new_key, pkcs8, uri};
-use crate::issuer::{IssueError, Issuer, Issuing};
+use crate::issuer::{IssueError, Issued, Issuer, Issuing};
 
 /// The authority's key, PKCS #8 in PEM, mode 0600.
 pub const KEY_FILE: &str = "ca.key";
@@ -81,9 +81,6 @@ pub enum DevCaError {
     /// The roots are not usable.
     #[error("the development root is not usable")]
     Bundle(#[from] tls::BundleError),
-    /// The certificate does not stand up to a peer's eyes.
-    #[error("the certificate is not usable")]
-    Svid(#[from] tls::SvidError),
     /// The identity is in another trust domain.
     #[error("{0} is not in the development authority's trust domain")]
     TrustDomain(SpiffeId),
@@ -116,8 +113,8 @@ impl DevCa {
         Ok(Self { issuer: rcgen::Issuer::new(params, key), bundle, root_not_after })
     }
 
-    /// Issues an SVID with a fresh key, valid for `ttl` or until the root expires.
-    pub fn issue(&self, identity: &SpiffeId, ttl: Duration) -> Result<Svid, DevCaError> {
+    /// Issues a certificate with a fresh key, valid for `ttl` or until the root expires.
+    pub fn issue(&self, identity: &SpiffeId, ttl: Duration) -> Result<Issued, DevCaError> {
         if identity.trust_domain() != self.bundle.trust_domain().as_str() {
             return Err(DevCaError::TrustDomain(identity.clone()));
         }
@@ -135,7 +132,8 @@ impl DevCa {
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(&key, &self.issuer).map_err(made)?;
-        Ok(Svid::new(vec![leaf.der().clone()], pkcs8(&key), self.bundle.clone())?)
+        let chain = vec![leaf.der().clone()];
+        Ok(Issued { chain, key: pkcs8(&key), bundle: self.bundle.clone() })
     }
 
     /// The root, as peers hold it.
@@ -147,8 +145,7 @@ impl DevCa {
 
 impl Issuer for DevCa {
     fn issue<'a>(&'a self, identity: &'a SpiffeId, ttl: Duration) -> Issuing<'a> {
-        let issued = Self::issue(self, identity, ttl)
-            .map_err(|e| IssueError { identity: identity.clone(), cause: Box::new(e) });
+        let issued = Self::issue(self, identity, ttl).map_err(|e| IssueError::new(identity, e));
         Box::pin(async move { issued })
     }
 }

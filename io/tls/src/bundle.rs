@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use model::TrustDomain;
-use rustls::RootCertStore;
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 
-use crate::provider::{Compliance, provider};
+use crate::spiffe;
 
 /// Most roots of one trust domain: more than any rotation needs. A larger bundle is refused.
 pub const ROOTS_MAX: usize = 32;
@@ -23,52 +22,92 @@ pub enum BundleError {
     /// More than [`ROOTS_MAX`].
     #[error("the trust bundle has more than {ROOTS_MAX} roots")]
     TooMany,
+    /// Not PEM, or cut off.
+    #[error("the trust bundle is not whole PEM")]
+    Pem(#[source] rustls_pki_types::pem::Error),
     /// A root that cannot be parsed. Leaving it out would be a silent change of trust.
-    #[error("root {index} of the trust bundle cannot be parsed")]
+    #[error("root {index} of the trust bundle cannot be used")]
     Root {
         /// Which one, from 0.
         index: usize,
         /// What is wrong with it.
-        source: rustls::Error,
+        source: webpki::Error,
     },
-    /// rustls refused the roots.
-    #[error("the trust bundle cannot be used")]
-    Unusable(#[source] VerifierBuilderError),
+}
+
+/// One certificate authority.
+#[derive(Clone)]
+pub(crate) struct Root {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) not_after: SystemTime,
+    anchor: TrustAnchor<'static>,
+}
+
+impl Root {
+    pub(crate) fn parse(certificate: CertificateDer<'_>) -> Result<Self, webpki::Error> {
+        let anchor = webpki::anchor_from_trusted_cert(&certificate)?.to_owned();
+        let parsed = spiffe::parse(&certificate).map_err(|_| webpki::Error::BadDer)?;
+        let not_after = spiffe::validity(&parsed).1;
+        Ok(Self { anchor, not_after, certificate: certificate.into_owned() })
+    }
+}
+
+impl PartialEq for Root {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificate == other.certificate
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Root").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
 }
 
 /// Which certificate authorities speak for a trust domain. Cheap to clone.
 #[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
-    roots: Arc<RootCertStore>,
-    /// Verifies clients' chains and their usage, not their identity.
-    clients: Arc<dyn ClientCertVerifier>,
+    roots: Arc<[Root]>,
+    /// Those of `roots`, as the verification wants them.
+    anchors: Arc<[TrustAnchor<'static>]>,
 }
 
 impl TrustBundle {
-    /// Builds a bundle of at least one root.
+    /// Builds a bundle of at least one root. The same root twice counts once.
     pub fn new<'a>(
         trust_domain: TrustDomain,
         roots: impl IntoIterator<Item = CertificateDer<'a>>,
     ) -> Result<Self, BundleError> {
-        let mut store = RootCertStore::empty();
+        let mut all: Vec<Root> = Vec::new();
         for (index, root) in roots.into_iter().enumerate() {
-            if index == ROOTS_MAX {
+            let root = Root::parse(root).map_err(|source| BundleError::Root { index, source })?;
+            if all.contains(&root) {
+                continue;
+            }
+            if all.len() == ROOTS_MAX {
                 return Err(BundleError::TooMany);
             }
-            store.add(root).map_err(|source| BundleError::Root { index, source })?;
+            all.push(root);
         }
-        if store.is_empty() {
-            return Err(BundleError::Empty);
+        Self::of(trust_domain, all).ok_or(BundleError::Empty)
+    }
+
+    /// Reads a bundle of PEM certificates; other text between them is ignored.
+    pub fn from_pem(trust_domain: TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
+        // One more than are taken, so that too many are seen as such.
+        let roots = CertificateDer::pem_slice_iter(pem).take(ROOTS_MAX * 2);
+        let roots: Vec<_> = roots.collect::<Result<_, _>>().map_err(BundleError::Pem)?;
+        Self::new(trust_domain, roots)
+    }
+
+    /// A bundle of roots that were read before; `None` without any.
+    pub(crate) fn of(trust_domain: TrustDomain, roots: Vec<Root>) -> Option<Self> {
+        if roots.is_empty() {
+            return None;
         }
-        let roots = Arc::new(store);
-        let clients = WebPkiClientVerifier::builder_with_provider(
-            roots.clone(),
-            provider(Compliance::Default),
-        )
-        .build()
-        .map_err(BundleError::Unusable)?;
-        Ok(Self { trust_domain, roots, clients })
+        let anchors = roots.iter().map(|root| root.anchor.clone()).collect();
+        Some(Self { trust_domain, roots: roots.into(), anchors })
     }
 
     /// The trust domain.
@@ -77,21 +116,31 @@ impl TrustBundle {
         &self.trust_domain
     }
 
-    pub(crate) fn roots(&self) -> &RootCertStore {
+    /// The roots' certificates.
+    pub fn certificates(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().map(|root| &root.certificate)
+    }
+
+    pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
     }
 
-    pub(crate) fn clients(&self) -> &dyn ClientCertVerifier {
-        &*self.clients
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+}
+
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.roots == other.roots
     }
 }
 
 impl fmt::Debug for TrustBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roots = self.roots.len();
         f.debug_struct("TrustBundle")
             .field("domain", &self.trust_domain)
-            .field("roots", &roots)
+            .field("roots", &self.roots.len())
             .finish_non_exhaustive()
     }
 }

@@ -20,9 +20,15 @@ pub enum TlsError {
     /// The peer does not speak `h2`.
     #[error("the peer did not negotiate ALPN h2")]
     Alpn,
-    /// The certificate is trusted but holds no identity that may be on the other side.
+    /// The certificate holds no identity that may be on the other side.
     #[error("the peer's certificate has no acceptable SPIFFE identity")]
     PeerIdentity(#[source] IdentityProblem),
+    /// The issuer took a certificate of the chain back.
+    #[error("a certificate of the peer was revoked")]
+    Revoked,
+    /// Revocation lists are configured and none is in force: nobody can be accepted.
+    #[error("no revocation list is in force on this node")]
+    RevocationsUnavailable,
 }
 
 impl TlsError {
@@ -33,6 +39,8 @@ impl TlsError {
             Self::Timeout(_) => Code::TlsTimeout,
             Self::Io(_) | Self::Handshake(_) | Self::Alpn => Code::TlsFailed,
             Self::PeerIdentity(_) => Code::PeerIdentity,
+            Self::Revoked => Code::CertificateRevoked,
+            Self::RevocationsUnavailable => Code::RevocationUnknown,
         }
     }
 
@@ -41,16 +49,38 @@ impl TlsError {
         let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
             return Self::Io(error);
         };
-        if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = tls
-            && let Some(problem) = other.0.downcast_ref::<IdentityProblem>()
-        {
-            return Self::PeerIdentity(problem.clone());
+        if let rustls::Error::InvalidCertificate(refused) = tls {
+            if *refused == rustls::CertificateError::Revoked {
+                return Self::Revoked;
+            }
+            if let rustls::CertificateError::Other(other) = refused {
+                match other.0.downcast_ref::<VerifierProblem>() {
+                    Some(VerifierProblem::Identity(problem)) => {
+                        return Self::PeerIdentity(problem.clone());
+                    }
+                    Some(VerifierProblem::RevocationsUnavailable) => {
+                        return Self::RevocationsUnavailable;
+                    }
+                    Some(VerifierProblem::Chain(_)) | None => {}
+                }
+            }
         }
         Self::Handshake(tls.clone())
     }
 }
 
-/// What is wrong with the identity in a trusted certificate.
+/// What our verifier says that rustls has no word for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VerifierProblem {
+    #[error(transparent)]
+    Identity(IdentityProblem),
+    #[error(transparent)]
+    Chain(webpki::Error),
+    #[error("no revocation list is in force on this node")]
+    RevocationsUnavailable,
+}
+
+/// What is wrong with the identity in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityProblem {
     /// No certificate, or one that cannot be parsed.
@@ -66,7 +96,7 @@ pub enum IdentityProblem {
     #[error("the certificate's URI is not a workload's SPIFFE ID")]
     NotSpiffe(#[source] model::IdentityError),
     /// A trust domain whose roots we do not hold.
-    #[error("{got} is not in the trust domain {want}")]
+    #[error("{got} is in no trusted domain; ours is {want}")]
     ForeignTrustDomain {
         /// Who the peer is.
         got: SpiffeId,

@@ -1,7 +1,8 @@
 //! An X.509-SVID: a workload's certificate and key, ready for handshakes.
 //!
 //! Checked once, when it is made, with the eyes of a peer: an SVID nobody would accept must not
-//! take the place of one that works. The TLS configurations are built then too, not per handshake.
+//! take the place of one that works. The TLS configurations are built then too, not per handshake,
+//! and ask for the trust in force at each handshake.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,15 +15,13 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use x509_parser::certificate::X509Certificate;
 
+use crate::chain::{CHAIN_MAX, PeerChain};
 use crate::handshake::ALPN;
 use crate::provider::{Compliance, provider};
+use crate::trust::{Revoked, Trust, TrustView, Usage, verify_path};
 use crate::verifier::SpiffeVerifier;
 use crate::{IdentityProblem, TrustBundle, spiffe};
-
-/// Most certificates in a chain, the leaf included. A longer one is refused.
-pub const CHAIN_MAX: usize = 8;
 
 /// Why an SVID was refused.
 #[derive(Debug, thiserror::Error)]
@@ -36,57 +35,72 @@ pub enum SvidError {
     /// The key cannot be read, or is not the certificate's.
     #[error("the key does not fit the certificate")]
     Key(#[source] rustls::Error),
+    /// The roots are another trust domain's.
+    #[error("the roots are not those of the certificate's trust domain")]
+    TrustDomain,
     /// A peer with the same roots would refuse it.
     #[error("the certificate does not verify against its own trust bundle")]
-    Untrusted(#[source] rustls::Error),
+    Untrusted(#[source] webpki::Error),
     /// rustls refused the configuration.
     #[error("the certificate cannot be used for TLS")]
     Config(#[source] rustls::Error),
 }
 
-/// A certificate chain, its key, and the roots of its trust domain.
+/// A certificate chain, its key, and the roots that it came with.
 pub struct Svid {
     identity: VerifiedIdentity,
     bundle: TrustBundle,
+    path: PeerChain,
     not_before: SystemTime,
     not_after: SystemTime,
     serial: String,
+    key: Arc<CertifiedKey>,
+    trust: TrustView,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
 impl Svid {
-    /// Checks and prepares an SVID. `chain` starts with the leaf; the roots are in the bundle.
+    /// Checks and prepares an SVID. `chain` starts with the leaf; the roots are in the bundle,
+    /// which must be that of the identity's trust domain. Peers are judged by `trust`.
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         bundle: TrustBundle,
+        trust: &TrustView,
     ) -> Result<Self, SvidError> {
         let leaf = chain.first().cloned().filter(|_| chain.len() <= CHAIN_MAX);
         let leaf = leaf.ok_or(SvidError::Chain(chain.len()))?;
         let parsed = spiffe::parse(&leaf).map_err(SvidError::Identity)?;
         let id = spiffe::identity(&parsed).map_err(SvidError::Identity)?;
-        let (not_before, not_after) = validity(&parsed);
-
-        let clients = SpiffeVerifier::of_clients(bundle.clone());
-        let now = UnixTime::since_unix_epoch(verification_time(not_before));
-        let servers = SpiffeVerifier::of_server(bundle.clone(), std::slice::from_ref(&id));
-        for verifier in [&clients, &servers] {
-            verifier.verify(&leaf, &chain[1..], now).map_err(SvidError::Untrusted)?;
+        if id.trust_domain() != bundle.trust_domain().as_str() {
+            return Err(SvidError::TrustDomain);
         }
+        let (not_before, not_after) = spiffe::validity(&parsed);
+        let now = UnixTime::since_unix_epoch(verification_time(not_before));
+        let verify = |usage| verify_path(&bundle, None, &leaf, &chain[1..], now, usage);
+        verify(Usage::Client).map_err(SvidError::Untrusted)?;
+        let path = verify(Usage::Server).map_err(SvidError::Untrusted)?;
         let serial = parsed.raw_serial_as_string();
-        let key = CertifiedKey::from_der(chain, key, &provider(Compliance::Default))
-            .map_err(SvidError::Key)?;
-        let key = Arc::new(SingleCertAndKey::from(key));
+        let compliance = trust.current().compliance();
+        let key =
+            CertifiedKey::from_der(chain, key, &provider(compliance)).map_err(SvidError::Key)?;
+        let key = Arc::new(key);
+        let resolver = Arc::new(SingleCertAndKey::from(key.clone()));
+        let server = server_config(trust, resolver.clone(), compliance);
+        let client = client_config(trust, resolver, compliance);
         Ok(Self {
             // Our own certificate, verified against our own roots just now.
             identity: VerifiedIdentity::assertion(id),
-            server: Arc::new(server_config(clients, key.clone()).map_err(SvidError::Config)?),
-            client: Arc::new(client_config(&bundle, key).map_err(SvidError::Config)?),
+            server: Arc::new(server.map_err(SvidError::Config)?),
+            client: Arc::new(client.map_err(SvidError::Config)?),
+            trust: trust.clone(),
             bundle,
+            path,
             not_before,
             not_after,
             serial,
+            key,
         })
     }
 
@@ -96,7 +110,18 @@ impl Svid {
         &self.identity
     }
 
-    /// The roots peers are verified against.
+    /// The certificates that peers are shown, the leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    /// Whether the trust in force says that it was revoked. Peers would refuse it.
+    pub fn check(&self, trust: &Trust) -> Result<(), Revoked> {
+        trust.check_chain(&self.path)
+    }
+
+    /// The roots that it came with. Peers are judged by the trust in force, not by these alone.
     #[must_use]
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
@@ -128,7 +153,7 @@ impl Svid {
     /// pointers: small beside the handshake it is for.
     pub(crate) fn client_config(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&self.client);
-        let verifier = SpiffeVerifier::of_server(self.bundle.clone(), expected);
+        let verifier = SpiffeVerifier::of_server(self.trust.clone(), expected);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Arc::new(config)
     }
@@ -146,10 +171,12 @@ impl fmt::Debug for Svid {
 }
 
 fn server_config(
-    clients: SpiffeVerifier,
+    trust: &TrustView,
     key: Arc<SingleCertAndKey>,
+    compliance: Compliance,
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider(Compliance::Default))
+    let clients = SpiffeVerifier::of_clients(trust.clone());
+    let mut config = ServerConfig::builder_with_provider(provider(compliance))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(clients))
         .with_cert_resolver(key);
@@ -163,12 +190,13 @@ fn server_config(
 }
 
 fn client_config(
-    bundle: &TrustBundle,
+    trust: &TrustView,
     key: Arc<SingleCertAndKey>,
+    compliance: Compliance,
 ) -> Result<ClientConfig, rustls::Error> {
     // Nobody is expected: a connection that forgot to say whom it wants fails.
-    let nobody = SpiffeVerifier::of_server(bundle.clone(), &[]);
-    let mut config = ClientConfig::builder_with_provider(provider(Compliance::Default))
+    let nobody = SpiffeVerifier::of_server(trust.clone(), &[]);
+    let mut config = ClientConfig::builder_with_provider(provider(compliance))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
@@ -178,13 +206,6 @@ fn client_config(
     config.enable_sni = false;
     config.enable_early_data = false;
     Ok(config)
-}
-
-fn validity(leaf: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
-    let at = |time: x509_parser::time::ASN1Time| {
-        u64::try_from(time.timestamp()).map_or(UNIX_EPOCH, |s| UNIX_EPOCH + Duration::from_secs(s))
-    };
-    (at(leaf.validity().not_before), at(leaf.validity().not_after))
 }
 
 /// Now, or when the certificate becomes valid if our clock is behind the authority's: peers'

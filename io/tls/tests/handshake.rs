@@ -1,119 +1,13 @@
 //! Handshakes between real endpoints: who is accepted, who is refused, and with which code.
 
-use std::time::Duration;
+mod support;
 
-use model::{Code, SpiffeId, TrustDomain};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use model::{Code, TrustDomain};
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use support::{CART, Ca, FOREIGN, Leaf, SOON, WEB, handshake, id};
 use tls::{IdentityProblem, Svid, SvidError, TlsError, TrustBundle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
-const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
-const FOREIGN: &str = "spiffe://other.example/ns/shop/sa/web";
-const SOON: Duration = Duration::from_secs(5);
-
-struct Ca {
-    root: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// What is unusual about a leaf.
-struct Leaf {
-    sans: Vec<SanType>,
-    usages: Vec<ExtendedKeyUsagePurpose>,
-    age: time::Duration,
-    life: time::Duration,
-}
-
-impl Leaf {
-    fn of(uris: &[&str]) -> Self {
-        let san = |uri: &&str| SanType::URI((*uri).try_into().expect("ASCII"));
-        Self {
-            sans: uris.iter().map(san).collect(),
-            usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
-            age: time::Duration::MINUTE,
-            life: time::Duration::HOUR,
-        }
-    }
-}
-
-impl Ca {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "test root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).expect("root").der().clone();
-        Self { root, issuer: Issuer::new(params, key) }
-    }
-
-    fn bundle(&self, domain: &str) -> TrustBundle {
-        let domain = TrustDomain::parse(domain).expect("domain");
-        TrustBundle::new(domain, [self.root.clone()]).expect("bundle")
-    }
-
-    fn leaf(&self, leaf: Leaf) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.not_before = time::OffsetDateTime::now_utc() - leaf.age;
-        params.not_after = params.not_before + leaf.life;
-        params.subject_alt_names = leaf.sans;
-        params.extended_key_usages = leaf.usages;
-        let cert = params.signed_by(&key, &self.issuer).expect("leaf");
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        (vec![cert.der().clone()], key.into())
-    }
-
-    fn svid(&self, uri: &str) -> Svid {
-        let (chain, key) = self.leaf(Leaf::of(&[uri]));
-        let domain = SpiffeId::parse(uri).expect("uri").trust_domain().to_owned();
-        Svid::new(chain, key, self.bundle(&domain)).expect("svid")
-    }
-
-    /// A peer that checks nothing, with a leaf that `Svid` would not take.
-    fn rogue(&self, leaf: Leaf) -> Rogue {
-        let (chain, key) = self.leaf(leaf);
-        Rogue { chain, key }
-    }
-}
-
-fn id(uri: &str) -> SpiffeId {
-    SpiffeId::parse(uri).expect("uri")
-}
-
-async fn handshake(
-    server: &Svid,
-    client: &Svid,
-    expected: &[SpiffeId],
-) -> (Result<SpiffeId, TlsError>, Result<SpiffeId, TlsError>) {
-    let (near, far) = duplex(1 << 16);
-    // One byte each way shows that both ends think they are connected.
-    let serve = async {
-        let (mut stream, peer) = tls::accept(far, server, SOON).await?;
-        let echo = async {
-            let byte = stream.read_u8().await?;
-            stream.write_u8(byte).await
-        };
-        echo.await.map_err(TlsError::Io)?;
-        Ok(peer.id().clone())
-    };
-    let dial = async {
-        let (mut stream, peer) = tls::connect(near, client, expected, SOON).await?;
-        let ask = async {
-            stream.write_u8(7).await?;
-            stream.read_u8().await
-        };
-        ask.await.map_err(TlsError::Io)?;
-        Ok(peer.id().clone())
-    };
-    tokio::join!(serve, dial)
-}
 
 #[tokio::test]
 async fn both_sides_learn_who_the_other_is() {
@@ -170,10 +64,13 @@ async fn an_unexpected_server_never_sees_the_clients_certificate() {
 #[tokio::test]
 async fn a_foreign_trust_domain_is_refused_even_with_our_roots() {
     let ca = Ca::new();
-    let (at_server, at_client) = handshake(&ca.svid(CART), &ca.svid(FOREIGN), &[id(CART)]).await;
+    // It would take our server; our server does not take it.
+    let foreign = ca.svid_in(Leaf::of(&[FOREIGN]), "other.example", &ca.view("cluster.local"));
+    let (at_server, at_client) = handshake(&ca.svid(CART), &foreign, &[id(CART)]).await;
     let error = at_server.expect_err("refuses");
     assert_eq!(error.code(), Code::PeerIdentity);
-    let problem = "spiffe://other.example/ns/shop/sa/web is not in the trust domain cluster.local";
+    let problem =
+        "spiffe://other.example/ns/shop/sa/web is in no trusted domain; ours is cluster.local";
     assert_eq!(std::error::Error::source(&error).expect("source").to_string(), problem);
     assert!(at_client.is_err());
 }
@@ -189,9 +86,10 @@ async fn another_ca_is_refused_by_both() {
 #[test]
 fn an_svid_is_checked_when_it_is_made() {
     let ca = Ca::new();
+    let view = ca.view("cluster.local");
     let make = |leaf: Leaf| {
         let (chain, key) = ca.leaf(leaf);
-        Svid::new(chain, key, ca.bundle("cluster.local")).expect_err("refused")
+        Svid::new(chain, key, ca.bundle("cluster.local"), &view).expect_err("refused")
     };
     let identity = |error: SvidError| {
         let SvidError::Identity(problem) = error else { panic!("{error:?}") };
@@ -204,16 +102,18 @@ fn an_svid_is_checked_when_it_is_made() {
     let expired = Leaf { age: time::Duration::HOUR * 2, ..Leaf::of(&[CART]) };
     let client_only =
         Leaf { usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Leaf::of(&[CART]) };
-    for leaf in [Leaf::of(&[FOREIGN]), expired, client_only] {
+    for leaf in [expired, client_only] {
         assert!(matches!(make(leaf), SvidError::Untrusted(_)));
     }
+    assert!(matches!(make(Leaf::of(&[FOREIGN])), SvidError::TrustDomain));
     let (chain, _) = ca.leaf(Leaf::of(&[CART]));
     let (_, key) = ca.leaf(Leaf::of(&[CART]));
-    let error = Svid::new(chain.clone(), key.clone_key(), ca.bundle("cluster.local"));
+    let error = Svid::new(chain.clone(), key.clone_key(), ca.bundle("cluster.local"), &view);
     assert!(matches!(error, Err(SvidError::Key(_))));
-    let other = Svid::new(chain, key.clone_key(), Ca::new().bundle("cluster.local"));
+    let other = Svid::new(chain, key.clone_key(), Ca::new().bundle("cluster.local"), &view);
     assert!(matches!(other, Err(SvidError::Untrusted(_))));
-    assert!(matches!(Svid::new(vec![], key, ca.bundle("cluster.local")), Err(SvidError::Chain(0))));
+    let nothing = Svid::new(vec![], key, ca.bundle("cluster.local"), &view);
+    assert!(matches!(nothing, Err(SvidError::Chain(0))));
     assert!(TrustBundle::new(TrustDomain::default(), []).is_err());
     assert!(TrustBundle::new(TrustDomain::default(), [CertificateDer::from(vec![1])]).is_err());
     let svid = ca.svid(CART);
@@ -227,44 +127,6 @@ struct Rogue {
     key: PrivateKeyDer<'static>,
 }
 
-#[derive(Debug)]
-struct AnyServer;
-
-impl rustls::client::danger::ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
-
 impl Rogue {
     fn client(&self, alpn: &[&str]) -> rustls::ClientConfig {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -272,11 +134,16 @@ impl Rogue {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("versions")
             .dangerous()
-            .with_custom_certificate_verifier(std::sync::Arc::new(AnyServer))
+            .with_custom_certificate_verifier(std::sync::Arc::new(support::AnyServer))
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .expect("certificate");
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         config
+    }
+
+    fn of(ca: &Ca, leaf: Leaf) -> Self {
+        let (chain, key) = ca.leaf(leaf);
+        Self { chain, key }
     }
 
     /// What our server says to it.
@@ -318,7 +185,7 @@ async fn bad_leaves_are_refused_on_the_wire() {
         (&[CART, WEB][..], IdentityProblem::SeveralUris),
         (&[CART, CART][..], IdentityProblem::SeveralUris),
     ] {
-        let rogue = || ca.rogue(Leaf::of(uris));
+        let rogue = || Rogue::of(&ca, Leaf::of(uris));
         for error in
             [rogue().against_server(&ca, &["h2"]).await, rogue().against_client(&ca, &["h2"]).await]
         {
@@ -328,7 +195,7 @@ async fn bad_leaves_are_refused_on_the_wire() {
     }
     let dns = SanType::DnsName("cart.shop".try_into().expect("ASCII"));
     let only_dns = Leaf { sans: vec![dns], ..Leaf::of(&[]) };
-    let error = ca.rogue(only_dns).against_server(&ca, &["h2"]).await;
+    let error = Rogue::of(&ca, only_dns).against_server(&ca, &["h2"]).await;
     assert!(matches!(error, TlsError::PeerIdentity(IdentityProblem::NoUri)), "{error:?}");
 }
 
@@ -341,11 +208,11 @@ async fn expired_or_misused_certificates_are_refused_on_the_wire() {
     let server_only = || usage(ExtendedKeyUsagePurpose::ServerAuth);
     let client_only = || usage(ExtendedKeyUsagePurpose::ClientAuth);
     for (error, shown) in [
-        (ca.rogue(expired()).against_server(&ca, &["h2"]).await, "Expired"),
-        (ca.rogue(expired()).against_client(&ca, &["h2"]).await, "Expired"),
-        (ca.rogue(future()).against_server(&ca, &["h2"]).await, "NotValidYet"),
-        (ca.rogue(server_only()).against_server(&ca, &["h2"]).await, "InvalidPurpose"),
-        (ca.rogue(client_only()).against_client(&ca, &["h2"]).await, "InvalidPurpose"),
+        (Rogue::of(&ca, expired()).against_server(&ca, &["h2"]).await, "Expired"),
+        (Rogue::of(&ca, expired()).against_client(&ca, &["h2"]).await, "Expired"),
+        (Rogue::of(&ca, future()).against_server(&ca, &["h2"]).await, "NotValidYet"),
+        (Rogue::of(&ca, server_only()).against_server(&ca, &["h2"]).await, "InvalidPurpose"),
+        (Rogue::of(&ca, client_only()).against_client(&ca, &["h2"]).await, "InvalidPurpose"),
     ] {
         assert_eq!(error.code(), Code::TlsFailed);
         assert!(format!("{error:?}").contains(shown), "{error:?}");
@@ -355,7 +222,7 @@ async fn expired_or_misused_certificates_are_refused_on_the_wire() {
 #[tokio::test]
 async fn a_peer_that_does_not_speak_h2_is_refused() {
     let ca = Ca::new();
-    let rogue = ca.rogue(Leaf::of(&[CART]));
+    let rogue = Rogue::of(&ca, Leaf::of(&[CART]));
     assert!(matches!(rogue.against_server(&ca, &[]).await, TlsError::Alpn));
     assert!(matches!(rogue.against_client(&ca, &[]).await, TlsError::Alpn));
     // An offer without h2 is refused by TLS itself.
@@ -372,7 +239,7 @@ async fn a_client_without_a_certificate_is_refused() {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("versions")
         .dangerous()
-        .with_custom_certificate_verifier(std::sync::Arc::new(AnyServer))
+        .with_custom_certificate_verifier(std::sync::Arc::new(support::AnyServer))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));

@@ -8,7 +8,7 @@ use grpc_channel::{Address, Credentials, Token};
 use model::SpiffeId;
 use svid::{CALL_TIMEOUT, CaClient, IssueError, Issuer};
 use tests::{ControlPlane, Mood, TestCa, TestXds};
-use tls::{Compliance, RootSource, ServerTrust, Svid};
+use tls::{Compliance, RootSource, ServerTrust, Svid, Trust, TrustView};
 
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const TTL: Duration = Duration::from_hours(24);
@@ -45,7 +45,9 @@ impl Stage {
 
     fn issue(&self, client: &CaClient) -> Result<Svid, IssueError> {
         let identity = SpiffeId::parse(IDENTITY).expect("literal");
-        self.runtime.block_on(client.issue(&identity, TTL))
+        let issued = self.runtime.block_on(client.issue(&identity, TTL))?;
+        let trust = TrustView::fixed(Trust::of(issued.bundle.clone()));
+        issued.into_svid(&identity, &trust).map_err(|error| IssueError::new(&identity, error))
     }
 
     /// The causes of a refusal.

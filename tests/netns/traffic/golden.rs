@@ -9,6 +9,7 @@ use model::{SpiffeId, TrustDomain};
 use rustls::server::Acceptor;
 use rustls::{NamedGroup, ProtocolVersion};
 use tests::{AgentOptions, PodSpec, ServiceSpec};
+use tls::{Trust, TrustView};
 use tokio::runtime::Runtime;
 
 use crate::stage::{Cast, Stage, bare, ends_with_reset, enrolled};
@@ -49,7 +50,10 @@ impl FarEnd {
 
     /// Takes one tunnel as `identity` and answers its first stream with `status`; then it ends.
     fn serve(&self, identity: &str, status: u16) -> anyhow::Result<Heard> {
-        let svid = self.authority.issue(&SpiffeId::parse(identity)?, Duration::from_mins(10))?;
+        let trust = TrustView::fixed(Trust::of(self.authority.bundle().clone()));
+        let identity = SpiffeId::parse(identity)?;
+        let svid = self.authority.issue(&identity, Duration::from_mins(10))?;
+        let svid = svid.into_svid(&identity, &trust)?;
         let serve = async {
             let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
             let (stream, _) = listener.accept().await?;
@@ -73,7 +77,7 @@ impl FarEnd {
             connection.graceful_shutdown();
             // Sends what is queued; the client ends it.
             let _ = tokio::time::timeout(PATIENCE, connection.accept()).await;
-            Ok(Heard { authority, headers, client: client.id().to_string() })
+            Ok(Heard { authority, headers, client: client.identity.id().to_string() })
         };
         self.runtime.block_on(async { tokio::time::timeout(PATIENCE * 2, serve).await })?
     }

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use netns::{Keepalive, TcpTuning};
 use resolve::SameNode;
+use tls::Compliance;
 
 pub use control_plane::{ControlPlaneError, ControlPlaneSettings, TokenSetting};
 pub use environment::Environment;
@@ -95,6 +96,19 @@ pub struct PoolLimits {
     pub idle: Duration,
 }
 
+/// Whom to believe, and whom not any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustSources {
+    /// File of revocation lists.
+    pub crl: Option<PathBuf>,
+    /// Folder of other trust domains' roots.
+    pub bundles: Option<PathBuf>,
+    /// Other names of the trust domain.
+    pub aliases: Vec<TrustDomain>,
+    /// Which key exchanges are allowed.
+    pub compliance: Compliance,
+}
+
 /// Everything an agent is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -118,6 +132,8 @@ pub struct Config {
     pub agent: AgentPod,
     /// Lifetime asked for in certificates.
     pub secret_ttl: Duration,
+    /// Whom peers' certificates may come from, beside the authority's roots.
+    pub trust: TrustSources,
     /// Unix socket of the CLI.
     pub admin_socket: PathBuf,
     /// Folder of enrolment records.
@@ -219,6 +235,12 @@ impl Config {
             unenforceable_deny: r
                 .parse(&schema::WARREN_UNENFORCEABLE_DENY, values::unenforceable_deny)?,
             secret_ttl: r.parse(&schema::SECRET_TTL, values::lifetime)?,
+            trust: TrustSources {
+                crl: r.optional(&schema::CRL_PATH, values::path)?,
+                bundles: r.optional(&schema::WARREN_TRUST_BUNDLE_DIR, values::path)?,
+                aliases: r.parse(&schema::WARREN_TRUST_DOMAIN_ALIASES, values::trust_domains)?,
+                compliance: r.parse(&schema::COMPLIANCE_POLICY, values::compliance)?,
+            },
             admin_socket: r.parse(&schema::WARREN_ADMIN_SOCKET, values::path)?,
             run_dir: r.parse(&schema::WARREN_RUN_DIR, values::path)?,
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,

@@ -80,6 +80,26 @@ fn a_wrong_control_plane_is_refused() {
 }
 
 #[test]
+fn trust_is_read_whole() {
+    assert_eq!(with(&[]).expect("defaults").trust, TrustSources::default());
+    let config = with(&[
+        ("CRL_PATH", "/crl"),
+        ("WARREN_TRUST_BUNDLE_DIR", "/bundles"),
+        ("WARREN_TRUST_DOMAIN_ALIASES", "old.example, older.example,"),
+        ("COMPLIANCE_POLICY", "pqc"),
+    ])
+    .expect("valid");
+    let aliases = ["old.example", "older.example"];
+    let want = TrustSources {
+        crl: Some("/crl".into()),
+        bundles: Some("/bundles".into()),
+        aliases: aliases.map(|name| TrustDomain::parse(name).expect("valid")).to_vec(),
+        compliance: Compliance::Pqc,
+    };
+    assert_eq!(config.trust, want);
+}
+
+#[test]
 fn the_development_ca_excludes_another() {
     let errors = with(&[("CA_ADDRESS", "https://ca")]).expect_err("two authorities");
     assert_eq!(
@@ -109,6 +129,10 @@ fn wrong_values_name_variable_value_and_cause() {
         ("WARREN_DUMP_ADDR", "0.0.0.0:15000"),
         ("ZTUNNEL_WORKER_THREADS", "17"),
         ("SECRET_TTL", "1s"),
+        ("CRL_PATH", "crl.pem"),
+        ("WARREN_TRUST_BUNDLE_DIR", "bundles"),
+        ("WARREN_TRUST_DOMAIN_ALIASES", "old.example,Not A Domain"),
+        ("COMPLIANCE_POLICY", "fips"),
         ("SECRET_TTL", "9999999999999999999h"),
         ("HTTP2_FRAME_SIZE", "1"),
         ("HTTP2_STREAM_WINDOW_SIZE", "4294967296"),

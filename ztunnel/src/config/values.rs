@@ -12,11 +12,14 @@ use ebpf_abi::MAX_THREADS;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use resolve::SameNode;
+use tls::Compliance;
 
 use super::{Environment, Setting, schema};
 
 /// Prefixes in `WARREN_BYPASS_CIDRS`; they are copied into a map of every pod.
 const BYPASS_MAX: usize = 64;
+/// Names in `WARREN_TRUST_DOMAIN_ALIASES`; each handshake looks through them.
+const ALIASES_MAX: usize = 32;
 
 /// One refused setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +195,24 @@ pub(super) fn file_name(value: &str) -> Result<String, String> {
 
 pub(super) fn trust_domain(value: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(value).map_err(|error| error.to_string())
+}
+
+/// Other names of a trust domain, separated by commas.
+pub(super) fn trust_domains(value: &str) -> Result<Vec<TrustDomain>, String> {
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Vec<_> = names.map(trust_domain).collect::<Result<_, _>>()?;
+    if names.len() > ALIASES_MAX {
+        return Err(format!("expected at most {ALIASES_MAX} trust domains"));
+    }
+    Ok(names)
+}
+
+pub(super) fn compliance(value: &str) -> Result<Compliance, String> {
+    match value {
+        "" => Ok(Compliance::Default),
+        "pqc" => Ok(Compliance::Pqc),
+        _ => Err("expected pqc or nothing".to_owned()),
+    }
 }
 
 pub(super) fn network(value: &str) -> Result<Network, String> {

@@ -12,6 +12,7 @@ use authz::UnenforceableDeny;
 use model::{PodUid, WorkloadKey};
 use resolve::SameNode;
 use svid::{SvidStatus, SvidStore};
+use tls::{CrlStatus, TrustStatus, TrustStore};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
@@ -33,10 +34,33 @@ pub(crate) struct AdminHandler {
     pub(crate) capture: Capture,
     pub(crate) mesh: Source,
     pub(crate) svids: SvidStore,
+    pub(crate) trust: TrustStore,
     pub(crate) pods: PodSet,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) stop: Stop,
     pub(crate) started: Instant,
+}
+
+/// What is wrong with the files of trust, for people.
+fn distrust(status: TrustStatus) -> Vec<String> {
+    let mut problems = status.problems;
+    match status.crl {
+        CrlStatus::Unavailable { problem } => problems.push(format!(
+            "no revocation list is in force, so every handshake is refused: {problem}"
+        )),
+        CrlStatus::InForce { expired, problem, .. } => {
+            problems.extend(
+                problem.map(|problem| {
+                    format!("the last good revocation lists are in force: {problem}")
+                }),
+            );
+            if expired > 0 {
+                problems.push(format!("{expired} revocation lists in force have expired"));
+            }
+        }
+        CrlStatus::Off => {}
+    }
+    problems
 }
 
 impl Handler for AdminHandler {
@@ -96,7 +120,7 @@ impl AdminHandler {
             } else {
                 Drain::Running
             },
-            problems: Vec::new(),
+            problems: distrust(self.trust.status()),
         };
         Ok(Response::Status(Box::new(status)))
     }

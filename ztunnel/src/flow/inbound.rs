@@ -60,12 +60,12 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
         let detail = "too many handshakes with this pod are under way";
         return record().end(Reason::new(Code::LimitReached, detail));
     };
-    let (server, identity) = match tunnel::accept(stream, &svid, &worker.tunnel_options).await {
+    let (server, peer) = match tunnel::accept(stream, &svid, &worker.tunnel_options).await {
         Ok(accepted) => accepted,
         Err(error) => return record().end(Reason::new(error.code(), error.detail())),
     };
     drop(slot);
-    let client = Client { address, peer: Peer::Verified(identity), local };
+    let client = Client { address, peer: Peer::Verified(peer.identity), local };
     serve(worker, pod, server, client).await;
 }
 

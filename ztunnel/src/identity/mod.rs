@@ -91,14 +91,16 @@ impl PodIdentity {
             loop {
                 let handle = receiver.borrow_and_update().handle.clone();
                 if let Some(handle) = handle {
-                    return handle.ready(IDENTITY_WAIT).await.ok();
+                    let ready = handle.ready(IDENTITY_WAIT).await;
+                    return ready.map_err(|error| Some(error.to_string()));
                 }
-                receiver.changed().await.ok()?;
+                receiver.changed().await.map_err(|_| None)?;
             }
         };
         match tokio::time::timeout(IDENTITY_WAIT, wait).await {
-            Ok(Some(svid)) => Ok(svid),
-            Ok(None) | Err(_) => Err(self.not_ready()),
+            Ok(Ok(svid)) => Ok(svid),
+            Ok(Err(Some(cause))) => Err(NotReady { cause }),
+            Ok(Err(None)) | Err(_) => Err(self.not_ready()),
         }
     }
 

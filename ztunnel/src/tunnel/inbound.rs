@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hbone_h2::{Server, ServerError};
-use model::{Code, VerifiedIdentity};
-use tls::{Svid, TlsError};
+use model::Code;
+use tls::{Svid, TlsError, VerifiedPeer};
 use tokio::net::TcpStream;
 
 use super::{HANDSHAKE_TIMEOUT, TunnelOptions};
@@ -42,7 +42,7 @@ pub(crate) async fn accept(
     stream: TcpStream,
     svid: &Svid,
     options: &TunnelOptions,
-) -> Result<(Server, VerifiedIdentity), AcceptError> {
+) -> Result<(Server, VerifiedPeer), AcceptError> {
     netns::limit_unsent(&stream);
     let (stream, peer) = tls::accept(stream, svid, HANDSHAKE_TIMEOUT).await?;
     let handshake = Server::handshake(stream, &options.settings);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hbone_h2::{ClientError, Driver, OpenError, Tunnel};
-use model::{Code, Network, PodUid, SpiffeId, VerifiedIdentity, WorkloadUid};
+use model::{Code, Network, PodUid, SpiffeId, WorkloadUid};
 use netns::{Dial, DialError, NetnsFd, Source};
-use tls::{Svid, TlsError};
+use tls::{Svid, TlsError, VerifiedPeer};
 
 use super::{HANDSHAKE_TIMEOUT, TunnelOptions};
 
@@ -128,7 +128,7 @@ pub(super) async fn dial(
     namespace: NetnsFd,
     svid: Arc<Svid>,
     options: TunnelOptions,
-) -> Result<(Tunnel, Driver, VerifiedIdentity), TunnelError> {
+) -> Result<(Tunnel, Driver, VerifiedPeer), TunnelError> {
     let same_family = key.source.is_ipv4() == key.address.is_ipv4();
     let source = if same_family && !key.source.is_loopback() {
         Source::Local(key.source)

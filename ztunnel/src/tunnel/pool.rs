@@ -15,7 +15,7 @@ use hbone::{Checkout, Close, ConnectHead, PoolLimits, PoolMachine, TunnelId};
 use hbone_h2::{HboneStream, Opened, Tunnel};
 use model::{Code, VerifiedIdentity};
 use netns::NetnsFd;
-use tls::Svid;
+use tls::{Svid, VerifiedPeer};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -62,7 +62,7 @@ struct Inner {
 /// The driver ends the tunnel in order when this is dropped.
 struct Open {
     tunnel: Tunnel,
-    peer: VerifiedIdentity,
+    peer: VerifiedPeer,
     driver: AbortHandle,
     _wanted: oneshot::Sender<()>,
 }
@@ -75,14 +75,14 @@ struct Dialling {
 /// A stream with the slot it takes in its tunnel.
 pub(crate) struct PooledStream {
     stream: HboneStream,
-    peer: VerifiedIdentity,
+    peer: VerifiedPeer,
     slot: Slot,
 }
 
 impl PooledStream {
     /// Who is on the other side.
     pub(crate) fn peer(&self) -> &VerifiedIdentity {
-        &self.peer
+        &self.peer.identity
     }
 
     /// The stream, and the slot to hold for as long as it lives.
@@ -224,7 +224,7 @@ impl Tunnels {
         while drivers.join_next().await.is_some() {}
     }
 
-    fn tunnel(&self, id: TunnelId) -> Option<(Tunnel, VerifiedIdentity)> {
+    fn tunnel(&self, id: TunnelId) -> Option<(Tunnel, VerifiedPeer)> {
         let tunnels = self.0.tunnels.borrow();
         tunnels.get(&id).map(|open| (open.tunnel.clone(), open.peer.clone()))
     }

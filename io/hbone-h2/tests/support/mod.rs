@@ -16,7 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
-use tls::{Svid, TrustBundle};
+use tls::{Svid, Trust, TrustBundle, TrustView};
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -53,7 +53,8 @@ pub fn svids<const N: usize>(identities: [&str; N]) -> [Svid; N] {
         let leaf = params.signed_by(&key, &issuer).expect("leaf").der().clone();
         let bundle = TrustBundle::new(TrustDomain::default(), [root.clone()]).expect("bundle");
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        Svid::new(vec![leaf], key.into(), bundle).expect("svid")
+        let trust = TrustView::fixed(Trust::of(bundle.clone()));
+        Svid::new(vec![leaf], key.into(), bundle, &trust).expect("svid")
     })
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 
+use tls::{Svid, Trust, TrustView};
 use x509_parser::oid_registry::OID_EC_P256;
 
 use super::*;
@@ -25,6 +26,11 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
+fn issue(ca: &DevCa, ttl: Duration) -> Svid {
+    let trust = TrustView::fixed(Trust::of(ca.bundle().clone()));
+    ca.issue(&cart(), ttl).expect("issues").into_svid(&cart(), &trust).expect("usable")
+}
+
 async fn trusts(server: &Svid, client: &Svid) -> bool {
     let (near, far) = tokio::io::duplex(1 << 16);
     let expected = [server.identity().id().clone()];
@@ -44,7 +50,7 @@ async fn agents_that_start_at_once_share_one_authority() {
                 scope.spawn(|| {
                     gate.wait();
                     let ca = DevCa::open(&dir.path().join("ca"), &domain()).expect("opens");
-                    ca.issue(&cart(), SOON).expect("issues")
+                    issue(&ca, SOON)
                 })
             };
             let agents: Vec<_> = (0..AGENTS).map(|_| start()).collect();
@@ -67,10 +73,10 @@ async fn agents_that_start_at_once_share_one_authority() {
 #[tokio::test]
 async fn a_lost_root_is_made_again_from_the_key() {
     let dir = folder();
-    let before = DevCa::open(dir.path(), &domain()).expect("opens").issue(&cart(), SOON);
+    let before = issue(&DevCa::open(dir.path(), &domain()).expect("opens"), SOON);
     fs::remove_file(dir.path().join(CERTIFICATE_FILE)).expect("removed");
-    let after = DevCa::open(dir.path(), &domain()).expect("opens").issue(&cart(), SOON);
-    assert!(trusts(&before.expect("issues"), &after.expect("issues")).await);
+    let after = issue(&DevCa::open(dir.path(), &domain()).expect("opens"), SOON);
+    assert!(trusts(&before, &after).await);
 }
 
 #[test]
@@ -135,7 +141,7 @@ fn leaves_have_the_shape_of_an_svid() {
     let dir = folder();
     let ca = DevCa::open(dir.path(), &domain()).expect("opens");
     let ttl = Duration::from_hours(24);
-    let svid = ca.issue(&cart(), ttl).expect("issues");
+    let svid = issue(&ca, ttl);
     assert_eq!(svid.identity().id(), &cart());
     let left = svid.not_after().duration_since(SystemTime::now()).expect("valid");
     assert!(left <= ttl && left + SOON > ttl);
@@ -168,8 +174,7 @@ impl SelfSigned for X509Certificate<'_> {
 fn the_leafs_extensions() {
     let dir = folder();
     let ca = DevCa::open(dir.path(), &domain()).expect("opens");
-    let (server, client) =
-        (ca.issue(&cart(), SOON).expect("issues"), ca.issue(&cart(), SOON).expect("issues"));
+    let (server, client) = (issue(&ca, SOON), issue(&ca, SOON));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("runtime").block_on(async {
         let (near, far) = tokio::io::duplex(1 << 16);
