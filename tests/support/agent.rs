@@ -100,6 +100,7 @@ impl Agent {
             ("LOCAL_XDS_PATH", text(mesh.to_owned())),
             ("WARREN_DEV_CA_DIR", text(folder.join("ca"))),
             ("WARREN_RUN_DIR", text(run_dir.clone())),
+            ("WARREN_STATE_DIR", text(folder.join("state").join(node.name()))),
             ("WARREN_ADMIN_SOCKET", text(run_dir.join("admin.sock"))),
             ("WARREN_BPF_PIN_DIR", text(pins.join(node.name()))),
             ("WARREN_CGROUP", text(node.cgroup().join("agent"))),

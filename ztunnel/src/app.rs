@@ -262,6 +262,10 @@ fn source(
                     mode: if *on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard },
                     policies: settings.policies,
                 },
+                stored: config
+                    .state_dir
+                    .as_ref()
+                    .map(|folder| xds_client::StoredSettings::at(folder.join("mesh"))),
             });
             Ok((Source::ControlPlane(ControlPlaneSource::new(client)), Some(driver)))
         }

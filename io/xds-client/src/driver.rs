@@ -17,6 +17,7 @@ use crate::client::{Client, LOOKUPS_QUEUED_MAX, Question};
 use crate::session::End;
 use crate::state::{State, Sync};
 use crate::status::{LastError, Status};
+use crate::stored::{Keeper, StoredSettings, Turn};
 
 /// What a client is made with.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub control_plane: ControlPlane,
     /// What is asked for.
     pub client: ClientSettings,
+    /// The last known good state on disk; `None`: nothing is stored.
+    pub stored: Option<StoredSettings>,
 }
 
 /// Makes a client and its driver.
@@ -42,8 +45,10 @@ pub fn new(settings: Settings) -> (Client, Driver) {
     let (status, status_seen) = watch::channel(Status::new(control_plane, now));
     let (questions, asked) = mpsc::channel(LOOKUPS_QUEUED_MAX);
     let client = Client { states: states_seen, status: status_seen, questions };
+    let origin = format!("{} ({:?})", settings.control_plane.address(), settings.client.mode);
     let driver = Driver {
         machine: xds::Client::new(settings.client.clone()),
+        keeper: Keeper::new(settings.stored.clone(), origin),
         settings,
         states,
         status,
@@ -71,11 +76,12 @@ pub(crate) enum Outgoing {
 pub struct Driver {
     pub(crate) settings: Settings,
     pub(crate) machine: xds::Client,
+    pub(crate) keeper: Keeper,
     states: watch::Sender<Arc<State>>,
     pub(crate) status: watch::Sender<Status>,
     asked: mpsc::Receiver<Question>,
     /// Bounded by the machine's own bound.
-    pub(crate) waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
+    waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
     pub(crate) outgoing: Outgoing,
     /// When the control plane last confirmed what was restored.
     stored_as_of: Option<SystemTime>,
@@ -84,6 +90,7 @@ pub struct Driver {
 impl Driver {
     /// Connects, again and again. Ends when every [`Client`] is gone.
     pub async fn run(mut self) {
+        self.restore().await;
         loop {
             let end = self.session().await;
             self.outgoing = Outgoing::Closed;
@@ -92,14 +99,54 @@ impl Driver {
                 return;
             }
             let delay = self.machine.closed(rand::random());
-            if self.serving(tokio::time::sleep(delay)).await.is_err() {
+            if let Err(End::Unused) = self.serving(tokio::time::sleep(delay)).await {
                 return;
             }
         }
     }
 
-    fn report(&self, end: &End) {
+    /// Takes over what an earlier agent stored.
+    async fn restore(&mut self) {
         let now = SystemTime::now();
+        let loaded = self.keeper.load(now).await;
+        let stored = self.keeper.status();
+        self.status.send_modify(|status| status.stored = stored);
+        let Some(loaded) = loaded else { return };
+        let (mut machine, records) = (self.take_machine(), loaded.records);
+        let work = tokio::task::spawn_blocking(move || {
+            let rejected = machine.restore(records);
+            (machine, rejected)
+        });
+        let Ok((machine, rejected)) = work.await else { return self.begin_anew() };
+        self.machine = machine;
+        self.stored_as_of = Some(loaded.as_of);
+        self.status.send_modify(|status| {
+            status.stale_since = Some(loaded.as_of);
+            status.rejected(rejected);
+        });
+        self.publish(now);
+        let age = now.duration_since(loaded.as_of).unwrap_or_default();
+        tracing::info!(?age, "stored mesh state in use until the control plane answers");
+    }
+
+    /// Leaves a new machine in place of the one that is taken.
+    pub(crate) fn take_machine(&mut self) -> xds::Client {
+        let new = xds::Client::new(self.settings.client.clone());
+        std::mem::replace(&mut self.machine, new)
+    }
+
+    /// Forgets what the control plane has sent, so that it sends everything again. What is
+    /// published stays until then.
+    pub(crate) fn begin_anew(&mut self) {
+        self.machine = xds::Client::new(self.settings.client.clone());
+        // The new machine counts its look-ups from the start.
+        self.waiting.clear();
+        self.keeper.begin_anew();
+    }
+
+    fn report(&mut self, end: &End) {
+        let now = SystemTime::now();
+        self.keeper.follow(false, Instant::now());
         let text = end.to_string();
         match end.termination() {
             None => {}
@@ -134,11 +181,20 @@ impl Driver {
                 }
             };
             // Each arm may be dropped: the event stays pinned outside, a question is taken from
-            // the queue only when its arm is chosen, and the expiry is asked for anew.
+            // the queue only when its arm is chosen, the expiry is asked for anew, and the keeper
+            // remembers what it has begun.
             tokio::select! {
                 output = &mut event => return Ok(output),
                 question = self.asked.recv() => self.look_up(question.ok_or(End::Unused)?),
                 () = expiry => self.expire(),
+                turn = self.keeper.turn() => {
+                    let stored = self.keeper.status();
+                    self.status.send_modify(|status| status.stored = stored);
+                    if turn == Turn::BaseLost {
+                        self.begin_anew();
+                        return Err(End::Resend);
+                    }
+                }
             }
             if matches!(self.outgoing, Outgoing::Unread) {
                 return Err(End::Deaf);
@@ -217,10 +273,5 @@ impl Driver {
             status.policies = state.policies.len();
         });
         self.states.send_replace(Arc::new(state));
-    }
-
-    /// How far the published state can be trusted.
-    pub(crate) fn published_sync(&self) -> Sync {
-        self.states.borrow().sync
     }
 }

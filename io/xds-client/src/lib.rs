@@ -11,10 +11,12 @@ mod node;
 mod session;
 mod state;
 mod status;
+mod stored;
 
 pub use client::{Client, Existence, LookupError};
 pub use driver::{Driver, Settings, new};
 pub use node::{Node, NodeError, NodeFacts, node};
 pub use state::{State, Sync};
 pub use status::{LastError, Messages, Status, TERMINATIONS};
+pub use stored::{StoredSettings, StoredStatus};
 pub use xds::{LookupKey, Mode, RejectedResource, Termination};

@@ -17,7 +17,6 @@ use xds::{Kind, Received, Termination, Violation};
 
 use crate::codec::RawResponses;
 use crate::driver::{Driver, Outgoing};
-use crate::state::Sync;
 
 /// Largest response read, in bytes: some 400,000 workloads. A larger one ends the stream.
 const MESSAGE_BYTES_MAX: usize = 200 << 20;
@@ -44,6 +43,8 @@ pub(crate) enum End {
     Deaf,
     /// Applying a response failed in a way that it must not; the machine began anew.
     Panicked,
+    /// The stored state was lost: everything has to be sent again.
+    Resend,
     /// Nobody uses the client any more.
     Unused,
 }
@@ -60,7 +61,7 @@ impl End {
             Self::Violation(_) | Self::Garbage(_) | Self::Deaf | Self::Panicked => {
                 Some(Termination::Error)
             }
-            Self::Unused => None,
+            Self::Resend | Self::Unused => None,
         }
     }
 
@@ -84,6 +85,7 @@ impl fmt::Display for End {
             Self::Garbage(error) => write!(f, "a response cannot be decoded: {error}"),
             Self::Deaf => write!(f, "{REQUESTS_QUEUED_MAX} requests were not read"),
             Self::Panicked => f.write_str("applying a response panicked"),
+            Self::Resend => f.write_str("the stored state was lost: it is asked for again"),
             Self::Unused => f.write_str("nobody uses the client"),
         }
     }
@@ -133,8 +135,7 @@ impl Driver {
     async fn apply(&mut self, bytes: Bytes) -> Result<(), End> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let started = Instant::now();
-        let empty = xds::Client::new(self.settings.client.clone());
-        let mut machine = std::mem::replace(&mut self.machine, empty);
+        let mut machine = self.take_machine();
         let work = tokio::task::spawn_blocking(move || {
             let received = DeltaDiscoveryResponse::decode(bytes).map(|response| {
                 let kind = Kind::of(&response.type_url);
@@ -143,8 +144,7 @@ impl Driver {
             (machine, received)
         });
         let Ok((machine, received)) = work.await else {
-            // The new machine counts its look-ups from the start.
-            self.waiting.clear();
+            self.begin_anew();
             return Err(End::Panicked);
         };
         self.machine = machine;
@@ -165,7 +165,12 @@ impl Driver {
             self.publish(now);
         }
         log(&received, started);
-        let followed = received.kind.is_some() && self.published_sync() == Sync::Live;
+        let is_live = self.machine.sync() == xds::Sync::Live;
+        let followed = received.kind.is_some() && is_live;
+        if followed && self.status.borrow().stale_since.is_some() {
+            self.keeper.follow(true, Instant::now());
+        }
+        self.keeper.note(received.records, is_live, Instant::now());
         self.status.send_modify(|status| {
             let refusal = received.requests.first().and_then(|r| r.error_detail.as_ref());
             status.nacks += u64::from(refusal.is_some());

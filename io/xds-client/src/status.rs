@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use xds::{Kind, RejectedResource, Termination};
 
 use crate::state::Sync;
+use crate::stored::StoredStatus;
 
 /// Reasons for the end of a connection, in the order of [`Status::terminations`].
 pub const TERMINATIONS: [Termination; 4] = Termination::ALL;
@@ -70,6 +71,8 @@ pub struct Status {
     pub rejected: Vec<RejectedResource>,
     /// Look-ups that were not answered in time.
     pub lookups_timed_out: u64,
+    /// The copy on disk.
+    pub stored: StoredStatus,
 }
 
 impl Status {
@@ -94,6 +97,7 @@ impl Status {
             rejected_total: 0,
             rejected: Vec::new(),
             lookups_timed_out: 0,
+            stored: StoredStatus::default(),
         }
     }
 

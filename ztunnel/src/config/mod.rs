@@ -138,6 +138,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Folder of enrolment records.
     pub run_dir: PathBuf,
+    /// Folder of the control plane's last state.
+    pub state_dir: PathBuf,
     /// Folder on bpffs that holds links and maps.
     pub bpf_pin_dir: PathBuf,
     /// This agent's own leaf cgroup; `None`: below the cgroup it was started in.
@@ -243,6 +245,7 @@ impl Config {
             },
             admin_socket: r.parse(&schema::WARREN_ADMIN_SOCKET, values::path)?,
             run_dir: r.parse(&schema::WARREN_RUN_DIR, values::path)?,
+            state_dir: r.parse(&schema::WARREN_STATE_DIR, values::path)?,
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,

@@ -71,6 +71,7 @@ settings! {
     WARREN_UNENFORCEABLE_DENY = "deny", "A DENY policy that holds only conditions layer 4 cannot check: `deny` (it matches; `POLICY_NOT_ENFORCEABLE`) or `ignore` (it never matches, as in Istio).";
     WARREN_ADMIN_SOCKET = "/run/warren/admin.sock", "Unix socket of the CLI; mode 0600, root only.";
     WARREN_RUN_DIR = "/run/warren", "Folder of enrolment records, roots and revocation lists; mode 0700. If it is on tmpfs, certificates and keys are kept there too for an agent that restarts.";
+    WARREN_STATE_DIR = "/var/lib/warren", "Folder of the control plane's last state, for a start without it; mode 0700. Should outlive a reboot.";
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";
     WARREN_KUBELET_CGROUP = "", "The kubelet's cgroup (cgroup v2 path). Its connections pass to a pod's probe ports.";

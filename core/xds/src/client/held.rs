@@ -58,12 +58,6 @@ impl<T> ByName<T> {
             |(name, held): (&Arc<str>, &Versioned<T>)| (name.to_string(), held.version.to_string());
         self.0.iter().map(told).collect()
     }
-
-    pub(super) fn forget_versions(&mut self) {
-        for held in self.0.values_mut() {
-            held.version = Box::default();
-        }
-    }
 }
 
 /// Policies, the unreadable ones included.

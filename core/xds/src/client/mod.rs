@@ -173,7 +173,7 @@ impl Client {
         let mut responses = [DeltaDiscoveryResponse::default(), DeltaDiscoveryResponse::default()];
         for record in records {
             if let Some(response) = responses.get_mut(place(record.kind)) {
-                response.resources.extend(record.resource());
+                response.resources.extend(record.into_resource());
             }
         }
         let [addresses, authorizations] = responses;
@@ -287,12 +287,6 @@ impl Client {
         let stream = self.stream.take();
         let worked = stream.is_some_and(|stream| stream.worked);
         self.retry.after(worked, random)
-    }
-
-    /// Forgets which versions it holds, so that everything is sent again on the next stream.
-    pub fn forget_versions(&mut self) {
-        self.addresses.by_name.forget_versions();
-        self.policies.forget_versions();
     }
 
     /// Whether something exists. Only on demand is anything asked for: else the state is all there

@@ -104,11 +104,21 @@ pub struct Record {
 }
 
 impl Record {
-    /// The resource as it was sent.
-    pub(super) fn resource(self) -> Option<Resource> {
+    /// The resource as it was sent; `None` if it is gone.
+    #[must_use]
+    pub fn into_resource(self) -> Option<Resource> {
         let RecordBody { version, aliases, bytes } = self.body?;
         let any = Any { type_url: self.kind.url().to_owned(), value: bytes };
         Some(Resource { version, resource: Some(any), name: self.name, aliases })
+    }
+
+    /// The record of a resource; `None` if its type is not known.
+    #[must_use]
+    pub fn from_resource(resource: Resource) -> Option<Self> {
+        let Resource { version, resource, name, aliases } = resource;
+        let Any { type_url, value: bytes } = resource?;
+        let body = Some(RecordBody { version, aliases, bytes });
+        Some(Self { kind: Kind::of(&type_url)?, name, body })
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn control_plane(address: SocketAddr) -> ControlPlane {
 pub(crate) fn settings(address: SocketAddr, mode: Mode) -> Settings {
     let node = Node { id: "node".to_owned(), ..Node::default() };
     let client = xds::ClientSettings { node, mode, policies: authz::Settings::default() };
-    Settings { control_plane: control_plane(address), client }
+    Settings { control_plane: control_plane(address), client, stored: None }
 }
 
 /// A running client. Its task ends with it.
