@@ -262,10 +262,7 @@ fn source(
                     mode: if *on_demand { xds::Mode::OnDemand } else { xds::Mode::Wildcard },
                     policies: settings.policies,
                 },
-                stored: config
-                    .state_dir
-                    .as_ref()
-                    .map(|folder| xds_client::StoredSettings::at(folder.join("mesh"))),
+                stored: Some(xds_client::StoredSettings::at(config.state_dir.join("mesh"))),
             });
             Ok((Source::ControlPlane(ControlPlaneSource::new(client)), Some(driver)))
         }
