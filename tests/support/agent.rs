@@ -34,7 +34,15 @@ const DUMP_PORT: u16 = 15000;
 /// Settings of an agent besides those that the world fixes.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
-    variables: Vec<(String, String)>,
+    variables: Vec<Variable>,
+}
+
+/// A setting of the agent of every node, or of one.
+#[derive(Clone, Debug)]
+struct Variable {
+    node: Option<u8>,
+    name: String,
+    value: String,
 }
 
 impl Default for AgentOptions {
@@ -61,8 +69,26 @@ impl AgentOptions {
     /// Sets a variable of `docs/configuration.md`; later values win.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.variables.push((name.to_owned(), value.to_string()));
+        let (name, value) = (name.to_owned(), value.to_string());
+        self.variables.push(Variable { node: None, name, value });
         self
+    }
+
+    /// The same for the agent of one node only.
+    #[must_use]
+    pub fn set_on(mut self, node: u8, name: &str, value: impl fmt::Display) -> Self {
+        let (name, value) = (name.to_owned(), value.to_string());
+        self.variables.push(Variable { node: Some(node), name, value });
+        self
+    }
+
+    fn of(self, node: &Node) -> impl Iterator<Item = (String, String)> {
+        let number = node.number();
+        let here = self
+            .variables
+            .into_iter()
+            .filter(move |variable| variable.node.is_none_or(|node| node == number));
+        here.map(|variable| (variable.name, variable.value))
     }
 }
 
@@ -109,7 +135,7 @@ impl Agent {
         ];
         let mut variables: Vec<_> =
             fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        variables.extend(options.variables);
+        variables.extend(options.of(node));
         let mut agent = Self {
             node: node.clone(),
             program: binary("ztunnel")?,

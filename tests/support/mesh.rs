@@ -14,6 +14,7 @@ pub struct ServiceSpec {
     ports: Vec<(u16, u16)>,
     endpoints: Vec<String>,
     identities: Vec<String>,
+    further: Vec<String>,
 }
 
 impl ServiceSpec {
@@ -27,6 +28,7 @@ impl ServiceSpec {
             ports: Vec::new(),
             endpoints: Vec::new(),
             identities: Vec::new(),
+            further: Vec::new(),
         }
     }
 
@@ -58,6 +60,13 @@ impl ServiceSpec {
         self
     }
 
+    /// Adds a key that this builder does not know, as `key: value` in flow style.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.further.push(line.to_owned());
+        self
+    }
+
     /// Its host name.
     #[must_use]
     pub fn hostname(&self) -> String {
@@ -71,6 +80,9 @@ pub struct Mesh {
     pods: Vec<Pod>,
     services: Vec<ServiceSpec>,
     policies: Vec<String>,
+    /// Networks of pods that are not in the default one.
+    networks: Vec<(String, String)>,
+    further: Vec<(String, String)>,
 }
 
 impl Mesh {
@@ -91,6 +103,21 @@ impl Mesh {
     #[must_use]
     pub fn workloads<'a>(mut self, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
         self.pods.extend(pods.into_iter().cloned());
+        self
+    }
+
+    /// Puts a pod into another network.
+    #[must_use]
+    pub fn network(mut self, pod: &Pod, network: &str) -> Self {
+        self.networks.push((pod.uid().to_owned(), network.to_owned()));
+        self
+    }
+
+    /// Adds a key to a pod's workload that this builder does not know, as `key: value` in flow
+    /// style.
+    #[must_use]
+    pub fn with(mut self, pod: &Pod, line: &str) -> Self {
+        self.further.push((pod.uid().to_owned(), line.to_owned()));
         self
     }
 
@@ -127,7 +154,16 @@ impl Mesh {
         writeln!(out, "  name: {name}\n  namespace: {namespace}")?;
         writeln!(out, "  serviceAccount: {}", pod.account())?;
         writeln!(out, "  workloadIps: [\"{}\", \"{}\"]", pod.ipv4(), pod.ipv6())?;
-        writeln!(out, "  protocol: {protocol}\n  node: node-{}\n  network: \"\"", pod.node())?;
+        let network = self.networks.iter().find(|(uid, _)| uid == pod.uid());
+        let network = network.map_or("", |(_, network)| network);
+        writeln!(
+            out,
+            "  protocol: {protocol}\n  node: node-{}\n  network: {network:?}",
+            pod.node()
+        )?;
+        for (_, line) in self.further.iter().filter(|(uid, _)| uid == pod.uid()) {
+            writeln!(out, "  {line}")?;
+        }
         writeln!(out, "  workloadName: {name}\n  workloadType: pod\n  canonicalName: {name}")?;
         let mut services =
             self.services.iter().filter(|s| s.endpoints.iter().any(|e| e == pod.uid())).peekable();
@@ -171,6 +207,9 @@ fn write_service(out: &mut impl Write, service: &ServiceSpec) -> fmt::Result {
     writeln!(out, "  ports: {{{}}}", ports.join(", "))?;
     if !service.identities.is_empty() {
         writeln!(out, "  subjectAltNames: [\"{}\"]", service.identities.join("\", \""))?;
+    }
+    for line in &service.further {
+        writeln!(out, "  {line}")?;
     }
     writeln!(out, "  canonical: true")
 }

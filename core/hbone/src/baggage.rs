@@ -7,7 +7,10 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use model::{Workload, WorkloadType};
+use model::{
+    Health, Locality, Network, NetworkMode, ServedServices, SpiffeId, TrustDomain, TunnelProtocol,
+    Workload, WorkloadKey, WorkloadType, WorkloadUid,
+};
 
 /// Longest header read, in bytes (W3C Baggage, section 3.3.2). The rest is not read.
 pub const BAGGAGE_MAX: usize = 8192;
@@ -60,6 +63,48 @@ impl Baggage {
             region: workload.locality.region.clone(),
             zone: workload.locality.zone.clone(),
         }
+    }
+
+    /// A workload that this node knows from its own node's words alone, for reports. Who it is, the
+    /// certificate says. `None` if nothing is told.
+    #[must_use]
+    pub fn workload(&self, identity: &SpiffeId) -> Option<Workload> {
+        if *self == Self::default() {
+            return None;
+        }
+        Some(Workload {
+            uid: WorkloadUid("".into()),
+            key: WorkloadKey {
+                namespace: identity.namespace().into(),
+                name: self.workload_name.clone(),
+                service_account: identity.service_account().into(),
+            },
+            trust_domain: TrustDomain::parse(identity.trust_domain()).unwrap_or_default(),
+            addresses: Vec::new(),
+            network: Network::default(),
+            protocol: TunnelProtocol::Hbone,
+            network_mode: NetworkMode::Standard,
+            node: "".into(),
+            cluster: self.cluster.clone(),
+            canonical_name: self.service.clone(),
+            canonical_revision: self.revision.clone(),
+            workload_type: self.workload_type,
+            workload_name: self.workload_name.clone(),
+            health: Health::Healthy,
+            locality: Locality {
+                region: self.region.clone(),
+                zone: self.zone.clone(),
+                subzone: "".into(),
+            },
+            policies: Vec::new(),
+            services: ServedServices::default(),
+            capacity: 0,
+            native_tunnel: false,
+            waypoint: None,
+            network_gateway: None,
+            application_tunnel: None,
+            hostname: None,
+        })
     }
 
     /// The header's value, in Istio's order; empty if nothing is known.
@@ -168,6 +213,16 @@ mod tests {
         assert_eq!(full().encode(), GOLDEN);
         assert_eq!(Baggage::parse(GOLDEN.as_bytes()), full());
         assert_eq!(Baggage::default().encode(), "");
+    }
+
+    #[test]
+    fn a_workload_known_by_its_words_has_the_certificates_identity() {
+        let id = SpiffeId::parse("spiffe://td/ns/true/sa/account").expect("valid");
+        let told = full().workload(&id).expect("told");
+        assert_eq!(told.identity(), Ok(id.clone()));
+        let claimed = Baggage { namespace: "true".into(), ..full() };
+        assert_eq!(Baggage::of(&told), claimed);
+        assert_eq!(Baggage::default().workload(&id), None);
     }
 
     #[test]

@@ -173,14 +173,15 @@ fn waypoints(service: &Service) -> impl Iterator<Item = &Gateway> {
     service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|one| &one.gateway))
 }
 
-/// The service that a peer means by a host name: of those that this pod has to do with, the one of
-/// its own namespace, then the canonical one, then the first by namespace.
-fn named<'s>(
+/// The service that a peer of a workload means by a host name, in lower case: of those that the
+/// workload serves or takes as a waypoint, the one of its own namespace, then the canonical one, then
+/// the first by namespace.
+#[must_use]
+pub fn service_behind<'s>(
     snapshot: &'s Snapshot,
-    query: &InboundQuery<'_>,
+    workload: &Workload,
     host: &str,
-) -> Result<&'s Arc<Service>, InboundRefusal> {
-    let workload = query.workload;
+) -> Option<&'s Arc<Service>> {
     let concerned = |service: &&Arc<Service>| {
         workload.services.get(&service.name).is_some()
             || workload.application_tunnel.is_some()
@@ -189,9 +190,16 @@ fn named<'s>(
     let rank =
         |service: &Service| (service.name.namespace == workload.key.namespace, service.canonical);
     let candidates = snapshot.services_by_hostname(host).iter().filter(concerned);
-    let best = candidates.reduce(|best, next| if rank(next) > rank(best) { next } else { best });
-    best.ok_or_else(|| {
-        let detail = format!("{} serves no service {host}", workload.key);
+    candidates.reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+}
+
+fn named<'s>(
+    snapshot: &'s Snapshot,
+    query: &InboundQuery<'_>,
+    host: &str,
+) -> Result<&'s Arc<Service>, InboundRefusal> {
+    service_behind(snapshot, query.workload, host).ok_or_else(|| {
+        let detail = format!("{} serves no service {host}", query.workload.key);
         refusal(Code::DestinationMismatch, detail)
     })
 }

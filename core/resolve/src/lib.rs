@@ -48,7 +48,7 @@ pub use ejection::{
 };
 pub use inbound::{
     Arrival, Asked, Handover, InboundQuery, InboundRefusal, InboundTarget, RequireWaypoint,
-    TunnelAddress, inbound_target, plaintext_target, require_waypoint,
+    TunnelAddress, inbound_target, plaintext_target, require_waypoint, service_behind,
 };
 pub use lookup::Lookup;
 pub use route::{Extent, MESH_PORTS, Query, Resource, Route, SameNode};

@@ -176,3 +176,18 @@ pub enum Route {
         workload: Option<Arc<Workload>>,
     },
 }
+
+impl Route {
+    /// The choice among endpoints that it is.
+    #[must_use]
+    pub fn choice(&self) -> Option<&Choice> {
+        match self {
+            Self::Passthrough { choice, .. }
+            | Self::Hbone { choice, .. }
+            | Self::DoubleHbone { choice, .. }
+            | Self::Local { choice, .. } => choice.as_ref(),
+            Self::Lookup(lookup) => lookup.choice(),
+            Self::Ask { .. } | Self::Refused { .. } => None,
+        }
+    }
+}

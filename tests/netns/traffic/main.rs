@@ -6,6 +6,8 @@
 
 mod allowed;
 mod certificates;
+mod ejected;
+mod gateways;
 mod golden;
 mod hostile_http2;
 mod hostile_tls;
@@ -15,3 +17,4 @@ mod refused;
 mod relay;
 mod stage;
 mod tunnels;
+mod waypoints;

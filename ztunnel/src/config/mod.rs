@@ -18,7 +18,7 @@ use daemon::LogFormat;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use netns::{Keepalive, TcpTuning};
-use resolve::SameNode;
+use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
 
 pub use control_plane::{ControlPlaneError, ControlPlaneSettings, TokenSetting};
@@ -158,6 +158,10 @@ pub struct Config {
     pub worker_threads: NonZeroUsize,
     /// How traffic between two pods of this node travels.
     pub same_node: SameNode,
+    /// Whether waypoints can be gone past.
+    pub require_waypoint: RequireWaypoint,
+    /// Where application tunnels that take PROXY headers are.
+    pub tunnel_address: TunnelAddress,
     /// How long open connections may live after a request to stop.
     pub drain: Duration,
     /// Congestion control of proxied sockets; `None`: the kernel's default.
@@ -228,6 +232,16 @@ impl Config {
         let drain = r.drain_time();
         let mesh = control_plane::mesh_source(r);
         let authority = control_plane::authority(r);
+        let require_waypoint = r.parse(&schema::WARREN_REQUIRE_WAYPOINT, values::require_waypoint);
+        if let (
+            Some(MeshSource::ControlPlane { on_demand: true, .. }),
+            Some(RequireWaypoint::Enforce),
+        ) = (&mesh, require_waypoint)
+        {
+            // What was not asked for may have a waypoint.
+            let cause = "it needs to know all services: refused together with XDS_ON_DEMAND";
+            r.refuse_set(&schema::WARREN_REQUIRE_WAYPOINT, cause);
+        }
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
         Some(Self {
             cluster_id: r.parse(&schema::CLUSTER_ID, values::text)?,
@@ -255,6 +269,8 @@ impl Config {
             readiness_address: r.parse(&schema::WARREN_READINESS_ADDR, values::socket)?,
             worker_threads: r.parse(&schema::ZTUNNEL_WORKER_THREADS, values::threads)?,
             same_node: r.parse(&schema::WARREN_SAME_NODE, values::same_node)?,
+            require_waypoint: require_waypoint?,
+            tunnel_address: r.parse(&schema::LOCALHOST_APP_TUNNEL, values::tunnel_address)?,
             congestion: r.optional(&schema::WARREN_TCP_CONGESTION, values::congestion)?,
             log_filter: r.parse(&schema::RUST_LOG, values::text)?,
             log_format: r.parse(&schema::LOG_FORMAT, values::log_format)?,

@@ -20,6 +20,8 @@ fn defaults_are_istios() {
     assert_eq!(config.http2.stream_window, 4 << 20);
     assert_eq!(config.drain, Duration::from_secs(5));
     assert_eq!(config.same_node, SameNode::Relay);
+    assert_eq!(config.require_waypoint, RequireWaypoint::Off);
+    assert_eq!(config.tunnel_address, TunnelAddress::Loopback);
     assert_eq!(config.keepalive.map(|k| k.retries), Some(9));
     assert_eq!(config.stats_address.port(), 15020);
 }
@@ -153,4 +155,22 @@ fn wrong_values_name_variable_value_and_cause() {
 fn the_documentation_is_generated_from_the_schema() {
     let page = include_str!("../../../docs/configuration.md");
     assert_eq!(page, markdown(), "run: cargo run -p ztunnel -- settings > docs/configuration.md");
+}
+
+#[test]
+fn waypoints_are_enforced_only_where_all_services_are_known() {
+    let set = [("WARREN_REQUIRE_WAYPOINT", "enforce"), ("LOCALHOST_APP_TUNNEL", "false")];
+    let config = with(&set).expect("a file knows all");
+    assert_eq!(config.require_waypoint, RequireWaypoint::Enforce);
+    assert_eq!(config.tunnel_address, TunnelAddress::Pod);
+    let errors = read(&[
+        ("NODE_NAME", "n1"),
+        ("XDS_ADDRESS", "https://istiod:15012"),
+        ("XDS_ON_DEMAND", "true"),
+        ("WARREN_DEV_CA_DIR", "/ca"),
+        ("WARREN_REQUIRE_WAYPOINT", "enforce"),
+    ])
+    .expect_err("not with on-demand");
+    let named: Vec<_> = errors.0.iter().map(|error| error.setting).collect();
+    assert_eq!(named, ["WARREN_REQUIRE_WAYPOINT"]);
 }

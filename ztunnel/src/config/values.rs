@@ -11,7 +11,7 @@ use daemon::LogFormat;
 use ebpf_abi::MAX_THREADS;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
-use resolve::SameNode;
+use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
 
 use super::{Environment, Setting, schema};
@@ -334,6 +334,19 @@ pub(super) fn same_node(value: &str) -> Result<SameNode, String> {
         "tunnel" => Ok(SameNode::Tunnel),
         _ => Err("expected relay or tunnel".to_owned()),
     }
+}
+
+pub(super) fn require_waypoint(value: &str) -> Result<RequireWaypoint, String> {
+    match value {
+        "off" => Ok(RequireWaypoint::Off),
+        "enforce" => Ok(RequireWaypoint::Enforce),
+        _ => Err("expected off or enforce".to_owned()),
+    }
+}
+
+pub(super) fn tunnel_address(value: &str) -> Result<TunnelAddress, String> {
+    let of = |localhost| if localhost { TunnelAddress::Loopback } else { TunnelAddress::Pod };
+    boolean(value).map(of)
 }
 
 pub(super) fn log_format(value: &str) -> Result<LogFormat, String> {

@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use admin::{Failure, Subject, Target, Why, WhyRoute, WhyVerdict};
-use authz::Question;
+use authz::{Denial, Question};
 use model::{Code, DialledService, OriginalDst, PodUid, ServiceName, SpiffeId, Workload};
-use resolve::{Ejected, Extent, Query, Route};
+use resolve::{Asked, Ejected, Extent, InboundQuery, Query, Route, inbound_target};
 
 use crate::config::Config;
 use crate::flow::LocalPods;
 use crate::mesh::{MeshState, Sync};
+use crate::policy::{Via, Ways, denial};
 
 /// The source or destination names nothing that this node knows.
 const UNKNOWN_SUBJECT: &str = "UNKNOWN_SUBJECT";
@@ -161,8 +162,11 @@ impl Asker<'_> {
                     workload: server.map(|workload| workload.key.to_string()),
                     ..WhyRoute::default()
                 };
-                let server =
-                    server.map(|workload| Server { workload: workload.clone(), address: dialled });
+                let server = server.map(|workload| Server {
+                    workload: workload.clone(),
+                    address: dialled,
+                    asked: None,
+                });
                 (route, server, None)
             }
         };
@@ -200,14 +204,44 @@ impl Asker<'_> {
         )
     }
 
+    /// What policy would be asked, if the connection gets that far.
+    fn arrival<'q>(
+        &self,
+        source: IpAddr,
+        identity: Option<&'q SpiffeId>,
+        server: &Server,
+    ) -> Result<Question<'q>, Denial> {
+        let destination = match server.asked {
+            None => server.address,
+            Some(asked) => {
+                let query = InboundQuery {
+                    network: &self.config.network,
+                    workload: &server.workload,
+                    local: server.address.ip(),
+                    own: &|ip| server.workload.addresses.contains(&ip),
+                    asked: Asked::Address(asked),
+                    tunnel_address: self.config.tunnel_address,
+                };
+                let target = inbound_target(&self.mesh.snapshot, &query).map_err(denial)?;
+                target.destination
+            }
+        };
+        let question = Question { source, identity, destination };
+        let ways = Ways::new(self.config);
+        ways.judge(&self.mesh.snapshot, &server.workload, &question, Via::Direct)?;
+        Ok(question)
+    }
+
     fn verdict(
         &self,
         source: IpAddr,
         identity: Option<&SpiffeId>,
         server: &Server,
     ) -> (WhyVerdict, String) {
-        let question = Question { source, identity, destination: server.address };
-        let (result, dry_run) = authz::explain(&self.mesh.policies, &server.workload, &question);
+        let (result, dry_run) = match self.arrival(source, identity, server) {
+            Ok(question) => authz::explain(&self.mesh.policies, &server.workload, &question),
+            Err(denial) => (Err(denial), Vec::new()),
+        };
         let dry_run = dry_run.iter().map(ToString::to_string).collect();
         match result {
             Ok(reason) => {
@@ -239,21 +273,28 @@ impl Asker<'_> {
 /// Who would be connected to.
 struct Server {
     workload: Arc<Workload>,
+    /// Its address, and the port that is asked for.
     address: SocketAddr,
+    /// What a tunnel to it is asked for: the same, or what lies behind a waypoint.
+    asked: Option<SocketAddr>,
 }
 
 impl Server {
     fn of(route: &Route) -> Option<Self> {
-        let (workload, address) = match route {
-            Route::Hbone { workload, authority, .. } => (workload, *authority),
-            Route::Local { workload, address, .. } => (workload, *address),
-            Route::Passthrough { workload, address, .. } => (workload.as_ref()?, *address),
+        let (workload, address, asked) = match route {
+            Route::Hbone { workload, tunnel, authority, .. } => {
+                (workload, SocketAddr::new(tunnel.ip(), authority.port()), Some(*authority))
+            }
+            Route::Local { workload, address, authority, .. } => {
+                (workload, *address, Some(*authority))
+            }
+            Route::Passthrough { workload, address, .. } => (workload.as_ref()?, *address, None),
             Route::DoubleHbone { .. }
             | Route::Lookup(_)
             | Route::Ask { .. }
             | Route::Refused { .. } => return None,
         };
-        Some(Self { workload: workload.clone(), address })
+        Some(Self { workload: workload.clone(), address, asked })
     }
 }
 

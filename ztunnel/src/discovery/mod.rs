@@ -1,10 +1,12 @@
 //! From an original destination to a route, out of the current state of the mesh.
 
 mod control_plane;
+mod hostnames;
 mod local_file;
 mod source;
 
 pub(crate) use control_plane::ControlPlaneSource;
+pub(crate) use hostnames::HostNames;
 pub(crate) use local_file::{LocalFile, MeshError, MeshSettings};
 pub(crate) use source::{Source, SourceStatus};
 
@@ -31,6 +33,8 @@ pub(crate) struct Question<'a> {
     pub(crate) local: &'a dyn Fn(&Workload) -> bool,
     /// How such pods are reached.
     pub(crate) same_node: SameNode,
+    /// Endpoints that are left alone for now.
+    pub(crate) ejected: Ejected<'a>,
 }
 
 /// Chooses the route of one connection.
@@ -42,7 +46,7 @@ pub(crate) fn route(mesh: &MeshState, question: &Question<'_>) -> Route {
         local: question.local,
         same_node: question.same_node,
         extent: Extent::Whole,
-        ejected: Ejected::NONE,
+        ejected: question.ejected,
         random: rand::random(),
     };
     resolve::resolve(&mesh.snapshot, &query)
@@ -52,10 +56,23 @@ pub(crate) fn route(mesh: &MeshState, question: &Question<'_>) -> Route {
 ///
 /// A pod may start before the control plane tells of it, and an agent before it is synced. Cancel
 /// safe.
-pub(crate) async fn source(
-    mut view: MeshView,
-    key: &WorkloadKey,
-) -> Result<(Arc<MeshState>, Arc<Workload>), (Code, String)> {
+pub(crate) async fn source(view: MeshView, key: &WorkloadKey) -> Known {
+    known(view, key, Code::SourceUnknown).await
+}
+
+/// The state of the mesh with the workload in it that a connection came for; waits a bounded time for
+/// the workload, but not for the state: not synced is not open. Cancel safe.
+pub(crate) async fn server(mut view: MeshView, key: &WorkloadKey) -> Known {
+    match view.current().sync {
+        Sync::Waiting => Err(not_synced()),
+        Sync::Stored | Sync::Live | Sync::Complete => known(view, key, Code::WorkloadUnknown).await,
+    }
+}
+
+/// A state and a workload in it, or why there is none.
+type Known = Result<(Arc<MeshState>, Arc<Workload>), (Code, String)>;
+
+async fn known(mut view: MeshView, key: &WorkloadKey, unknown: Code) -> Known {
     let patience = view.current().sync.patience(SOURCE_WAIT);
     let mut waiting = view.clone();
     let known = async {
@@ -72,17 +89,19 @@ pub(crate) async fn source(
     match tokio::time::timeout(patience, known).await {
         Ok(Some(known)) => Ok(known),
         Ok(None) | Err(_) => Err(match view.current().sync {
-            Sync::Waiting => {
-                (Code::NotSynced, "the control plane's state has not arrived yet".to_owned())
-            }
+            Sync::Waiting => not_synced(),
             Sync::Stored | Sync::Live | Sync::Complete => {
-                (Code::SourceUnknown, format!("no workload {key} in the current state of the mesh"))
+                (unknown, format!("no workload {key} in the current state of the mesh"))
             }
         }),
     }
 }
 
-/// The client's workload, if the state may be used and has it.
+fn not_synced() -> (Code, String) {
+    (Code::NotSynced, "the control plane's state has not arrived yet".to_owned())
+}
+
+/// The workload of a pod, if the state may be used and has it.
 pub(crate) fn source_in(state: &MeshState, key: &WorkloadKey) -> Option<Arc<Workload>> {
     match state.sync {
         Sync::Waiting => None,

@@ -16,9 +16,19 @@ use super::pods::Pod;
 use super::record::{Reason, Record};
 use super::worker::Worker;
 use crate::capture::CapturedPod;
-use crate::policy::Judged;
+use crate::policy::{Judged, Via};
 use crate::relay::Ending;
 use crate::tunnel::{self, ClientLeg};
+
+/// A connection at the gate.
+pub(super) struct Call {
+    /// Who calls, and what for.
+    pub(super) connection: Connection,
+    /// By which way it came.
+    pub(super) via: Via,
+    /// How the application is dialled.
+    pub(super) leg: ClientLeg,
+}
 
 /// A connection that was let in.
 pub(super) struct Admitted {
@@ -52,30 +62,34 @@ impl Refused {
     }
 }
 
-/// Judges `connection` and dials the application.
+/// Judges a call and dials the application.
 ///
-/// The connection is registered for changes of the mesh before it is judged first, so that no
+/// It is registered for changes of the mesh before it is judged first, so that no
 /// change falls between the two. `client_gone` resolves when nobody is left to answer.
 pub(super) async fn admit(
     worker: &Rc<Worker>,
     pod: &Pod,
-    connection: Connection,
-    client: ClientLeg,
+    call: Call,
     client_gone: impl Future<Output = ()>,
     record: &mut Record,
 ) -> Result<Admitted, Refused> {
+    let Call { connection, via, leg } = call;
     let mut client_gone = pin!(client_gone);
     let watched = worker.mesh.borrow_mut().watched();
     let identity = connection.peer.identity();
     record.outcome.source.identity = identity.map(|identity| identity.id().clone());
-    record.outcome.source.workload =
-        worker.workload_of(&watched.0, connection.source.ip(), identity);
+    // A gateway's address is not the client's.
+    if record.outcome.source.workload.is_none() && via == Via::Direct {
+        record.outcome.source.workload =
+            worker.workload_of(&watched.0, connection.source.ip(), identity);
+    }
     record.outcome.destination.address = Some(connection.destination);
     record.outcome.destination.identity = match connection.peer {
         Peer::Verified(_) => pod.identity.current().map(|svid| svid.identity().id().clone()),
         Peer::Plaintext => None,
     };
-    let mut judged = Judged::register(watched, pod.captured.workload().clone(), connection);
+    let key = pod.captured.workload().clone();
+    let mut judged = Judged::register(watched, key, (connection, via), worker.ways.clone());
     record.outcome.destination.workload = judged.workload();
 
     let (mut state, mut action) = Stream::Judging.step(Input::Judged(judged.judge()));
@@ -89,12 +103,8 @@ pub(super) async fn admit(
             Action::Dial(permit) => {
                 record.outcome.policy = permit.reason().policy().cloned();
                 let namespace = pod.captured.namespace();
-                dial = Some(Box::pin(tunnel::to_application(
-                    namespace,
-                    permit,
-                    client,
-                    &worker.tuning,
-                )));
+                dial =
+                    Some(Box::pin(tunnel::to_application(namespace, permit, leg, &worker.tuning)));
             }
             Action::Relay => break,
             Action::Refuse(refusal) | Action::Reset(refusal) => {

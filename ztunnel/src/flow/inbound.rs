@@ -1,5 +1,6 @@
 //! Connections to an enrolled pod that come in a tunnel:
-//! capture → identity → tunnel (read CONNECT) → policy → tunnel (dial) → relay → telemetry.
+//! capture → identity → tunnel (read CONNECT) → discovery → policy → tunnel (dial) → relay →
+//! telemetry.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -7,26 +8,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hbone::{Authority, Baggage, ConnectHead};
+use hbone::{Baggage, ConnectHead};
 use hbone_h2::{Incoming, Server};
-use model::{
-    Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Workload,
-    canonical_socket,
-};
-use resolve::MESH_PORTS;
-use resolve::Snapshot;
+use model::{Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Workload};
+use resolve::{Snapshot, service_behind};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::admit::{Refused, admit};
+use super::admit::{Call, Refused, admit};
 use super::handshakes::Handshakes;
 use super::pods::Pod;
 use super::record::{Reason, Record};
+use super::target::{asked, target};
 use super::worker::Worker;
 use crate::capture::Captured;
 use crate::identity::NotReady;
+use crate::policy::Via;
 use crate::relay::{self, Socket};
-use crate::tunnel::{self, ClientLeg};
+use crate::tunnel;
 
 /// A tunnel without streams is told to go after this. Longer than any client keeps one, so that only
 /// forgotten tunnels are closed from this side.
@@ -134,19 +133,25 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
             return record.end(Reason::new(error.code(), error.to_string()));
         }
     };
-    let destination = match target(&head.authority, &pod, client.local.0) {
-        Ok(destination) => destination,
-        Err(code) => {
-            responder.refuse(hbone::status_of(code));
-            return record.end(Reason::new(code, format!("CONNECT {}", head.authority)));
+    let gateway = head.from_gateway(&worker.config.network);
+    let via = if gateway { Via::Gateway } else { Via::Direct };
+    record.outcome.source.workload = source(&worker, &client, &head, via);
+    // discovery
+    let asked = asked(&head.authority);
+    let target = match target(&worker, &pod, client.local.0.ip(), asked, responder.gone()).await {
+        Ok(target) => target,
+        Err(reason) => {
+            responder.refuse(hbone::status_of(reason.code));
+            return record.end(reason.about(format!("CONNECT {}", head.authority)));
         }
     };
+    record.outcome.service.clone_from(&target.service);
     // policy, tunnel (dial)
-    let connection = Connection { source: client.address, peer: client.peer, destination };
+    let connection =
+        Connection { source: client.address, peer: client.peer, destination: target.destination };
+    let call = Call { connection: connection.clone(), via, leg: target.leg };
     let client_gone = responder.gone();
-    let admission =
-        admit(&worker, &pod, connection, ClientLeg::Elsewhere, client_gone, &mut record).await;
-    let admitted = match admission {
+    let mut admitted = match admit(&worker, &pod, call, client_gone, &mut record).await {
         Ok(admitted) => admitted,
         Err(Refused { reason, status }) => {
             responder.refuse(status);
@@ -154,9 +159,11 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
         }
     };
     let server = record.outcome.destination.workload.clone();
-    let mesh = worker.mesh.borrow_mut().current().clone();
-    record.outcome.service =
-        server.as_deref().and_then(|server| dialled(&mesh.snapshot, server, &head));
+    if record.outcome.service.is_none() {
+        let mesh = worker.mesh.borrow_mut().current().clone();
+        record.outcome.service =
+            server.as_deref().and_then(|server| dialled(&mesh.snapshot, server, &head));
+    }
     let baggage = server.as_deref().map(Baggage::of).unwrap_or_default();
     let stream = match responder.accept(&baggage) {
         Ok(stream) => stream,
@@ -165,6 +172,10 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
             return record.end(Reason::new(Code::TunnelLost, error.to_string()));
         }
     };
+    if let Err(reason) = target.announce(&mut admitted.application, &connection).await {
+        relay::reset(&admitted.application);
+        return record.end(reason);
+    }
     // relay, telemetry
     record.established();
     let _open = pod.captured.track();
@@ -174,26 +185,20 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
     record.end(ending);
 }
 
-/// The service that the client says it dialled, if the workload serves it. For reports only.
-fn dialled(snapshot: &Snapshot, workload: &Workload, head: &ConnectHead) -> Option<DialledService> {
-    let host = head.forwarded.host.as_deref()?;
-    let name = workload.services.keys().find(|service| &*service.hostname == host)?;
-    snapshot.service(name).map(|service| service.dialled())
+/// The client, for reports. What its own node tells counts only where this node does not know it:
+/// behind a gateway, its address is another's.
+fn source(worker: &Worker, client: &Client, head: &ConnectHead, via: Via) -> Option<Arc<Workload>> {
+    let identity = client.peer.identity()?;
+    let mesh = worker.mesh.borrow_mut().current().clone();
+    let known = match via {
+        Via::Direct => worker.workload_of(&mesh, client.address.ip(), Some(identity)),
+        Via::Gateway => None,
+    };
+    known.or_else(|| head.baggage.workload(identity.id()).map(Arc::new))
 }
 
-/// Where a CONNECT goes: to the very pod whose certificate the peer saw, on any port but
-/// the mesh's own.
-fn target(authority: &Authority, pod: &Pod, local: SocketAddr) -> Result<SocketAddr, Code> {
-    let address = match authority {
-        Authority::Address(address) => canonical_socket(*address),
-        // Host names come through gateways, which this version does not serve.
-        Authority::Host { .. } => return Err(Code::DestinationMismatch),
-    };
-    if address.ip() != local.ip() && !pod.has_address(address.ip()) {
-        return Err(Code::DestinationMismatch);
-    }
-    if MESH_PORTS.contains(&address.port()) {
-        return Err(Code::SelfCall);
-    }
-    Ok(address)
+/// The service that the client says it dialled, if the workload has to do with it. For reports only.
+fn dialled(snapshot: &Snapshot, workload: &Workload, head: &ConnectHead) -> Option<DialledService> {
+    let host = head.forwarded.host.as_deref()?;
+    service_behind(snapshot, workload, host).map(|service| service.dialled())
 }

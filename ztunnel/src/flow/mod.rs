@@ -3,7 +3,9 @@
 //! folder knows the stages' order.
 
 mod accept;
+mod across;
 mod admit;
+mod attempt;
 mod handshakes;
 mod inbound;
 mod outbound;
@@ -12,6 +14,7 @@ mod plaintext;
 mod pods;
 mod record;
 mod stop;
+mod target;
 mod worker;
 
 pub(crate) use accept::serve_pod;

@@ -2,14 +2,18 @@
 //! capture → discovery → identity → tunnel → relay → telemetry.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use hbone::{Authority, Baggage, ConnectHead, Forwarded, Traceparent};
-use model::{Code, Direction, Path, SpiffeId, Workload};
-use resolve::Route;
+use hbone::Authority;
+use model::{Code, DialledService, Direction, OriginalDst, Path, Workload};
+use resolve::{Choice, Route};
 use tokio::net::TcpStream;
 
+use super::across::{Far, across};
+use super::attempt::Attempt;
 use super::passthrough::passthrough;
 use super::plaintext::{SameNode, same_node};
 use super::pods::Pod;
@@ -19,8 +23,7 @@ use crate::capture::Captured;
 use crate::discovery;
 use crate::identity::NotReady;
 use crate::mesh::MeshState;
-use crate::relay::{self, Socket};
-use crate::tunnel::TunnelKey;
+use crate::relay;
 
 /// Takes one captured connection to wherever its application wanted it to go.
 pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured) {
@@ -39,52 +42,51 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
         Err(reason) => return record.end(reason),
     };
     record.outcome.source.workload = Some(source.clone());
-    let route = discovery::route(
-        &mesh,
-        &discovery::Question {
-            network: &worker.config.network,
-            source: &source,
-            original_dst,
-            local: &|workload| worker.local_pod(workload).is_some(),
-            same_node: worker.config.same_node,
-        },
-    );
+    let route = route(&worker, &mesh, &source, original_dst);
+    let (route, choice) = match addressed(&worker, &source, route, &stream).await {
+        Ok(addressed) => addressed,
+        Err(reason) => return record.end(reason),
+    };
+    let attempt = Attempt::new(&worker, choice);
     let reason = match route {
         Route::Passthrough { address, workload, service, choice: _ } => {
             record.outcome.destination.workload = workload;
             record.outcome.service = service;
-            passthrough(&worker, &pod, stream, address, &mut record).await
+            passthrough(&worker, &pod, stream, (address, &attempt), &mut record).await
         }
         Route::Hbone { workload, tunnel, authority, expected, service, choice: _ } => {
-            record.outcome.path = Path::Hbone;
-            record.outcome.hbone = Some(tunnel);
-            record.outcome.service = service;
-            record.outcome.destination.workload = Some(workload.clone());
-            let far = Far { workload, tunnel, authority, expected };
-            across(&worker, &pod, stream, &source, far, &mut record).await
+            tunnelled(&mut record, &workload, tunnel, service);
+            let authority = Authority::Address(authority);
+            let far = Far { host: workload, tunnel, authority, expected, behind: None };
+            across(&worker, &pod, stream, (&source, far), &attempt, &mut record).await
         }
-        // A waypoint on this node: what it is asked for is not itself.
-        Route::Local { workload, address, authority, service, .. } if address != authority => {
-            record.outcome.service = service;
-            record.outcome.destination.workload = Some(workload);
-            not_carried(&stream, "a waypoint on this node")
+        Route::DoubleHbone {
+            workload,
+            gateway,
+            tunnel,
+            authority: (name, port),
+            outer_expected,
+            inner_expected,
+            service,
+            choice: _,
+        } => {
+            tunnelled(&mut record, &workload, tunnel, service);
+            match NonZeroU16::new(port) {
+                Some(port) => {
+                    let authority = Authority::Host { name: (*name).into(), port };
+                    let (expected, behind) = (outer_expected, Some(inner_expected));
+                    let far = Far { host: gateway, tunnel, authority, expected, behind };
+                    across(&worker, &pod, stream, (&source, far), &attempt, &mut record).await
+                }
+                None => not_carried(&stream, "port 0"),
+            }
         }
-        Route::Local { workload, address, authority: _, service, choice: _ } => {
+        Route::Local { workload, address, authority, service, choice: _ } => {
             record.outcome.path = Path::Local;
             record.outcome.service = service;
             record.outcome.destination.workload = Some(workload.clone());
-            let near = Near { source: &source, workload: &workload, destination: address };
-            local(&worker, &pod, stream, near, &mut record).await
-        }
-        Route::DoubleHbone { workload, service, .. } => {
-            record.outcome.service = service;
-            record.outcome.destination.workload = Some(workload);
-            not_carried(&stream, "a gateway to another network")
-        }
-        Route::Lookup(lookup) => {
-            record.outcome.service = lookup.service().cloned();
-            record.outcome.destination.workload = Some(lookup.workload().clone());
-            not_carried(&stream, "a host name")
+            let near = Near { source: &source, workload: &workload, address, authority };
+            local(&worker, &pod, stream, (near, &attempt), &mut record).await
         }
         Route::Ask { resource, service } => {
             record.outcome.service = service;
@@ -96,8 +98,62 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
             record.outcome.destination.workload = workload;
             Reason::new(code, detail)
         }
+        // A host name was looked up above.
+        Route::Lookup(lookup) => not_carried(&stream, lookup.hostname()),
     };
+    attempt.ended(reason.code);
     record.end(reason);
+}
+
+/// The route of a connection, past the endpoints that are known to fail.
+fn route(worker: &Worker, mesh: &MeshState, source: &Workload, original_dst: OriginalDst) -> Route {
+    let ejections = worker.ejections.borrow();
+    discovery::route(
+        mesh,
+        &discovery::Question {
+            network: &worker.config.network,
+            source,
+            original_dst,
+            local: &|workload| worker.local_pod(workload).is_some(),
+            same_node: worker.config.same_node,
+            ejected: ejections.at(Instant::now()),
+        },
+    )
+}
+
+/// The route with an address, where the destination has only a name; and the endpoint that was
+/// chosen for it.
+async fn addressed(
+    worker: &Worker,
+    source: &Arc<Workload>,
+    route: Route,
+    stream: &TcpStream,
+) -> Result<(Route, Option<Choice>), Reason> {
+    let Route::Lookup(lookup) = route else {
+        let choice = route.choice().cloned();
+        return Ok((route, choice));
+    };
+    worker.telemetry.looked_up(source, lookup.hostname());
+    let choice = lookup.choice().cloned();
+    let route = tokio::select! {
+        route = worker.hostnames.resolve(*lookup) => route,
+        () = relay::peer_reset(stream) => return Err(client_gone()),
+        () = worker.stop.cut() => return Err(draining(stream)),
+    };
+    Ok((route, choice))
+}
+
+/// What is known of a connection that goes into a tunnel.
+fn tunnelled(
+    record: &mut Record,
+    workload: &Arc<Workload>,
+    tunnel: SocketAddr,
+    service: Option<DialledService>,
+) {
+    record.outcome.path = Path::Hbone;
+    record.outcome.hbone = Some(tunnel);
+    record.outcome.service = service;
+    record.outcome.destination.workload = Some(workload.clone());
 }
 
 /// The end of a route that this version cannot carry.
@@ -129,80 +185,14 @@ async fn source(
     })
 }
 
-/// A pod on another node.
-struct Far {
-    workload: Arc<Workload>,
-    tunnel: SocketAddr,
-    authority: SocketAddr,
-    expected: Vec<SpiffeId>,
-}
-
-/// Through a tunnel to the destination's node.
-async fn across(
-    worker: &Rc<Worker>,
-    pod: &Arc<Pod>,
-    socket: TcpStream,
-    source: &Workload,
-    far: Far,
-    record: &mut Record,
-) -> Reason {
-    // identity
-    let svid = match pod.identity.ready().await {
-        Ok(svid) => svid,
-        Err(error) => {
-            relay::reset(&socket);
-            return Reason::new(NotReady::CODE, error.to_string());
-        }
-    };
-    record.outcome.source.identity = Some(svid.identity().id().clone());
-    // tunnel
-    let client = record.outcome.source.address.unwrap_or(far.tunnel);
-    let service = record.outcome.service.as_ref().map(|service| &*service.name.hostname);
-    let head = ConnectHead {
-        authority: Authority::Address(far.authority),
-        baggage: Baggage::of(source),
-        forwarded: Forwarded::new(client, service),
-        traceparent: Some(Traceparent::from_random(rand::random(), rand::random())),
-        forwarded_network: None,
-    };
-    let key = TunnelKey {
-        pod: pod.captured.uid().clone(),
-        netns_cookie: pod.captured.namespace().cookie(),
-        source: client.ip(),
-        identity: svid.identity().id().clone(),
-        workload: far.workload.uid.clone(),
-        network: far.workload.network.clone(),
-        address: far.tunnel,
-        expected: far.expected,
-    };
-    let opening = worker.tunnels.open(key, pod.captured.namespace(), &svid, &head);
-    let opened = tokio::select! {
-        opened = opening => opened,
-        () = relay::peer_reset(&socket) => return client_gone(),
-        () = worker.stop.cut() => return draining(&socket),
-    };
-    let stream = match opened {
-        Ok(stream) => stream,
-        Err(error) => {
-            relay::reset(&socket);
-            return Reason::new(error.code(), error.to_string());
-        }
-    };
-    record.outcome.destination.identity = Some(stream.peer().id().clone());
-    // relay
-    record.established();
-    let stop = worker.stop.ending(pod);
-    let (stream, in_use) = stream.into_parts();
-    let ending = relay::join_tunnel(Socket::Client, socket, stream, record, stop).await;
-    drop(in_use);
-    ending.into()
-}
-
 /// A pod on this node, and who calls it.
 struct Near<'a> {
     source: &'a Workload,
     workload: &'a Workload,
-    destination: SocketAddr,
+    /// Its address.
+    address: SocketAddr,
+    /// What is asked for: the same, or what lies behind a waypoint.
+    authority: SocketAddr,
 }
 
 /// The client's address as policy and the application are told it.
@@ -222,10 +212,10 @@ async fn local(
     worker: &Rc<Worker>,
     pod: &Arc<Pod>,
     stream: TcpStream,
-    near: Near<'_>,
+    (near, attempt): (Near<'_>, &Attempt),
     record: &mut Record,
 ) -> Reason {
-    let Near { source, workload, destination } = near;
+    let Near { source, workload, address, authority } = near;
     // identity
     let svid = match pod.identity.ready().await {
         Ok(svid) => svid,
@@ -242,13 +232,13 @@ async fn local(
         relay::reset(&stream);
         return Code::PodGone.into();
     };
-    let Some(source) = told_source(source, client, destination.ip()) else {
+    let Some(source) = told_source(source, client, address.ip()) else {
         relay::reset(&stream);
-        let detail = format!("{} has no known address to call {destination} from", source.key);
+        let detail = format!("{} has no known address to call {address} from", source.key);
         return Reason::new(Code::SourceUnknown, detail);
     };
-    let call = SameNode { stream, source, identity, destination };
-    same_node(worker, &server, call, record).await
+    let call = SameNode { stream, source, identity, local: address.ip(), asked: authority };
+    same_node(worker, &server, (call, attempt), record).await
 }
 
 /// The client gave up before the connection stood.
@@ -256,7 +246,7 @@ pub(super) fn client_gone() -> Reason {
     Reason::new(Code::Reset, "client: reset before the destination was reached")
 }
 
-fn draining(socket: &TcpStream) -> Reason {
+pub(super) fn draining(socket: &TcpStream) -> Reason {
     relay::reset(socket);
     Code::Draining.into()
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use model::Code;
 use tokio::net::TcpStream;
 
+use super::attempt::Attempt;
 use super::outbound::client_gone;
 use super::pods::Pod;
 use super::record::{Reason, Record};
@@ -19,7 +20,7 @@ pub(super) async fn passthrough(
     worker: &Rc<Worker>,
     pod: &Pod,
     stream: TcpStream,
-    destination: SocketAddr,
+    (destination, attempt): (SocketAddr, &Attempt),
     record: &mut Record,
 ) -> Reason {
     record.outcome.destination.address = Some(destination);
@@ -39,6 +40,7 @@ pub(super) async fn passthrough(
             return Reason::new(error.code(), error.detail());
         }
     };
+    attempt.stands();
     record.established();
     relay::join_tcp(stream, upstream, record, worker.stop.ending(pod)).await.into()
 }

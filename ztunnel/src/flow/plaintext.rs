@@ -1,18 +1,22 @@
 //! Connections to an enrolled pod that come without a tunnel: from outside the mesh, or from
 //! another pod of this node. They skip the tunnel, never the policy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use model::{Connection, Direction, OriginalDst, Path, Peer, VerifiedIdentity};
+use resolve::Asked;
 use tokio::net::TcpStream;
 
-use super::admit::{Refused, admit};
+use super::admit::{Call, Refused, admit};
+use super::attempt::Attempt;
 use super::pods::Pod;
 use super::record::{Both, Reason, Record};
+use super::target::target;
 use super::worker::Worker;
 use crate::capture::Captured;
+use crate::policy::Via;
 use crate::relay;
 use crate::tunnel::ClientLeg;
 
@@ -24,16 +28,9 @@ pub(crate) async fn plaintext(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captu
     let connection =
         Connection { source: peer, peer: Peer::Plaintext, destination: original_dst.0 };
     // policy, dial
-    let admitted = match admit(
-        &worker,
-        &pod,
-        connection,
-        ClientLeg::Beside,
-        relay::peer_reset(&stream),
-        &mut record,
-    )
-    .await
-    {
+    let call = Call { connection, via: Via::Direct, leg: ClientLeg::Beside };
+    let client_gone = relay::peer_reset(&stream);
+    let admitted = match admit(&worker, &pod, call, client_gone, &mut record).await {
         Ok(admitted) => admitted,
         Err(Refused { reason, .. }) => {
             relay::reset(&stream);
@@ -56,8 +53,10 @@ pub(super) struct SameNode {
     pub(super) source: SocketAddr,
     /// The client's identity, which this agent has proven.
     pub(super) identity: VerifiedIdentity,
-    /// The destination pod's address and port.
-    pub(super) destination: SocketAddr,
+    /// The destination pod's address.
+    pub(super) local: IpAddr,
+    /// What a tunnel to it would be asked for.
+    pub(super) asked: SocketAddr,
 }
 
 /// Takes a connection from another pod of this node: the inbound half of `Route::Local`.
@@ -67,30 +66,35 @@ pub(super) struct SameNode {
 pub(super) async fn same_node(
     worker: &Rc<Worker>,
     pod: &Pod,
-    call: SameNode,
+    (call, attempt): (SameNode, &Attempt),
     client_record: &mut Record,
 ) -> Reason {
-    let SameNode { stream, source, identity, destination } = call;
+    let SameNode { stream, source, identity, local, asked } = call;
     let mut record = Record::start(
         &worker.telemetry,
         Direction::Inbound,
         Path::Local,
         source,
-        OriginalDst(destination),
+        OriginalDst(asked),
     );
     record.outcome.service.clone_from(&client_record.outcome.service);
-    let connection = Connection { source, peer: Peer::Verified(identity), destination };
+    record.outcome.source.identity = Some(identity.id().clone());
+    // discovery
+    let gone = relay::peer_reset(&stream);
+    let target = match target(worker, pod, local, Asked::Address(asked), gone).await {
+        Ok(target) => target,
+        Err(reason) => {
+            relay::reset(&stream);
+            record.end(reason.clone());
+            return reason;
+        }
+    };
+    let peer = Peer::Verified(identity);
+    let connection = Connection { source, peer, destination: target.destination };
     // policy, dial
-    let admitted = match admit(
-        worker,
-        pod,
-        connection,
-        ClientLeg::Elsewhere,
-        relay::peer_reset(&stream),
-        &mut record,
-    )
-    .await
-    {
+    let call = Call { connection: connection.clone(), via: Via::Direct, leg: target.leg };
+    let client_gone = relay::peer_reset(&stream);
+    let mut admitted = match admit(worker, pod, call, client_gone, &mut record).await {
         Ok(admitted) => admitted,
         Err(Refused { reason, .. }) => {
             relay::reset(&stream);
@@ -99,9 +103,16 @@ pub(super) async fn same_node(
             return reason;
         }
     };
+    if let Err(reason) = target.announce(&mut admitted.application, &connection).await {
+        relay::reset(&stream);
+        relay::reset(&admitted.application);
+        record.end(reason.clone());
+        return reason;
+    }
     // relay, telemetry
     client_record.outcome.destination = record.outcome.destination.clone();
     client_record.outcome.policy.clone_from(&record.outcome.policy);
+    attempt.stands();
     client_record.established();
     record.established();
     let _open = pod.captured.track();

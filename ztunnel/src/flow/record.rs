@@ -24,6 +24,17 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The same, with what it is about before it.
+    pub(crate) fn about(self, what: String) -> Self {
+        let detail = match self.detail {
+            Some(detail) => format!("{what}: {detail}"),
+            None => what,
+        };
+        Self { detail: Some(detail), ..self }
+    }
+}
+
 impl From<Code> for Reason {
     fn from(code: Code) -> Self {
         Self { code, policy: None, detail: None }

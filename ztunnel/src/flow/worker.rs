@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use model::{VerifiedIdentity, Workload};
 use netns::TcpTuning;
+use resolve::Ejections;
 use tokio::sync::watch;
 
 use super::pods::{LocalPods, Pod};
 use super::stop::Stop;
 use crate::config::Config;
+use crate::discovery::HostNames;
 use crate::mesh::{MeshState, MeshView};
+use crate::policy::Ways;
 use crate::telemetry::Telemetry;
 use crate::tunnel::{TunnelOptions, Tunnels};
 
@@ -31,6 +34,10 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) mesh: RefCell<MeshView>,
+    pub(crate) ways: Ways,
+    pub(crate) hostnames: HostNames,
+    /// Endpoints that lately refused connections, as far as this thread has seen.
+    pub(crate) ejections: RefCell<Ejections>,
     pods: RefCell<PodsView>,
     pub(crate) stop: Stop,
     pub(crate) tuning: TcpTuning,
@@ -53,6 +60,9 @@ impl Worker {
         Self {
             tunnels: Tunnels::new(&config.pool, tunnel_options.clone()),
             mesh: RefCell::new(MeshView::new(mesh)),
+            ways: Ways::new(&config),
+            hostnames: HostNames::default(),
+            ejections: RefCell::default(),
             pods: RefCell::new(PodsView { receiver: pods, seen }),
             config,
             telemetry,
@@ -97,8 +107,11 @@ impl Worker {
             // By uid, not by address: a workload in its host's network has no address of its own.
             let destination =
                 mesh.snapshot.workload_by_uid(&key.workload).is_some_and(|workload| {
+                    // One without addresses was reached by its host name.
+                    let reached = workload.addresses.is_empty()
+                        || workload.addresses.contains(&key.address.ip());
                     workload.network == key.network
-                        && workload.addresses.contains(&key.address.ip())
+                        && reached
                         && workload.identity().is_ok_and(|id| key.expected.contains(&id))
                 });
             !source || !destination

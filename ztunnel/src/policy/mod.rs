@@ -1,11 +1,15 @@
 //! From a connection to a verdict, and again whenever the mesh changes while it is open.
 
+mod ways;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use authz::{Decision, Denial, Verdict};
 use model::{Code, Connection, Workload, WorkloadKey};
 use tokio::sync::watch;
+
+pub(crate) use ways::{Via, Ways, denial};
 
 use crate::mesh::{MeshState, Sync};
 
@@ -15,6 +19,8 @@ pub(crate) struct Judged {
     receiver: watch::Receiver<Arc<MeshState>>,
     key: WorkloadKey,
     connection: Connection,
+    via: Via,
+    ways: Ways,
 }
 
 impl Judged {
@@ -22,10 +28,11 @@ impl Judged {
     pub(crate) fn register(
         watched: (Arc<MeshState>, watch::Receiver<Arc<MeshState>>),
         key: WorkloadKey,
-        connection: Connection,
+        (connection, via): (Connection, Via),
+        ways: Ways,
     ) -> Self {
         let (state, receiver) = watched;
-        Self { state, receiver, key, connection }
+        Self { state, receiver, key, connection, via, ways }
     }
 
     /// The destination's workload in the state the verdict is based on.
@@ -41,6 +48,11 @@ impl Judged {
         let Some(workload) = self.workload() else {
             return Verdict::Deny(unknown_workload(&self.key));
         };
+        let question = ways::question(&self.connection);
+        let way = self.ways.judge(&self.state.snapshot, &workload, &question, self.via);
+        if let Err(denial) = way {
+            return Verdict::Deny(denial);
+        }
         let Decision { verdict, dry_run } =
             authz::authorize(&self.state.policies, &workload, &self.connection);
         for note in dry_run {

@@ -1,10 +1,10 @@
 //! How a connection must have come, whatever the policies say of who made it.
 
-use std::sync::Arc;
-
 use authz::{Denial, Question};
 use model::{Connection, Network, Workload};
-use resolve::{Arrival, InboundRefusal, RequireWaypoint, Snapshot};
+use resolve::{
+    Arrival, InboundRefusal, RequireWaypoint, Snapshot, plaintext_target, require_waypoint,
+};
 
 use crate::config::Config;
 
@@ -20,12 +20,13 @@ pub(crate) enum Via {
 /// The rules of this agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Ways {
-    config: Arc<Config>,
+    network: Network,
+    require_waypoint: RequireWaypoint,
 }
 
 impl Ways {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config }
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { network: config.network.clone(), require_waypoint: config.require_waypoint }
     }
 
     /// Denies a connection that went past its waypoint, or that could forge a PROXY header.
@@ -36,22 +37,17 @@ impl Ways {
         question: &Question<'_>,
         via: Via,
     ) -> Result<(), Denial> {
-        let (network, setting): (&Network, RequireWaypoint) =
-            (&self.config.network, self.config.require_waypoint);
         let arrival = Arrival {
-            network,
+            network: &self.network,
             peer: question.identity,
             source: question.source,
             from_gateway: via == Via::Gateway,
             destination: question.destination,
         };
-        let plaintext = match question.identity {
-            None => resolve::plaintext_target(workload, question.destination.port()),
-            Some(_) => Ok(()),
-        };
-        plaintext
-            .and_then(|()| resolve::require_waypoint(snapshot, workload, &arrival, setting))
-            .map_err(denial)
+        if question.identity.is_none() {
+            plaintext_target(workload, question.destination.port()).map_err(denial)?;
+        }
+        require_waypoint(snapshot, workload, &arrival, self.require_waypoint).map_err(denial)
     }
 }
 
@@ -64,7 +60,8 @@ pub(super) fn question(connection: &Connection) -> Question<'_> {
     }
 }
 
-fn denial(refusal: InboundRefusal) -> Denial {
+/// What came in wrongly, as a verdict says it.
+pub(crate) fn denial(refusal: InboundRefusal) -> Denial {
     let InboundRefusal { code, detail } = refusal;
     Denial { code, policy: None, rule: None, nearest_miss: None, detail: Some(detail) }
 }

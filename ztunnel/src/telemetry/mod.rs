@@ -2,6 +2,7 @@
 
 mod access_log;
 mod flows;
+mod lookups;
 mod metrics;
 mod open;
 mod traffic;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use model::Outcome;
+use model::{Outcome, Workload};
 use prometheus_client::registry::Registry;
 
 pub(crate) use flows::{Flow, FlowRing};
@@ -23,6 +24,7 @@ pub(crate) use traffic::Counters;
 pub(crate) struct Telemetry {
     traffic: traffic::Traffic,
     codes: metrics::Codes,
+    lookups: lookups::Lookups,
     flows: FlowRing,
     open: open::OpenConnections,
 }
@@ -34,6 +36,7 @@ impl Telemetry {
         Self {
             traffic: traffic::Traffic::register(registry),
             codes: metrics::Codes::register(registry),
+            lookups: lookups::Lookups::register(registry),
             flows: FlowRing::default(),
             open: open::OpenConnections::default(),
         }
@@ -68,6 +71,11 @@ impl Telemetry {
         self.codes.count(&outcome);
         access_log::write(&outcome);
         self.flows.push(Flow { at: SystemTime::now(), outcome: Arc::new(outcome) });
+    }
+
+    /// Counts a look-up of a workload's host name.
+    pub(crate) fn looked_up(&self, source: &Arc<Workload>, hostname: &Arc<str>) {
+        self.lookups.count(source, hostname);
     }
 
     /// The recent flows.

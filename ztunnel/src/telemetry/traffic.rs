@@ -74,7 +74,7 @@ struct Labels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Side {
+pub(super) struct Side {
     workload: Option<WorkloadLabels>,
     principal: Option<SpiffeId>,
 }
@@ -129,7 +129,7 @@ impl Labels {
 }
 
 const UNKNOWN: &str = "unknown";
-const SOURCE: [&str; 8] = [
+pub(super) const SOURCE: [&str; 8] = [
     "source_workload",
     "source_canonical_service",
     "source_canonical_revision",
@@ -151,7 +151,7 @@ const DESTINATION: [&str; 8] = [
 ];
 
 impl Side {
-    fn of(endpoint: &Endpoint) -> Self {
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
         Self {
             workload: endpoint.workload.as_ref().map(|w| WorkloadLabels {
                 name: if w.workload_name.is_empty() {
@@ -170,7 +170,11 @@ impl Side {
         }
     }
 
-    fn pairs<'a>(&'a self, names: &[&'static str; 8], pairs: &mut Vec<(&'static str, &'a str)>) {
+    pub(super) fn pairs<'a>(
+        &'a self,
+        names: &[&'static str; 8],
+        pairs: &mut Vec<(&'static str, &'a str)>,
+    ) {
         let workload = self.workload.as_ref();
         let canonical = known(workload.map(|w| &w.canonical_name));
         let revision = known(workload.map(|w| &w.canonical_revision));

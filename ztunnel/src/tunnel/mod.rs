@@ -2,6 +2,7 @@
 
 mod dial;
 mod inbound;
+mod inner;
 mod outbound;
 mod pool;
 
@@ -12,8 +13,9 @@ use netns::TcpTuning;
 
 use crate::config::Http2;
 
-pub(crate) use dial::{ClientLeg, passthrough, to_application};
+pub(crate) use dial::{ClientLeg, announce, passthrough, to_application};
 pub(crate) use inbound::accept;
+pub(crate) use inner::Behind;
 pub(crate) use outbound::TunnelKey;
 pub(crate) use pool::Tunnels;
 

@@ -70,6 +70,14 @@ pub(crate) enum TunnelError {
     /// The tunnel broke while the stream was being opened.
     #[error("the tunnel was lost: {0}")]
     Lost(String),
+    /// The tunnel to the gateway stands, and the one in it failed.
+    #[error("{detail}")]
+    Behind {
+        /// The stable reason.
+        code: Code,
+        /// The chain of causes.
+        detail: String,
+    },
     /// The pool's own refusal.
     #[error("no tunnel may be opened")]
     Refused(Code),
@@ -78,7 +86,10 @@ pub(crate) enum TunnelError {
 impl TunnelError {
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Dial { code, .. } | Self::Tls { code, .. } | Self::Refused(code) => *code,
+            Self::Dial { code, .. }
+            | Self::Tls { code, .. }
+            | Self::Behind { code, .. }
+            | Self::Refused(code) => *code,
             Self::Http2(_) => Code::Http2Failed,
             Self::NoAnswer(_) => Code::TunnelTimeout,
             Self::Status(status) => hbone::code_of_status(*status).unwrap_or(Code::PeerRefused),

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hbone::{Checkout, Close, ConnectHead, PoolLimits, PoolMachine, TunnelId};
-use hbone_h2::{HboneStream, Opened, Tunnel};
+use hbone::{Baggage, Checkout, Close, ConnectHead, PoolLimits, PoolMachine, TunnelId};
+use hbone_h2::{HboneStream, Opened, Settings, Tunnel};
 use model::{Code, VerifiedIdentity};
 use netns::NetnsFd;
 use tls::{Svid, VerifiedPeer};
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::TunnelOptions;
+use super::inner::Behind;
 use super::outbound::{TunnelError, TunnelKey, dial};
 use crate::config;
 
@@ -76,7 +77,9 @@ struct Dialling {
 pub(crate) struct PooledStream {
     stream: HboneStream,
     peer: VerifiedPeer,
-    slot: Slot,
+    baggage: Baggage,
+    /// None for a stream in a tunnel of its own.
+    slot: Option<Slot>,
 }
 
 impl PooledStream {
@@ -85,9 +88,19 @@ impl PooledStream {
         &self.peer.identity
     }
 
+    /// What is told about the workload that the stream leads to.
+    pub(crate) fn baggage(&self) -> &Baggage {
+        &self.baggage
+    }
+
     /// The stream, and the slot to hold for as long as it lives.
-    pub(crate) fn into_parts(self) -> (HboneStream, Slot) {
+    pub(crate) fn into_parts(self) -> (HboneStream, Option<Slot>) {
         (self.stream, self.slot)
+    }
+
+    /// A stream in a tunnel of its own.
+    pub(super) fn inside(stream: HboneStream, peer: VerifiedPeer, baggage: Baggage) -> Self {
+        Self { stream, peer, baggage, slot: None }
     }
 }
 
@@ -122,8 +135,23 @@ impl Tunnels {
         }))
     }
 
-    /// Opens a stream, in a tunnel that stands or in a new one.
+    /// Opens a stream, in a tunnel that stands or in a new one; if that leads to a gateway, in a
+    /// tunnel of its own inside it.
     pub(crate) async fn open(
+        &self,
+        key: TunnelKey,
+        namespace: &NetnsFd,
+        svid: &Arc<Svid>,
+        (head, behind): (&ConnectHead, Option<Behind<'_>>),
+    ) -> Result<PooledStream, TunnelError> {
+        let outer = self.open_pooled(key, namespace, svid, head).await?;
+        match behind {
+            None => Ok(outer),
+            Some(behind) => self.open_behind(outer, svid, head, behind).await,
+        }
+    }
+
+    async fn open_pooled(
         &self,
         key: TunnelKey,
         namespace: &NetnsFd,
@@ -148,8 +176,8 @@ impl Tunnels {
                         Err(_) => Err(TunnelError::NoAnswer(ANSWER_TIMEOUT)),
                     };
                     match opened {
-                        Ok(Opened { stream, .. }) => {
-                            return Ok(PooledStream { stream, peer, slot });
+                        Ok(Opened { stream, baggage }) => {
+                            return Ok(PooledStream { stream, peer, baggage, slot: Some(slot) });
                         }
                         Err(error @ TunnelError::NotTaken(_)) => {
                             // No byte of the connection was sent: another tunnel may take it.
@@ -222,6 +250,10 @@ impl Tunnels {
         self.retire(|_| true);
         let mut drivers = self.0.drivers.take();
         while drivers.join_next().await.is_some() {}
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0.options.settings
     }
 
     fn tunnel(&self, id: TunnelId) -> Option<(Tunnel, VerifiedPeer)> {

@@ -30,14 +30,24 @@ policies:
 "#;
 
 fn ask(source: &str, destination: &str) -> Result<Why, Failure> {
-    ask_in(Sync::Complete, source, destination)
+    ask_of(MESH, (Sync::Complete, &[]), source, destination)
 }
 
 fn ask_in(sync: Sync, source: &str, destination: &str) -> Result<Why, Failure> {
+    ask_of(MESH, (sync, &[]), source, destination)
+}
+
+fn ask_of(
+    mesh: &str,
+    (sync, settings): (Sync, &[(&str, &str)]),
+    source: &str,
+    destination: &str,
+) -> Result<Why, Failure> {
     let environment =
         [("NODE_NAME", "n1"), ("LOCAL_XDS_PATH", "/nowhere"), ("WARREN_DEV_CA_DIR", "/nowhere")];
-    let config = Config::read(&environment.into_iter().collect()).expect("settings");
-    let mesh = local_config::parse("mesh.yaml", MESH, &Defaults::default()).expect("a mesh");
+    let environment = environment.iter().chain(settings).copied();
+    let config = Config::read(&environment.collect()).expect("settings");
+    let mesh = local_config::parse("mesh.yaml", mesh, &Defaults::default()).expect("a mesh");
     let state = MeshState {
         sync,
         snapshot: Arc::new(Snapshot::build(mesh.workloads, mesh.services)),
@@ -87,6 +97,57 @@ fn routes_and_verdicts() {
         assert_eq!((&*got.0, got.1), (route, verdict), "{source} -> {destination}: {why:?}");
         assert!(!why.decided_here, "no pod is on this node");
         assert!(why.explanation.len() >= 2, "{:?}", why.explanation);
+    }
+}
+
+/// `cart` behind a waypoint that takes PROXY headers on port 15088; policy admits `web` there.
+const WAYPOINTED: &str = r"
+workloads:
+  - {name: web, namespace: shop, serviceAccount: web, protocol: HBONE, workloadIps: [10.0.0.1]}
+  - {name: cart, namespace: shop, serviceAccount: cart, protocol: HBONE,
+     workloadIps: [10.0.0.2], services: {shop/cart.svc: {80: 8080}}}
+  - {name: wp, namespace: shop, serviceAccount: wp, protocol: HBONE, workloadIps: [10.0.0.3],
+     services: {shop/wp.svc: {15008: 15008}}, applicationTunnel: {protocol: PROXY, port: 15088},
+     authorizationPolicies: [shop/web-only]}
+services:
+  - {name: cart, namespace: shop, hostname: cart.svc, vips: [/10.1.0.1], ports: {80: 8080},
+     waypoint: {destination: shop/wp.svc, hboneMtlsPort: 15008}}
+  - {name: wp, namespace: shop, hostname: wp.svc, vips: [/10.1.0.2], ports: {15008: 15008}}
+policies:
+  - name: web-only
+    namespace: shop
+    scope: WorkloadSelector
+    action: Allow
+    rules:
+      - - - principals: [!Exact cluster.local/ns/shop/sa/web]
+            destinationPorts: [15088]
+";
+
+#[test]
+fn the_way_is_judged_as_well() {
+    let enforce = ("WARREN_REQUIRE_WAYPOINT", "enforce");
+    for (settings, source, destination, route, verdict) in [
+        // The waypoint is asked for the service, and judged on the port that takes everything.
+        (&[][..], "shop/web", "10.1.0.1:80", "hbone 10.1.0.1:80", Some("OK")),
+        (&[], "shop/cart", "10.1.0.1:80", "hbone 10.1.0.1:80", Some("POLICY_NO_MATCH")),
+        (&[], "shop/web", "10.0.0.2:8080", "hbone 10.0.0.2:8080", Some("OK")),
+        (&[enforce], "shop/web", "10.1.0.1:80", "hbone 10.1.0.1:80", Some("OK")),
+        (&[enforce], "shop/web", "10.0.0.2:8080", "hbone 10.0.0.2:8080", Some("WAYPOINT_REQUIRED")),
+        (&[enforce], "shop/wp", "10.0.0.2:8080", "hbone 10.0.0.2:8080", Some("OK")),
+        (
+            &[enforce],
+            "192.0.2.1",
+            "10.0.0.2:8080",
+            "plaintext 10.0.0.2:8080",
+            Some("WAYPOINT_REQUIRED"),
+        ),
+        // Whoever could write a PROXY header would be believed.
+        (&[], "192.0.2.1", "10.0.0.3:15088", "plaintext 10.0.0.3:15088", Some("SELF_CALL")),
+    ] {
+        let why =
+            ask_of(WAYPOINTED, (Sync::Complete, settings), source, destination).expect("an answer");
+        let got = outline(&why);
+        assert_eq!((&*got.0, got.1), (route, verdict), "{source} -> {destination}: {why:?}");
     }
 }
 

@@ -1,0 +1,62 @@
+//! One try to reach the endpoint that was chosen for a connection: how it went decides whether the
+//! next connections are given the same one.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use model::Code;
+use resolve::Choice;
+
+use super::worker::Worker;
+
+/// A try that has not ended yet.
+pub(super) struct Attempt {
+    worker: Rc<Worker>,
+    choice: Option<Choice>,
+    stood: Cell<bool>,
+}
+
+impl Attempt {
+    pub(super) fn new(worker: &Rc<Worker>, choice: Option<Choice>) -> Self {
+        Self { worker: worker.clone(), choice, stood: Cell::new(false) }
+    }
+
+    /// The connection stands: the endpoint is well.
+    pub(super) fn stands(&self) {
+        self.stood.set(true);
+        if let Some(choice) = &self.choice {
+            self.worker.ejections.borrow_mut().succeeded(choice);
+        }
+    }
+
+    /// The connection ended for this reason. If it never stood, that may be the endpoint's doing.
+    pub(super) fn ended(self, code: Code) {
+        let Some(choice) = self.choice.filter(|_| !self.stood.get() && blames_endpoint(code))
+        else {
+            return;
+        };
+        let mesh = self.worker.mesh.borrow_mut().current().clone();
+        let endpoints = mesh.snapshot.endpoint_count(&choice.service, choice.port);
+        self.worker.ejections.borrow_mut().failed(&choice, endpoints, Instant::now());
+    }
+}
+
+/// Whether another endpoint would likely have done better: not where a policy spoke, where the client
+/// gave up, or where this node is what failed.
+fn blames_endpoint(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ConnectTimeout
+            | Code::ConnectRefused
+            | Code::ConnectFailed
+            | Code::HostnameUnresolved
+            | Code::TunnelTimeout
+            | Code::TunnelLost
+            | Code::TlsFailed
+            | Code::TlsTimeout
+            | Code::PeerIdentity
+            | Code::Http2Failed
+            | Code::PeerRefused
+    )
+}
