@@ -139,6 +139,8 @@ async fn run_on(
         telemetry: telemetry.clone(),
         mesh: mesh.subscribe(),
         pods: pods.subscribe(),
+        trust: trust.view(),
+        asking: mesh.asking(),
         stop: stop.clone(),
     };
     let threads = Arc::new(Threads::start(config.worker_threads, &shared)?);
@@ -264,7 +266,7 @@ fn source(
                 },
                 stored: Some(xds_client::StoredSettings::at(config.state_dir.join("mesh"))),
             });
-            Ok((Source::ControlPlane(ControlPlaneSource::new(client)), Some(driver)))
+            Ok((Source::ControlPlane(ControlPlaneSource::new(client, *on_demand)), Some(driver)))
         }
     }
 }

@@ -2,6 +2,7 @@
 //! on real sockets.
 
 mod authority;
+mod demand;
 mod dump;
 mod land;
 mod revocation;

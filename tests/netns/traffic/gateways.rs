@@ -12,6 +12,7 @@ use hbone_h2::{Incoming, Server, Settings, StreamIo};
 use model::{SpiffeId, TrustDomain};
 use tests::protocol::{Behaviour, Stream};
 use tests::{AgentOptions, Mesh, Namespace, PodSpec, ServiceSpec};
+use tls::{Trust, TrustView};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -67,7 +68,10 @@ impl Gateway {
         listener.set_nonblocking(true)?;
         let domain = TrustDomain::parse("cluster.local")?;
         let authority = svid::DevCa::open(&stage.world.folder().join("ca"), &domain)?;
-        let svid = authority.issue(&SpiffeId::parse(&pod.identity())?, Duration::from_mins(10))?;
+        let trust = TrustView::fixed(Trust::of(authority.bundle().clone()));
+        let identity = SpiffeId::parse(&pod.identity())?;
+        let svid = authority.issue(&identity, Duration::from_mins(10))?;
+        let svid = svid.into_svid(&identity, &trust)?;
         let (told, asked) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let (namespace, to) = (pod.netns().clone(), cart.at(hbone::HBONE_PORT));

@@ -113,10 +113,11 @@ async fn run(shared: Shared, mut commands: mpsc::Receiver<Serve>) {
     worker.tunnels.close_all().await;
 }
 
-/// Closes tunnels that are idle, or whose ends have changed.
+/// Closes tunnels that are idle, whose ends have changed, or whose peer is not trusted any more.
 async fn upkeep(worker: Rc<Worker>) {
     let mut mesh = worker.mesh.borrow().clone();
     let mut pods = worker.watch_pods();
+    let mut trust = worker.trust.clone();
     loop {
         tokio::select! {
             () = worker.tunnels.idle_due() => worker.tunnels.sweep(),
@@ -131,6 +132,12 @@ async fn upkeep(worker: Rc<Worker>) {
                     return std::future::pending().await;
                 }
                 worker.retire_tunnels();
+            }
+            changed = trust.changed() => {
+                if !changed {
+                    return std::future::pending().await;
+                }
+                worker.tunnels.leave_distrusted(&trust.current_and_update());
             }
             () = worker.stop.draining() => {
                 worker.tunnels.drain();

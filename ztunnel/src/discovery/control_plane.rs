@@ -5,19 +5,22 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use xds_client::{Client, Driver, State};
 
+use super::Asking;
 use crate::mesh::{MeshState, Sync};
 
 /// What `io/xds-client` publishes, as this agent's one kind of state.
 pub(crate) struct ControlPlaneSource {
     client: Client,
+    /// Whether the state holds only what was asked for.
+    on_demand: bool,
     states: watch::Sender<Arc<MeshState>>,
 }
 
 impl ControlPlaneSource {
     /// A source that [`Self::run`] keeps up to date.
-    pub(crate) fn new(client: Client) -> Arc<Self> {
+    pub(crate) fn new(client: Client, on_demand: bool) -> Arc<Self> {
         let first = mesh_state(&client.states().borrow());
-        Arc::new(Self { client, states: watch::channel(Arc::new(first)).0 })
+        Arc::new(Self { client, on_demand, states: watch::channel(Arc::new(first)).0 })
     }
 
     /// A receiver of every state from the current one on.
@@ -30,7 +33,12 @@ impl ControlPlaneSource {
         self.states.borrow().clone()
     }
 
-    /// For look-ups and for people.
+    /// Whom connections ask for what the state does not hold.
+    pub(crate) fn asking(&self) -> Asking {
+        if self.on_demand { Asking::on_demand(self.client.clone()) } else { Asking::default() }
+    }
+
+    /// For people.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

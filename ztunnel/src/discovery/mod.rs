@@ -1,10 +1,12 @@
 //! From an original destination to a route, out of the current state of the mesh.
 
+mod asking;
 mod control_plane;
 mod hostnames;
 mod local_file;
 mod source;
 
+pub(crate) use asking::{Answered, Asking};
 pub(crate) use control_plane::ControlPlaneSource;
 pub(crate) use hostnames::HostNames;
 pub(crate) use local_file::{LocalFile, MeshError, MeshSettings};
@@ -33,6 +35,8 @@ pub(crate) struct Question<'a> {
     pub(crate) local: &'a dyn Fn(&Workload) -> bool,
     /// How such pods are reached.
     pub(crate) same_node: SameNode,
+    /// How much of the mesh the state holds.
+    pub(crate) extent: Extent<'a>,
     /// Endpoints that are left alone for now.
     pub(crate) ejected: Ejected<'a>,
 }
@@ -45,7 +49,7 @@ pub(crate) fn route(mesh: &MeshState, question: &Question<'_>) -> Route {
         original_dst: question.original_dst,
         local: question.local,
         same_node: question.same_node,
-        extent: Extent::Whole,
+        extent: question.extent,
         ejected: question.ejected,
         random: rand::random(),
     };

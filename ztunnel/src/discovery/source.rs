@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::{ControlPlaneSource, LocalFile};
+use super::{Asking, ControlPlaneSource, LocalFile};
 use crate::mesh::MeshState;
 
 /// The one source of this agent. Cheap to clone.
@@ -46,6 +46,14 @@ impl Source {
         match self {
             Self::File(file) => file.current(),
             Self::ControlPlane(plane) => plane.current(),
+        }
+    }
+
+    /// Whom connections ask for what the state does not hold.
+    pub(crate) fn asking(&self) -> Asking {
+        match self {
+            Self::File(_) => Asking::default(),
+            Self::ControlPlane(plane) => plane.asking(),
         }
     }
 

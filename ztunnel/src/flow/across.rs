@@ -11,6 +11,7 @@ use tls::Svid;
 use tokio::net::TcpStream;
 
 use super::attempt::Attempt;
+use super::distrust::{distrusted, first};
 use super::outbound::{client_gone, draining};
 use super::pods::Pod;
 use super::record::{Reason, Record};
@@ -85,7 +86,7 @@ pub(super) async fn across(
     // relay
     attempt.stands();
     record.established();
-    let stop = worker.stop.ending(pod);
+    let stop = first(worker.stop.ending(pod), distrusted(worker.trust.clone(), stream.chains()));
     let (stream, in_use) = stream.into_parts();
     let ending = relay::join_tunnel(Socket::Client, socket, stream, record, stop).await;
     drop(in_use);

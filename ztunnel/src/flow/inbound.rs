@@ -12,10 +12,12 @@ use hbone::{Baggage, ConnectHead};
 use hbone_h2::{Incoming, Server};
 use model::{Code, Connection, DialledService, Direction, OriginalDst, Path, Peer, Workload};
 use resolve::{Snapshot, service_behind};
+use tls::{PeerChain, VerifiedPeer};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::admit::{Call, Refused, admit};
+use super::distrust::{distrusted, first};
 use super::handshakes::Handshakes;
 use super::pods::Pod;
 use super::record::{Reason, Record};
@@ -36,6 +38,8 @@ const IDLE_MAX: Duration = Duration::from_mins(10);
 struct Client {
     address: SocketAddr,
     peer: Peer,
+    /// Judged again when trust changes.
+    chain: PeerChain,
     /// The pod's address that the tunnel ends at.
     local: OriginalDst,
 }
@@ -64,7 +68,8 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
         Err(error) => return record().end(Reason::new(error.code(), error.detail())),
     };
     drop(slot);
-    let client = Client { address, peer: Peer::Verified(peer.identity), local };
+    let VerifiedPeer { identity, chain } = peer;
+    let client = Client { address, peer: Peer::Verified(identity), chain, local };
     serve(worker, pod, server, client).await;
 }
 
@@ -73,6 +78,7 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
     let mut streams = JoinSet::new();
     let mut told_to_leave = false;
     let mut idle = pin!(tokio::time::sleep(IDLE_MAX));
+    let mut distrusted = pin!(distrusted(worker.trust.clone(), [client.chain.clone()]));
     loop {
         tokio::select! {
             incoming = server.next() => {
@@ -89,6 +95,11 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
             }
             // GOAWAY: the peer opens no new streams here; those that are open go on.
             () = worker.stop.leaving(&pod), if !told_to_leave => {
+                told_to_leave = true;
+                server.shutdown();
+            }
+            // The streams end for the same reason, each with its own report.
+            _ = &mut distrusted, if !told_to_leave => {
                 told_to_leave = true;
                 server.shutdown();
             }
@@ -179,7 +190,8 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
     // relay, telemetry
     record.established();
     let _open = pod.captured.track();
-    let stop = admitted.watch.revoked();
+    let distrusted = distrusted(worker.trust.clone(), [client.chain]);
+    let stop = first(admitted.watch.revoked(), distrusted);
     let ending =
         relay::join_tunnel(Socket::Server, admitted.application, stream, &record, stop).await;
     record.end(ending);

@@ -6,6 +6,7 @@ mod accept;
 mod across;
 mod admit;
 mod attempt;
+mod distrust;
 mod handshakes;
 mod inbound;
 mod outbound;

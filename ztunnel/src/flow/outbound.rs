@@ -20,7 +20,7 @@ use super::pods::Pod;
 use super::record::{Reason, Record};
 use super::worker::Worker;
 use crate::capture::Captured;
-use crate::discovery;
+use crate::discovery::{self, Answered};
 use crate::identity::NotReady;
 use crate::mesh::MeshState;
 use crate::relay;
@@ -42,7 +42,10 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
         Err(reason) => return record.end(reason),
     };
     record.outcome.source.workload = Some(source.clone());
-    let route = route(&worker, &mesh, &source, original_dst);
+    let route = match route(&worker, mesh, &source, original_dst, &stream).await {
+        Ok(route) => route,
+        Err(reason) => return record.end(reason),
+    };
     let (route, choice) = match addressed(&worker, &source, route, &stream).await {
         Ok(addressed) => addressed,
         Err(reason) => return record.end(reason),
@@ -88,37 +91,68 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captur
             let near = Near { source: &source, workload: &workload, address, authority };
             local(&worker, &pod, stream, (near, &attempt), &mut record).await
         }
-        Route::Ask { resource, service } => {
-            record.outcome.service = service;
-            not_carried(&stream, &format!("{resource}, which is asked for when it is needed"))
-        }
         Route::Refused { code, detail, service, workload } => {
             relay::reset(&stream);
             record.outcome.service = service;
             record.outcome.destination.workload = workload;
             Reason::new(code, detail)
         }
-        // A host name was looked up above.
+        // A host name was looked up above, and the control plane asked.
         Route::Lookup(lookup) => not_carried(&stream, lookup.hostname()),
+        Route::Ask { resource, .. } => not_carried(&stream, &resource.to_string()),
     };
     attempt.ended(reason.code);
     record.end(reason);
 }
 
-/// The route of a connection, past the endpoints that are known to fail.
-fn route(worker: &Worker, mesh: &MeshState, source: &Workload, original_dst: OriginalDst) -> Route {
+/// The route of a connection. On demand, the control plane is asked for what nobody asked for yet.
+async fn route(
+    worker: &Worker,
+    mut mesh: Arc<MeshState>,
+    source: &Workload,
+    original_dst: OriginalDst,
+    stream: &TcpStream,
+) -> Result<Route, Reason> {
+    let mut answered = Answered::default();
+    loop {
+        let route = route_in(worker, &mesh, source, original_dst, &answered);
+        let Route::Ask { resource, .. } = route else { return Ok(route) };
+        let view = worker.mesh.borrow().clone();
+        let asked = tokio::select! {
+            asked = worker.asking.ask(view, resource, &mut answered) => asked,
+            () = relay::peer_reset(stream) => return Err(client_gone()),
+            () = worker.stop.cut() => return Err(draining(stream)),
+        };
+        mesh = asked.map_err(|(code, detail)| {
+            relay::reset(stream);
+            Reason::new(code, detail)
+        })?;
+    }
+}
+
+/// The route in one state, past the endpoints that are known to fail.
+fn route_in(
+    worker: &Worker,
+    mesh: &MeshState,
+    source: &Workload,
+    original_dst: OriginalDst,
+    answered: &Answered,
+) -> Route {
     let ejections = worker.ejections.borrow();
-    discovery::route(
-        mesh,
-        &discovery::Question {
-            network: &worker.config.network,
-            source,
-            original_dst,
-            local: &|workload| worker.local_pod(workload).is_some(),
-            same_node: worker.config.same_node,
-            ejected: ejections.at(Instant::now()),
-        },
-    )
+    worker.asking.within(answered, |extent| {
+        discovery::route(
+            mesh,
+            &discovery::Question {
+                network: &worker.config.network,
+                source,
+                original_dst,
+                local: &|workload| worker.local_pod(workload).is_some(),
+                same_node: worker.config.same_node,
+                extent,
+                ejected: ejections.at(Instant::now()),
+            },
+        )
+    })
 }
 
 /// The route with an address, where the destination has only a name; and the endpoint that was

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use model::{VerifiedIdentity, Workload};
 use netns::TcpTuning;
 use resolve::Ejections;
+use tls::TrustView;
 use tokio::sync::watch;
 
 use super::pods::{LocalPods, Pod};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::discovery::HostNames;
+use crate::discovery::{Asking, HostNames};
 use crate::mesh::{MeshState, MeshView};
 use crate::policy::Ways;
 use crate::telemetry::Telemetry;
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) mesh: watch::Receiver<Arc<MeshState>>,
     pub(crate) pods: watch::Receiver<Arc<LocalPods>>,
+    pub(crate) trust: TrustView,
+    pub(crate) asking: Asking,
     pub(crate) stop: Stop,
 }
 
@@ -34,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) mesh: RefCell<MeshView>,
+    pub(crate) trust: TrustView,
+    pub(crate) asking: Asking,
     pub(crate) ways: Ways,
     pub(crate) hostnames: HostNames,
     /// Endpoints that lately refused connections, as far as this thread has seen.
@@ -53,13 +58,15 @@ struct PodsView {
 
 impl Worker {
     pub(crate) fn new(shared: Shared) -> Self {
-        let Shared { config, telemetry, mesh, mut pods, stop } = shared;
+        let Shared { config, telemetry, mesh, mut pods, trust, asking, stop } = shared;
         let seen = pods.borrow_and_update().clone();
         let tuning = config.tcp_tuning();
         let tunnel_options = TunnelOptions::new(&config.http2, tuning.clone());
         Self {
             tunnels: Tunnels::new(&config.pool, tunnel_options.clone()),
             mesh: RefCell::new(MeshView::new(mesh)),
+            trust,
+            asking,
             ways: Ways::new(&config),
             hostnames: HostNames::default(),
             ejections: RefCell::default(),

@@ -47,6 +47,7 @@ impl Tunnels {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             answer_timeout: ANSWER_TIMEOUT,
         };
+        let around = outer.peer_chain().clone();
         let (outer, slot) = outer.into_parts();
         let OpenedInside { stream, baggage, peer, driver } = inner.open(outer, &head).await?;
         // It ends by itself: soon after its stream has, or with the outer tunnel, which the pool
@@ -55,6 +56,6 @@ impl Tunnels {
             driver.run().await;
             drop(slot);
         });
-        Ok(PooledStream::inside(stream, peer, baggage))
+        Ok(PooledStream::inside((stream, baggage), peer, around))
     }
 }

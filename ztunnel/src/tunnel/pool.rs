@@ -15,7 +15,7 @@ use hbone::{Baggage, Checkout, Close, ConnectHead, PoolLimits, PoolMachine, Tunn
 use hbone_h2::{HboneStream, Opened, Settings, Tunnel};
 use model::{Code, VerifiedIdentity};
 use netns::NetnsFd;
-use tls::{Svid, VerifiedPeer};
+use tls::{PeerChain, Svid, Trust, VerifiedPeer};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -77,6 +77,8 @@ struct Dialling {
 pub(crate) struct PooledStream {
     stream: HboneStream,
     peer: VerifiedPeer,
+    /// Of a stream in a tunnel of its own: that of the gateway around it.
+    around: Option<PeerChain>,
     baggage: Baggage,
     /// None for a stream in a tunnel of its own.
     slot: Option<Slot>,
@@ -86,6 +88,15 @@ impl PooledStream {
     /// Who is on the other side.
     pub(crate) fn peer(&self) -> &VerifiedIdentity {
         &self.peer.identity
+    }
+
+    pub(super) fn peer_chain(&self) -> &PeerChain {
+        &self.peer.chain
+    }
+
+    /// The chains it is trusted by: the peer's, and that of a gateway on the way.
+    pub(crate) fn chains(&self) -> Vec<PeerChain> {
+        std::iter::once(&self.peer.chain).chain(&self.around).cloned().collect()
     }
 
     /// What is told about the workload that the stream leads to.
@@ -99,8 +110,12 @@ impl PooledStream {
     }
 
     /// A stream in a tunnel of its own.
-    pub(super) fn inside(stream: HboneStream, peer: VerifiedPeer, baggage: Baggage) -> Self {
-        Self { stream, peer, baggage, slot: None }
+    pub(super) fn inside(
+        (stream, baggage): (HboneStream, Baggage),
+        peer: VerifiedPeer,
+        around: PeerChain,
+    ) -> Self {
+        Self { stream, peer, around: Some(around), baggage, slot: None }
     }
 }
 
@@ -177,7 +192,8 @@ impl Tunnels {
                     };
                     match opened {
                         Ok(Opened { stream, baggage }) => {
-                            return Ok(PooledStream { stream, peer, baggage, slot: Some(slot) });
+                            let slot = Some(slot);
+                            return Ok(PooledStream { stream, peer, around: None, baggage, slot });
                         }
                         Err(error @ TunnelError::NotTaken(_)) => {
                             // No byte of the connection was sent: another tunnel may take it.
@@ -236,6 +252,21 @@ impl Tunnels {
     /// Closes, with their streams, the tunnels that `gone` names.
     pub(crate) fn retire(&self, gone: impl Fn(&TunnelKey) -> bool) {
         self.0.machine.borrow_mut().retire(gone);
+        self.after_input();
+    }
+
+    /// No new streams in tunnels to peers that are not trusted any more. The connections in them end
+    /// by themselves, each with its report.
+    pub(crate) fn leave_distrusted(&self, trust: &Trust) {
+        let distrusted: Vec<_> = {
+            let tunnels = self.0.tunnels.borrow();
+            let of_distrusted =
+                |(_, open): &(&TunnelId, &Open)| trust.check_chain(&open.peer.chain).is_err();
+            tunnels.iter().filter(of_distrusted).map(|(id, _)| *id).collect()
+        };
+        for id in distrusted {
+            self.0.machine.borrow_mut().going_away(id);
+        }
         self.after_input();
     }
 
