@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Code, Connection, SpiffeId, Workload};
 
-use crate::compiled::{Compiled, Facts, Ground, RuleMatch};
+use crate::compiled::{Compiled, Ground, RuleMatch};
 use crate::group::Bound;
+use crate::miss::Distance;
 use crate::policy::{Action, Mode};
+use crate::rules::Facts;
 use crate::store::PolicyStore;
 use crate::verdict::{AllowReason, Decision, Denial, DryRunNote, NearestMiss, Permit, Verdict};
 
@@ -123,11 +125,19 @@ fn admission(bound: &Bound<'_>, facts: &Facts<'_>) -> Result<AllowReason, Denial
     })
 }
 
-/// Of the ALLOW policies, the rule with the fewest failed conditions; the first of equals.
+/// Of the ALLOW policies, the rule with the fewest failed conditions; the first of equals. If none
+/// has rules, the first policy.
 fn nearest_miss(bound: &Bound<'_>, mode: Mode, facts: &Facts<'_>) -> Option<Box<NearestMiss>> {
-    let policies = bound.policies(Action::Allow, mode);
-    let nearest = policies.map(|policy| (policy, policy.nearest(facts)));
-    let (policy, (_, rule)) = nearest.min_by_key(|(_, (distance, _))| *distance)?;
+    let mut distance = Distance::MAX;
+    let mut nearest = None;
+    for policy in bound.policies(Action::Allow, mode) {
+        if let Some((nearer, rule)) = policy.nearer(facts, distance) {
+            distance = nearer;
+            nearest = Some((policy, Some(rule)));
+        }
+        nearest = nearest.or(Some((policy, None)));
+    }
+    let (policy, rule) = nearest?;
     Some(Box::new(policy.miss(rule, facts)))
 }
 

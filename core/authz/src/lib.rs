@@ -11,6 +11,7 @@ mod group;
 mod miss;
 mod policy;
 mod principals;
+mod rules;
 mod sets;
 mod settings;
 mod shared_map;
@@ -19,8 +20,8 @@ mod verdict;
 
 pub use decide::{DRY_RUN_NOTES_MAX, Question, authorize, explain};
 pub use policy::{
-    Action, Clause, Filter, Match, MatchType, Mode, Policy, Rule, Scope, ServiceAccount,
-    StringMatch,
+    Action, Clause, Filter, Match, MatchType, MatchTypes, Mode, Policy, Rule, Scope,
+    ServiceAccount, StringMatch,
 };
 pub use settings::{Settings, UnenforceableDeny};
 pub use store::{Binding, PolicyChange, PolicyStore, Stored, StoredRef, UnreadablePolicy};

@@ -11,7 +11,7 @@ use crate::policy::{
 use crate::settings::{Settings, UnenforceableDeny};
 use crate::store::{Binding, PolicyStore, Stored, UnreadablePolicy};
 use crate::tests::{ROOT, connection, workload};
-use crate::verdict::{DryRunNote, Verdict};
+use crate::verdict::{DryRunNote, Miss, NearestMiss, Verdict};
 
 /// Does the string fit the pattern?
 fn fits(pattern: &StringMatch, text: &str) -> bool {
@@ -70,13 +70,8 @@ fn reference_policy(policy: &Policy, conn: &Connection, unknown: bool) -> bool {
     })
 }
 
-/// What the table says.
-fn reference(
-    policies: &[Stored],
-    named: &[PolicyName],
-    conn: &Connection,
-    unenforceable: UnenforceableDeny,
-) -> Code {
+/// The policies that judge a workload of `shop`.
+fn bound<'p>(policies: &'p [Stored], named: &[PolicyName]) -> Vec<&'p Stored> {
     let applies = |stored: &&Stored| {
         let name = stored.name();
         let (mesh, namespace) = match stored {
@@ -87,7 +82,17 @@ fn reference(
             || mesh
             || (namespace && (*name.namespace == *"shop" || *name.namespace == *ROOT))
     };
-    let bound: Vec<&Stored> = policies.iter().filter(applies).collect();
+    policies.iter().filter(applies).collect()
+}
+
+/// What the table says.
+fn reference(
+    policies: &[Stored],
+    named: &[PolicyName],
+    conn: &Connection,
+    unenforceable: UnenforceableDeny,
+) -> Code {
+    let bound = bound(policies, named);
     let enforced = |action: Action| {
         bound.iter().filter_map(move |stored| match stored {
             Stored::Policy(p) if p.action == action && p.mode == Mode::Enforce => Some(p),
@@ -111,6 +116,54 @@ fn reference(
     } else {
         Code::PolicyNoMatch
     }
+}
+
+/// How far a rule is from matching: failed conditions, then those that hold, negated.
+fn reference_distance(rule: &Rule, conn: &Connection) -> (isize, isize) {
+    let parts = |m: &Match| {
+        [
+            Match { namespaces: m.namespaces.clone(), ..Match::default() },
+            Match { principals: m.principals.clone(), ..Match::default() },
+            Match { service_accounts: m.service_accounts.clone(), ..Match::default() },
+            Match { source_ips: m.source_ips.clone(), ..Match::default() },
+            Match { destination_ips: m.destination_ips.clone(), ..Match::default() },
+            Match { destination_ports: m.destination_ports.clone(), ..Match::default() },
+        ]
+    };
+    let of_match = |m: &Match| {
+        let held: Vec<bool> =
+            parts(m).iter().filter_map(|part| reference_match(part, conn)).collect();
+        let count = |wanted| held.iter().filter(|held| **held == wanted).count();
+        (!held.is_empty()).then(|| (count(false).cast_signed(), -count(true).cast_signed()))
+    };
+    let of_clause = |clause: &Clause| {
+        // Of equally many failures the first counts, however many hold.
+        let nearest = clause.matches.iter().filter_map(of_match).min_by_key(|(failed, _)| *failed);
+        nearest.unwrap_or((isize::from(!clause.matches.is_empty()), 0))
+    };
+    rule.clauses.iter().map(of_clause).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+/// Whether no rule of the ALLOW policies is nearer than the one that is named.
+fn is_nearest(miss: &NearestMiss, bound: &[&Stored], conn: &Connection) -> bool {
+    let allows = bound.iter().filter_map(|stored| match stored {
+        Stored::Policy(p) if p.action == Action::Allow && p.mode == Mode::Enforce => Some(p),
+        Stored::Policy(_) | Stored::Unreadable(_) => None,
+    });
+    let distances = allows.flat_map(|policy| {
+        let rules = policy.rules.iter().enumerate();
+        rules.map(|(index, rule)| (&policy.name, index, reference_distance(rule, conn)))
+    });
+    let distances: Vec<_> = distances.collect();
+    let least = distances.iter().map(|(_, _, distance)| distance).min();
+    let named = match &miss.miss {
+        Miss::NoRules => return distances.is_empty(),
+        Miss::NotEnforceable { rule } => *rule,
+        Miss::Type(miss) => miss.rule,
+    };
+    distances.iter().any(|(name, index, distance)| {
+        **name == miss.policy && *index == named && Some(distance) == least
+    })
 }
 
 // A small alphabet, so that conditions meet often.
@@ -270,7 +323,9 @@ proptest! {
                 denial.code == Code::PolicyNoMatch,
                 "{}", denial
             );
-            prop_assert!(!denial.to_string().is_empty());
+            if let Some(miss) = &denial.nearest_miss {
+                prop_assert!(is_nearest(miss, &bound(&policies, &named), &conn), "{}", denial);
+            }
         }
         for note in &decision.dry_run {
             if let DryRunNote::WouldDeny { policy, code, .. } = note {

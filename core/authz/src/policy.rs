@@ -159,11 +159,30 @@ impl StringMatch {
 impl fmt::Display for StringMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exact(text) => write!(f, "{text:?}"),
-            Self::Prefix(text) => write!(f, "{text:?}*"),
-            Self::Suffix(text) => write!(f, "*{text:?}"),
+            Self::Exact(text) => Quoted(&[text]).fmt(f),
+            Self::Prefix(text) => write!(f, "{}*", Quoted(&[text])),
+            Self::Suffix(text) => write!(f, "*{}", Quoted(&[text])),
             Self::Presence => f.write_str("any"),
         }
+    }
+}
+
+/// A text in quotes, from its parts. Names come from outside, and what is shown of them cannot end
+/// a line. Nearly all of them need no escapes, which is told much faster than it is done.
+pub(crate) struct Quoted<'t>(pub(crate) &'t [&'t str]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for part in self.0 {
+            let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+            if part.bytes().all(plain) {
+                f.write_str(part)?;
+            } else {
+                write!(f, "{}", part.escape_debug())?;
+            }
+        }
+        f.write_str("\"")
     }
 }
 
@@ -178,12 +197,12 @@ pub struct ServiceAccount {
 
 impl fmt::Display for ServiceAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}/{}\"", self.namespace, self.name)
+        Quoted(&[&self.namespace, "/", &self.name]).fmt(f)
     }
 }
 
 /// The types of condition in a [`Match`], in the order of reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MatchType {
     /// [`Match::namespaces`].
     Namespaces,
@@ -227,5 +246,67 @@ impl MatchType {
 impl fmt::Display for MatchType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A set of types of condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MatchTypes(u8);
+
+impl MatchTypes {
+    fn bit(kind: MatchType) -> u8 {
+        match kind {
+            MatchType::Namespaces => 1,
+            MatchType::Principals => 1 << 1,
+            MatchType::ServiceAccounts => 1 << 2,
+            MatchType::SourceIps => 1 << 3,
+            MatchType::DestinationIps => 1 << 4,
+            MatchType::DestinationPorts => 1 << 5,
+        }
+    }
+
+    /// Whether the type is one of them.
+    #[must_use]
+    pub fn contains(self, kind: MatchType) -> bool {
+        self.0 & Self::bit(kind) != 0
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// They, in the order of reports.
+    pub fn iter(self) -> impl Iterator<Item = MatchType> {
+        MatchType::ALL.into_iter().filter(move |kind| self.contains(*kind))
+    }
+
+    pub(crate) fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub(crate) fn insert(&mut self, kind: MatchType) {
+        self.0 |= Self::bit(kind);
+    }
+
+    /// Those that are not among `others`.
+    pub(crate) fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// The types of both.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for MatchTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, kind) in self.iter().enumerate() {
+            let separator = if number == 0 { "" } else { ", " };
+            write!(f, "{separator}{kind}")?;
+        }
+        Ok(())
     }
 }

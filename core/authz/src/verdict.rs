@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use model::{Code, Connection, PolicyName};
 
-use crate::policy::MatchType;
+use crate::policy::{MatchType, MatchTypes};
 
 /// The outcome for one connection.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ pub struct TypeMiss {
     /// Index of the rule, from 0.
     pub rule: usize,
     /// Conditions of the rule that held.
-    pub matched: Vec<MatchType>,
+    pub matched: MatchTypes,
     /// The first that failed.
     pub failed: MatchType,
     /// What the connection has.
@@ -198,7 +198,7 @@ pub struct TypeMiss {
     /// What the rule asks for.
     pub want: String,
     /// Further conditions that failed.
-    pub also_failed: Vec<MatchType>,
+    pub also_failed: MatchTypes,
 }
 
 impl fmt::Display for NearestMiss {
@@ -212,20 +212,16 @@ impl fmt::Display for NearestMiss {
             Miss::Type(miss) => {
                 write!(f, "rule {} of {policy} ", miss.rule)?;
                 if !miss.matched.is_empty() {
-                    write!(f, "matched {}, but ", join(&miss.matched))?;
+                    write!(f, "matched {}, but ", miss.matched)?;
                 }
                 write!(f, "{}: got {}, want {}", miss.failed, miss.got, miss.want)?;
                 if !miss.also_failed.is_empty() {
-                    write!(f, " (also failed: {})", join(&miss.also_failed))?;
+                    write!(f, " (also failed: {})", miss.also_failed)?;
                 }
                 Ok(())
             }
         }
     }
-}
-
-fn join(types: &[MatchType]) -> String {
-    types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// What a policy in dry-run mode would have said.

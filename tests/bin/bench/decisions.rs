@@ -4,6 +4,7 @@
 //! does not count against the code. A figure counts by its median over the rounds; exit code 1 if
 //! one misses its bound.
 
+mod machine;
 mod policy;
 
 use std::fs;
@@ -19,7 +20,7 @@ use crate::report::spread;
 type Source = fn(u32) -> anyhow::Result<Vec<Figure>>;
 
 /// Who measures what.
-const SOURCES: [Source; 1] = [policy::figures];
+const SOURCES: [Source; 2] = [machine::figures, policy::figures];
 
 /// Operations of one round are repeated until they took this long, so that the clock's resolution
 /// does not matter.
