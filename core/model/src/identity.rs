@@ -130,6 +130,12 @@ impl SpiffeId {
         &self.uri
     }
 
+    /// How many copies share this value's memory, this one included.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.uri)
+    }
+
     /// The URI without `spiffe://`: the form in which Istio's policies name principals.
     #[must_use]
     pub fn principal(&self) -> &str {

@@ -1,16 +1,15 @@
 //! Which endpoint of a service takes a connection.
 
-use std::cmp::Ordering;
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 use model::{Network, Workload};
 
 use crate::ejection::Ejected;
-use crate::endpoints::{Reach, Serves, ServiceEntry};
+use crate::endpoints::{Endpoint, Ports, Reach, Serves, ServiceEntry};
 use crate::preference::{Nearness, Preferences, Rank};
 use crate::random::{Draw, drawn, scaled};
-use crate::sequence::{Place, Sequence};
+use crate::sequence::{Position, Sequence};
+use crate::site::Site;
 use crate::snapshot::Snapshot;
 
 /// Who asks for an endpoint, and of what kind.
@@ -43,7 +42,8 @@ pub(crate) enum Hop {
 /// The endpoint that takes a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chosen<'s> {
-    pub(crate) workload: &'s Arc<Workload>,
+    pub(crate) endpoint: &'s Endpoint,
+    pub(crate) nearness: Nearness,
     /// Its own port.
     pub(crate) port: u16,
 }
@@ -63,9 +63,10 @@ pub(crate) enum NoEndpoint {
 
 /// Choices are made out of these: endpoints of one network that are equally good.
 struct Part<'s> {
-    endpoints: &'s Sequence,
-    from: Place,
-    to: Place,
+    nearness: Nearness,
+    endpoints: &'s Sequence<Endpoint>,
+    from: Position,
+    to: Position,
 }
 
 impl ServiceEntry {
@@ -83,11 +84,14 @@ impl ServiceEntry {
             (Some(Err(none)), Hop::Destination | Hop::Gateway) => Err(none),
             (None, Hop::Destination | Hop::Gateway) => return Err(NoEndpoint::UnknownPort),
         };
-        let workload = chosen?;
+        let (endpoint, nearness) = chosen?;
         // The endpoint's own mapping comes first: a named port differs between endpoints.
-        let own = workload.target_port(&self.service.name, choosing.port);
+        let own = match endpoint.ports {
+            Ports::OfService => None,
+            Ports::Own => endpoint.workload.target_port(&self.dialled.name, choosing.port),
+        };
         let target = own.or_else(|| mapping.and_then(|mapping| mapping.target_port));
-        Ok(Chosen { workload, port: target.map_or(choosing.port, NonZeroU16::get) })
+        Ok(Chosen { endpoint, nearness, port: target.map_or(choosing.port, NonZeroU16::get) })
     }
 
     /// How many endpoints serve a port, wherever they are.
@@ -101,7 +105,7 @@ impl ServiceEntry {
         &self,
         serves: Serves,
         choosing: &Choosing<'_>,
-    ) -> Result<&Arc<Workload>, NoEndpoint> {
+    ) -> Result<(&Endpoint, Nearness), NoEndpoint> {
         let networks = self.networks(serves);
         let best = networks.iter().filter_map(|(network, reach)| {
             let nearness = choosing.nearness(network);
@@ -111,7 +115,7 @@ impl ServiceEntry {
         let Some(best) = best.max() else { return Err(unreachable(networks, choosing)) };
         let parts = self.parts(networks, best, choosing);
         let first = at(&parts, choosing.random).ok_or(NoEndpoint::None)?;
-        if !choosing.ejected.holds(&self.service.name, choosing.port, &first.uid) {
+        if !choosing.ejected.holds(&self.dialled.name, choosing.port, &first.0.workload.uid) {
             return Ok(first);
         }
         // Chosen again without the ejected ones, and among less preferred ones if need be. With
@@ -135,7 +139,7 @@ impl ServiceEntry {
             let endpoints = choosing.reachable(reach, nearness);
             let (from, to) =
                 self.preferences().at_least(rank, endpoints, choosing.client, nearness)?;
-            Some(Part { endpoints, from, to })
+            Some(Part { nearness, endpoints, from, to })
         };
         networks.iter().filter_map(part).collect()
     }
@@ -145,8 +149,8 @@ impl ServiceEntry {
         &self,
         parts: &[Part<'s>],
         choosing: &Choosing<'_>,
-    ) -> Option<&'s Arc<Workload>> {
-        let ejected = choosing.ejected.of(&self.service.name, choosing.port);
+    ) -> Option<(&'s Endpoint, Nearness)> {
+        let ejected = choosing.ejected.of(&self.dialled.name, choosing.port);
         let ejected: Vec<_> =
             ejected.filter_map(|uid| choosing.snapshot.workload_by_uid(uid)).collect();
         let mut gaps = Vec::new();
@@ -171,10 +175,10 @@ impl ServiceEntry {
 
 impl Choosing<'_> {
     fn nearness(&self, network: &Network) -> Nearness {
-        if network == self.network { Nearness::SameNetwork } else { Nearness::OtherNetwork }
+        Nearness::of(network, self.network)
     }
 
-    fn reachable<'s>(&self, reach: &'s Reach, nearness: Nearness) -> &'s Sequence {
+    fn reachable<'s>(&self, reach: &'s Reach, nearness: Nearness) -> &'s Sequence<Endpoint> {
         match (self.hop, nearness) {
             (Hop::Gateway, _) | (_, Nearness::SameNetwork) => &reach.direct,
             (Hop::Destination | Hop::Waypoint, Nearness::OtherNetwork) => &reach.gateway,
@@ -213,28 +217,30 @@ impl Part<'_> {
 
     /// Where in this part a workload's share of the capacity starts, and how large it is.
     fn share(&self, preferences: &Preferences, workload: &Workload) -> Option<(u64, u64)> {
-        let place = self
-            .endpoints
-            .partition_point(|other| preferences.order(other, workload) == Ordering::Less);
-        let found = self.endpoints.after(place)?;
-        let within = found.uid == workload.uid && self.from <= place && place < self.to;
-        let start = self.endpoints.capacity_before(place).saturating_sub(self.start());
-        within.then_some((start, u64::from(found.capacity)))
+        let order =
+            |one: (&Site, &Workload), other: (&Site, &Workload)| preferences.order(one, other);
+        let position = self.endpoints.find((&Site::of(workload), workload), order)?;
+        let within = self.from <= position && position < self.to;
+        let start = self.endpoints.capacity_before(position).saturating_sub(self.start());
+        within.then_some((start, u64::from(workload.capacity)))
     }
 }
 
 /// The endpoint whose share of the total capacity holds the random point.
-fn at<'s>(parts: &[Part<'s>], random: u64) -> Option<&'s Arc<Workload>> {
+fn at<'s>(parts: &[Part<'s>], random: u64) -> Option<(&'s Endpoint, Nearness)> {
     let total = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.capacity()));
     at_point(parts, scaled(random, total))
 }
 
-fn at_point<'s>(parts: &[Part<'s>], point: u64) -> Option<&'s Arc<Workload>> {
+fn at_point<'s>(parts: &[Part<'s>], point: u64) -> Option<(&'s Endpoint, Nearness)> {
     let mut point = point;
     for part in parts {
         match point.checked_sub(part.capacity()) {
             Some(beyond) => point = beyond,
-            None => return part.endpoints.at(part.start().saturating_add(point)),
+            None => {
+                let endpoint = part.endpoints.at(part.start().saturating_add(point))?;
+                return Some((endpoint, part.nearness));
+            }
         }
     }
     None

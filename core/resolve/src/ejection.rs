@@ -4,9 +4,10 @@
 //! others learn on their own.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{ServiceName, WorkloadUid};
+use model::{ServiceName, Workload, WorkloadUid};
 
 /// How long the first ejection of an endpoint lasts; each further one lasts twice as long.
 pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
@@ -25,14 +26,14 @@ pub const EJECTED_SERVICES_MAX: usize = 1024;
 pub const EJECTION_MEMORY: Duration = Duration::from_mins(2);
 
 /// Which endpoint of a service's port a connection was given to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The service.
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
     /// The endpoint.
-    pub workload: WorkloadUid,
+    pub workload: Arc<Workload>,
 }
 
 /// Endpoints that lately refused connections.
@@ -114,9 +115,12 @@ fn eject(known: &mut Vec<Ejection>, choice: &Choice, endpoints: usize, now: Inst
     }
     let mut ejection = match place {
         Some(place) => known.swap_remove(place),
-        None => {
-            Ejection { port: choice.port, workload: choice.workload.clone(), times: 0, until: now }
-        }
+        None => Ejection {
+            port: choice.port,
+            workload: choice.workload.uid.clone(),
+            times: 0,
+            until: now,
+        },
     };
     if known.len() >= EJECTIONS_PER_SERVICE_MAX {
         let ended = known.iter().enumerate().filter(|(_, ejection)| ejection.until <= now);
@@ -135,7 +139,7 @@ fn eject(known: &mut Vec<Ejection>, choice: &Choice, endpoints: usize, now: Inst
 
 impl Ejection {
     fn is_of(&self, choice: &Choice) -> bool {
-        self.port == choice.port && self.workload == choice.workload
+        self.port == choice.port && self.workload == choice.workload.uid
     }
 }
 

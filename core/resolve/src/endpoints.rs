@@ -1,26 +1,70 @@
 //! The endpoints of one service, kept ready to choose from.
 
-use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{Health, HealthPolicy, IpFamilies, Network, PortMapping, Service, Workload};
+use model::{
+    DialledService, Health, HealthPolicy, IpFamilies, LoadBalancingMode, Network, PortMapping,
+    Service, SpiffeId, Visibility, Workload,
+};
+use smallvec::SmallVec;
 
 use crate::preference::Preferences;
-use crate::sequence::Sequence;
+use crate::sequence::{Member, Sequence};
+use crate::site::Site;
 
 /// A service and the workloads that may take its connections.
+///
+/// Every route to a service reads this, mostly out of far memory. So what a route needs stands
+/// here, in place; the service itself is read for what most services do not have.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceEntry {
-    pub(crate) service: Arc<Service>,
-    preferences: Arc<Preferences>,
+    pub(crate) dialled: DialledService,
+    pub(crate) mode: LoadBalancingMode,
+    pub(crate) families: IpFamilies,
+    pub(crate) visibility: Visibility,
+    pub(crate) canonical: bool,
+    pub(crate) rare: Rare,
+    preferences: Preferences,
     /// Sorted by the service's port, each once.
-    ports: Arc<[PortMapping]>,
-    pools: Vec<Pool>,
+    ports: SmallVec<[PortMapping; 4]>,
+    /// Those that have endpoints: nearly always one.
+    pools: SmallVec<[Pool; 1]>,
+    pub(crate) service: Arc<Service>,
+}
+
+/// What few services have, so that the others need not be read for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rare {
+    /// Neither waypoint nor further identities.
+    Nothing,
+    /// Look at the service.
+    Something,
+}
+
+/// An endpoint, with what a route needs of it every time.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) workload: Arc<Workload>,
+    /// `None`: it can have none.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Its address, if it has exactly one.
+    pub(crate) only_address: Option<IpAddr>,
+    pub(crate) ports: Ports,
+}
+
+/// Which ports an endpoint serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// Those that the service says.
+    OfService,
+    /// Its own, for some of them.
+    Own,
 }
 
 /// Which of a service's ports endpoints serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Serves {
     /// Every port to which the service itself gives a target.
     Targets,
@@ -35,48 +79,46 @@ pub(crate) enum Serves {
 struct Pool {
     serves: Serves,
     /// Sorted by name.
-    networks: Vec<(Network, Reach)>,
+    networks: SmallVec<[(Network, Reach); 1]>,
 }
 
 /// The endpoints in one network, by how they are reached. One may stand in both sequences.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reach {
     /// From within the network: those with an address or a host name.
-    pub(crate) direct: Sequence,
+    pub(crate) direct: Sequence<Endpoint>,
     /// From other networks: those with a gateway.
-    pub(crate) gateway: Sequence,
+    pub(crate) gateway: Sequence<Endpoint>,
     /// How many have neither address nor host name.
     pub(crate) addressless: usize,
 }
 
 impl ServiceEntry {
-    /// `workloads` are all that name the service.
-    pub(crate) fn new<'w>(
+    /// `endpoints` are all workloads that name the service.
+    pub(crate) fn new(
         service: Arc<Service>,
-        workloads: impl Iterator<Item = &'w Arc<Workload>>,
+        endpoints: impl Iterator<Item = (Arc<Site>, Endpoint)>,
     ) -> Self {
-        let preferences = Preferences::of(&service.load_balancing);
         let mut ports = service.ports.clone();
         // Stable: of two mappings for one port, the last counts.
         ports.reverse();
         ports.sort_by_key(|mapping| mapping.service_port);
         ports.dedup_by_key(|mapping| mapping.service_port);
-        let mut serves: Vec<_> = ports.iter().copied().map(Serves::of).collect();
-        serves.push(Serves::Anything);
-        serves.sort_unstable();
-        serves.dedup();
-        let mut entry = Self {
-            service,
-            preferences: Arc::new(preferences),
-            ports: ports.into(),
-            pools: serves.into_iter().map(Pool::new).collect(),
-        };
+        let mut entry = Self::without_endpoints(service, ports.into());
         let mut ready: Vec<_> =
-            workloads.filter(|workload| ready(&entry.service, workload)).cloned().collect();
-        ready.sort_by(|one, other| entry.preferences.order(one, other));
-        for pool in &mut entry.pools {
-            pool.fill(&entry.service, &ready);
+            endpoints.filter(|(_, endpoint)| ready(&entry.service, &endpoint.workload)).collect();
+        for (_, endpoint) in &mut ready {
+            endpoint.ports = entry.ports_of(&endpoint.workload);
         }
+        let preferences = &entry.preferences;
+        ready.sort_by(|(site, one), (other_site, other)| {
+            preferences.order((site, &one.workload), (other_site, &other.workload))
+        });
+        entry.pools = entry
+            .serves()
+            .map(|serves| Pool::of(serves, &entry.service, &ready))
+            .filter(|pool| !pool.networks.is_empty())
+            .collect();
         entry
     }
 
@@ -86,23 +128,90 @@ impl ServiceEntry {
         let same = old.load_balancing == service.load_balancing
             && old.ports == service.ports
             && old.ip_families == service.ip_families;
-        same.then(|| Self { service, ..self.clone() })
+        same.then(|| Self {
+            pools: self.pools.clone(),
+            ..Self::without_endpoints(service, self.ports.clone())
+        })
     }
 
-    pub(crate) fn insert(&mut self, workload: &Arc<Workload>) {
-        if ready(&self.service, workload) {
-            for pool in &mut self.pools {
-                pool.insert(&self.service, &self.preferences, workload);
+    fn without_endpoints(service: Arc<Service>, ports: SmallVec<[PortMapping; 4]>) -> Self {
+        let plain = service.waypoint.is_none()
+            && service.weighted_waypoints.is_empty()
+            && service.subject_alt_names.is_empty();
+        Self {
+            dialled: service.dialled(),
+            mode: service.load_balancing.mode,
+            families: service.ip_families,
+            visibility: service.visibility,
+            canonical: service.canonical,
+            rare: if plain { Rare::Nothing } else { Rare::Something },
+            preferences: Preferences::of(&service.load_balancing),
+            ports,
+            pools: SmallVec::new(),
+            service,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, site: &Arc<Site>, endpoint: &Endpoint) {
+        let workload = &endpoint.workload;
+        if !ready(&self.service, workload) {
+            return;
+        }
+        let endpoint = Endpoint { ports: self.ports_of(workload), ..endpoint.clone() };
+        let serves = self.serves();
+        let Self { service, pools, preferences, .. } = self;
+        for serves in serves.filter(|serves| serves.holds(service, workload)) {
+            let index = pools.iter().position(|pool| pool.serves == serves);
+            let index = index.unwrap_or_else(|| {
+                pools.push(Pool { serves, networks: SmallVec::new() });
+                pools.len() - 1
+            });
+            if let Some(pool) = pools.get_mut(index) {
+                pool.insert(service, preferences, (site, &endpoint));
             }
         }
     }
 
-    pub(crate) fn remove(&mut self, workload: &Workload) {
-        if ready(&self.service, workload) {
-            for pool in &mut self.pools {
-                pool.remove(&self.service, &self.preferences, workload);
-            }
+    pub(crate) fn remove(&mut self, site: &Site, workload: &Workload) {
+        if !ready(&self.service, workload) {
+            return;
         }
+        let Self { service, pools, preferences, .. } = self;
+        for pool in pools.iter_mut().filter(|pool| pool.serves.holds(service, workload)) {
+            pool.remove(service, preferences, (site, workload));
+        }
+        pools.retain(|pool| !pool.networks.is_empty());
+    }
+
+    /// Everything that endpoints may serve.
+    fn serves(&self) -> impl Iterator<Item = Serves> + use<> {
+        let ports = self.ports.clone();
+        let targets = ports.iter().any(|mapping| mapping.target_port.is_some());
+        let named = ports.into_iter().filter(|mapping| mapping.target_port.is_none());
+        let targets = targets.then_some(Serves::Targets);
+        targets.into_iter().chain(named.map(Serves::of)).chain([Serves::Anything])
+    }
+
+    /// Whether a workload maps one of the ports in another way than the service does.
+    fn ports_of(&self, workload: &Workload) -> Ports {
+        let own = workload.services.get(&self.service.name).unwrap_or_default();
+        let as_service = own.iter().all(|mapping| {
+            let of_service = self.port(mapping.service_port.get());
+            mapping.target_port.is_none() || of_service == Some(mapping)
+        });
+        if as_service { Ports::OfService } else { Ports::Own }
+    }
+
+    /// Whether a client of that namespace may see the service.
+    pub(crate) fn seen_from(&self, namespace: &str) -> bool {
+        match self.visibility {
+            Visibility::Public => true,
+            Visibility::Namespace => self.is_of(namespace),
+        }
+    }
+
+    pub(crate) fn is_of(&self, namespace: &str) -> bool {
+        *self.dialled.name.namespace == *namespace
     }
 
     pub(crate) fn preferences(&self) -> &Preferences {
@@ -149,119 +258,121 @@ impl Serves {
     }
 }
 
+impl Endpoint {
+    pub(crate) fn new(workload: Arc<Workload>, identity: Option<SpiffeId>) -> Self {
+        let only_address = match *workload.addresses {
+            [ip] => Some(ip),
+            _ => None,
+        };
+        Self { workload, identity, only_address, ports: Ports::OfService }
+    }
+}
+
+impl Member for Endpoint {
+    fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+}
+
 impl Pool {
-    fn new(serves: Serves) -> Self {
-        Self { serves, networks: Vec::new() }
-    }
-
-    /// From ready workloads in order.
-    fn fill(&mut self, service: &Service, ready: &[Arc<Workload>]) {
-        let serving = ready.iter().filter(|workload| self.serves.holds(service, workload));
-        let mut networks: Vec<(Network, Vec<Arc<Workload>>)> = Vec::new();
-        for workload in serving {
-            match networks.binary_search_by(|(network, _)| network.cmp(&workload.network)) {
-                Ok(found) => {
-                    if let Some((_, workloads)) = networks.get_mut(found) {
-                        workloads.push(workload.clone());
-                    }
-                }
-                Err(place) => {
-                    networks.insert(place, (workload.network.clone(), vec![workload.clone()]));
-                }
-            }
+    /// From ready endpoints in order.
+    fn of(serves: Serves, service: &Service, ready: &[(Arc<Site>, Endpoint)]) -> Self {
+        let serving = ready.iter().filter(|(_, one)| serves.holds(service, &one.workload));
+        let mut networks: BTreeMap<&Network, Vec<(Arc<Site>, Endpoint)>> = BTreeMap::new();
+        for (site, endpoint) in serving {
+            let of_network = networks.entry(&endpoint.workload.network).or_default();
+            of_network.push((site.clone(), endpoint.clone()));
         }
-        self.networks = networks
+        let networks = networks
             .into_iter()
-            .map(|(network, workloads)| (network, Reach::of(service, &workloads)))
-            .collect();
+            .map(|(network, endpoints)| (network.clone(), Reach::of(service, &endpoints)));
+        Self { serves, networks: networks.collect() }
     }
 
-    fn insert(&mut self, service: &Service, preferences: &Preferences, workload: &Arc<Workload>) {
-        if !self.serves.holds(service, workload) {
-            return;
-        }
-        let search = self.networks.binary_search_by(|(network, _)| network.cmp(&workload.network));
+    fn insert(
+        &mut self,
+        service: &Service,
+        preferences: &Preferences,
+        (site, endpoint): (&Arc<Site>, &Endpoint),
+    ) {
+        let network = &endpoint.workload.network;
+        let search = self.networks.binary_search_by(|(other, _)| other.cmp(network));
         let index = search.unwrap_or_else(|place| {
-            self.networks.insert(place, (workload.network.clone(), Reach::default()));
+            self.networks.insert(place, (network.clone(), Reach::default()));
             place
         });
-        if let Some((_, reach)) = self.networks.get_mut(index) {
-            reach.insert(service, workload, |one, other| preferences.order(one, other));
+        let Some((_, reach)) = self.networks.get_mut(index) else { return };
+        let reached = Reached::of(service, &endpoint.workload);
+        if reached.direct {
+            reach.direct.insert(site, endpoint.clone(), |a, b| preferences.order(a, b));
         }
+        if reached.gateway {
+            reach.gateway.insert(site, endpoint.clone(), |a, b| preferences.order(a, b));
+        }
+        reach.addressless += usize::from(reached.addressless);
     }
 
-    fn remove(&mut self, service: &Service, preferences: &Preferences, workload: &Workload) {
-        let search = self.networks.binary_search_by(|(network, _)| network.cmp(&workload.network));
+    fn remove(
+        &mut self,
+        service: &Service,
+        preferences: &Preferences,
+        (site, workload): (&Site, &Workload),
+    ) {
+        let search = self.networks.binary_search_by(|(other, _)| other.cmp(&workload.network));
         let Ok(index) = search else { return };
-        if !self.serves.holds(service, workload) {
-            return;
-        }
         let Some((_, reach)) = self.networks.get_mut(index) else { return };
-        reach.remove(service, workload, |one, other| preferences.order(one, other));
+        let reached = Reached::of(service, workload);
+        if reached.direct {
+            reach.direct.remove((site, workload), |a, b| preferences.order(a, b));
+        }
+        if reached.gateway {
+            reach.gateway.remove((site, workload), |a, b| preferences.order(a, b));
+        }
+        reach.addressless = reach.addressless.saturating_sub(usize::from(reached.addressless));
         if reach.is_empty() {
             self.networks.remove(index);
         }
     }
 }
 
+/// How a workload is reached.
+struct Reached {
+    direct: bool,
+    gateway: bool,
+    addressless: bool,
+}
+
+impl Reached {
+    fn of(service: &Service, workload: &Workload) -> Self {
+        let (addresses, hostname) = (&workload.addresses, &workload.hostname);
+        let offered = addresses.iter().any(|ip| offers(service.ip_families, *ip));
+        Self {
+            // A host name counts only where there is no address.
+            direct: offered || (addresses.is_empty() && hostname.is_some()),
+            gateway: workload.network_gateway.is_some(),
+            addressless: addresses.is_empty() && hostname.is_none(),
+        }
+    }
+}
+
 impl Reach {
-    fn of(service: &Service, workloads: &[Arc<Workload>]) -> Self {
-        let part = |wanted: &dyn Fn(&Workload) -> bool| {
-            let part: Vec<_> = workloads.iter().filter(|w| wanted(w)).cloned().collect();
+    fn of(service: &Service, endpoints: &[(Arc<Site>, Endpoint)]) -> Self {
+        let reached = |(_, one): &(_, Endpoint)| Reached::of(service, &one.workload);
+        let part = |wanted: fn(&Reached) -> bool| {
+            let part: Vec<_> =
+                endpoints.iter().filter(|one| wanted(&reached(one))).cloned().collect();
             Sequence::from_sorted(&part)
         };
         Self {
-            direct: part(&|workload| dialled(service, workload)),
-            gateway: part(&|workload| workload.network_gateway.is_some()),
-            addressless: workloads.iter().filter(|workload| addressless(workload)).count(),
+            direct: part(|reached| reached.direct),
+            gateway: part(|reached| reached.gateway),
+            addressless: endpoints.iter().filter(|one| reached(one).addressless).count(),
         }
-    }
-
-    fn insert(
-        &mut self,
-        service: &Service,
-        workload: &Arc<Workload>,
-        order: impl Fn(&Workload, &Workload) -> Ordering,
-    ) {
-        if dialled(service, workload) {
-            self.direct.insert(workload.clone(), &order);
-        }
-        if workload.network_gateway.is_some() {
-            self.gateway.insert(workload.clone(), &order);
-        }
-        self.addressless += usize::from(addressless(workload));
-    }
-
-    fn remove(
-        &mut self,
-        service: &Service,
-        workload: &Workload,
-        order: impl Fn(&Workload, &Workload) -> Ordering,
-    ) {
-        if dialled(service, workload) {
-            self.direct.remove(workload, &order);
-        }
-        if workload.network_gateway.is_some() {
-            self.gateway.remove(workload, &order);
-        }
-        self.addressless = self.addressless.saturating_sub(usize::from(addressless(workload)));
     }
 
     fn is_empty(&self) -> bool {
         self.direct.is_empty() && self.gateway.is_empty() && self.addressless == 0
     }
-}
-
-fn addressless(workload: &Workload) -> bool {
-    workload.addresses.is_empty() && workload.hostname.is_none()
-}
-
-/// Whether a workload has an address of the service's families, or a host name instead of any.
-fn dialled(service: &Service, workload: &Workload) -> bool {
-    if workload.addresses.is_empty() {
-        return workload.hostname.is_some();
-    }
-    workload.addresses.iter().any(|ip| offers(service.ip_families, *ip))
 }
 
 /// Whether a service offers addresses of that family.

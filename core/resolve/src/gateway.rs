@@ -6,12 +6,13 @@ use std::sync::Arc;
 use model::{Code, DialledService, Gateway, GatewayDestination, NetworkAddress, Service, Workload};
 
 use crate::balance::Hop;
-use crate::endpoints::ServiceEntry;
+use crate::endpoints::{Rare, ServiceEntry};
 use crate::lookup::Next;
+use crate::preference::Nearness;
 use crate::random::{Draw, drawn, scaled};
 use crate::route::{Resource, Route};
 use crate::snapshot::{Meaning, Snapshot};
-use crate::trip::{Leg, Trip, expected, no_endpoint, refused};
+use crate::trip::{Leg, Trip, no_endpoint, refused};
 
 /// Why a gateway leads nowhere.
 enum DeadEnd {
@@ -43,7 +44,11 @@ impl<'r> Trip<'r> {
     /// The waypoint that connections to a service take: one of several by weight, or the one.
     ///
     /// None for a client that is a waypoint of that service: it would get its own connection back.
-    pub(crate) fn waypoint_of_service(&self, service: &'r Service) -> Option<&'r Gateway> {
+    pub(crate) fn waypoint_of_service(&self, entry: &'r ServiceEntry) -> Option<&'r Gateway> {
+        let service = match entry.rare {
+            Rare::Nothing => return None,
+            Rare::Something => &entry.service,
+        };
         let weighted = &service.weighted_waypoints;
         let mut all = weighted.iter().map(|w| &w.gateway).chain(&service.waypoint);
         if all.any(|waypoint| self.snapshot.is_gateway(waypoint, self.query.source)) {
@@ -74,18 +79,19 @@ impl<'r> Trip<'r> {
         entry: &'r ServiceEntry,
         waypoint: &'r Gateway,
     ) -> Route {
-        let service = Some(entry.service.dialled());
+        let service = Some(entry.dialled.clone());
         let leg = match self.gateway(waypoint, Hop::Waypoint, self.query.random) {
             Ok(leg) => leg,
             Err(dead_end) => {
-                let what = format!("waypoint {waypoint} of service {}", entry.service.name);
+                let what = format!("waypoint {waypoint} of service {}", entry.dialled.name);
                 return dead_end.route(Code::WaypointUnknown, &what, service, None);
             }
         };
-        if leg.workload.network == *self.query.network {
-            self.to_waypoint(&leg, service)
-        } else {
-            self.across(leg.workload, entry, leg.entry)
+        match leg.nearness {
+            Nearness::SameNetwork => self.to_waypoint(&leg, service),
+            Nearness::OtherNetwork => {
+                self.across(leg.workload, entry, leg.picked.map(|(entry, _)| entry))
+            }
         }
     }
 
@@ -102,7 +108,7 @@ impl<'r> Trip<'r> {
                 return dead_end.route(Code::WaypointUnknown, &what(), None, workload);
             }
         };
-        if leg.workload.network == *self.query.network {
+        if leg.nearness == Nearness::SameNetwork {
             return self.to_waypoint(&leg, None);
         }
         // A gateway is asked for a service by its host name: it does not know addresses.
@@ -126,7 +132,7 @@ impl<'r> Trip<'r> {
                 choice: leg.choice.clone(),
             };
         }
-        match expected(&waypoint, leg.entry) {
+        match leg.expected() {
             Ok(expected) => {
                 let next = Next::Waypoint { waypoint, port: leg.port, authority, expected };
                 self.dial(leg, next, service)
@@ -140,10 +146,10 @@ impl<'r> Trip<'r> {
     pub(crate) fn across(
         &self,
         upstream: &'r Arc<Workload>,
-        dialled: &ServiceEntry,
+        entry: &ServiceEntry,
         named: Option<&ServiceEntry>,
     ) -> Route {
-        let service = Some(dialled.service.dialled());
+        let service = Some(entry.dialled.clone());
         let workload = upstream.clone();
         let network = &upstream.network;
         let Some(gateway) = &upstream.network_gateway else {
@@ -162,11 +168,11 @@ impl<'r> Trip<'r> {
             named.map(|entry| entry.service.subject_alt_names.clone()).unwrap_or_default();
         if inner_expected.is_empty() {
             // The gateway chooses who answers, so the identity of `upstream` would say nothing.
-            let name = named.map_or(&dialled.service.name, |entry| &entry.service.name);
+            let name = &named.unwrap_or(entry).dialled.name;
             let detail = format!("{name} names no identity that may answer in network {network}");
             return refused(Code::PeerIdentity, detail, service, Some(workload));
         }
-        let outer_expected = match expected(leg.workload, leg.entry) {
+        let outer_expected = match leg.expected() {
             Ok(expected) => expected,
             Err(detail) => return refused(Code::PeerIdentity, detail, service, Some(workload)),
         };
@@ -174,7 +180,7 @@ impl<'r> Trip<'r> {
             workload,
             gateway: leg.workload.clone(),
             port: leg.port,
-            authority: (dialled.service.name.hostname.clone(), self.dialled.port()),
+            authority: (entry.dialled.name.hostname.clone(), self.dialled.port()),
             outer_expected,
             inner_expected,
         };
@@ -200,7 +206,9 @@ impl<'r> Trip<'r> {
                 match self.snapshot.meaning(&address.network, ip, namespace) {
                     Meaning::Service(entry) => of_service(entry),
                     Meaning::Workload(workload) => {
-                        Ok(Leg { workload, port, ip: Some(ip), entry: None, choice: None })
+                        let nearness = Nearness::of(&workload.network, self.query.network);
+                        let (picked, choice) = (None, None);
+                        Ok(Leg { workload, port, ip: Some(ip), nearness, picked, choice })
                     }
                     // Whoever is anywhere in a block is no gateway.
                     Meaning::Block(_) | Meaning::Unknown => {

@@ -36,6 +36,7 @@ mod random;
 mod route;
 mod sequence;
 mod sharded;
+mod site;
 mod snapshot;
 mod texts;
 mod trip;

@@ -3,9 +3,11 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use model::{LoadBalancing, LoadBalancingMode, Scope, Workload};
+use model::{LoadBalancing, LoadBalancingMode, Network, Scope, Workload};
+use smallvec::SmallVec;
 
-use crate::sequence::{Place, Sequence};
+use crate::sequence::{Member, Position, Sequence};
+use crate::site::Site;
 
 /// A service's preferences. A scope named twice counts once, so there are at most six.
 ///
@@ -15,8 +17,8 @@ use crate::sequence::{Place, Sequence};
 /// depends on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Preferences {
-    /// In order, without the network.
-    scopes: Vec<Scope>,
+    /// In order, without the network. In place: it is read at every choice.
+    scopes: SmallVec<[Scope; 5]>,
     /// How many of `scopes` stand before the network.
     network: Option<usize>,
     bind: Bind,
@@ -45,6 +47,12 @@ pub(crate) enum Nearness {
     OtherNetwork,
 }
 
+impl Nearness {
+    pub(crate) fn of(network: &Network, own: &Network) -> Self {
+        if network == own { Self::SameNetwork } else { Self::OtherNetwork }
+    }
+}
+
 impl Preferences {
     pub(crate) fn of(balancing: &LoadBalancing) -> Self {
         let bind = match balancing.mode {
@@ -71,17 +79,24 @@ impl Preferences {
     }
 
     /// The order in which a service's endpoints are kept.
-    pub(crate) fn order(&self, one: &Workload, other: &Workload) -> Ordering {
-        compare(&self.scopes, one, other).then_with(|| one.uid.cmp(&other.uid))
+    pub(crate) fn order(
+        &self,
+        (site, one): (&Site, &Workload),
+        (other_site, other): (&Site, &Workload),
+    ) -> Ordering {
+        let scopes = self.scopes.iter();
+        let orders =
+            scopes.map(|scope| compare_texts(site.value(*scope), other_site.value(*scope)));
+        first_difference(orders).then_with(|| one.uid.cmp(&other.uid))
     }
 
     /// The best rank that endpoints have, if any of them may be chosen.
     ///
     /// Sorted, so one that shares most leading values with the client stands where the client
     /// itself would.
-    pub(crate) fn best(
+    pub(crate) fn best<T: Member>(
         &self,
-        endpoints: &Sequence,
+        endpoints: &Sequence<T>,
         client: &Workload,
         nearness: Nearness,
     ) -> Option<Rank> {
@@ -89,30 +104,32 @@ impl Preferences {
             return None;
         }
         let scopes = self.scopes_for(nearness);
-        let place = endpoints
-            .partition_point(|endpoint| compare(scopes, endpoint, client) == Ordering::Less);
-        let neighbours = endpoints.before(place).into_iter().chain(endpoints.after(place));
-        let matched = neighbours.map(|endpoint| matching(scopes, endpoint, client)).max()?;
+        if scopes.is_empty() {
+            return self.allowed(0, nearness);
+        }
+        let position = endpoints.partition_point(|site| compare(scopes, site, client).is_lt());
+        let neighbours = endpoints.around(position).into_iter().flatten();
+        let matched = neighbours.map(|site| matching(scopes, site, client)).max()?;
         self.allowed(matched, nearness)
     }
 
     /// The endpoints of at least that rank: from one place to another.
-    pub(crate) fn at_least(
+    pub(crate) fn at_least<T: Member>(
         &self,
         rank: Rank,
-        endpoints: &Sequence,
+        endpoints: &Sequence<T>,
         client: &Workload,
         nearness: Nearness,
-    ) -> Option<(Place, Place)> {
+    ) -> Option<(Position, Position)> {
         let scopes = self.scopes_for(nearness);
         let matched = (0..=scopes.len())
             .find(|matched| self.allowed(*matched, nearness).is_some_and(|has| has >= rank))?;
         let scopes = scopes.get(..matched)?;
         if scopes.is_empty() {
-            return Some((Sequence::start(), endpoints.end()));
+            return Some((Position::START, endpoints.end()));
         }
-        let from = endpoints.partition_point(|endpoint| compare(scopes, endpoint, client).is_lt());
-        let to = endpoints.partition_point(|endpoint| compare(scopes, endpoint, client).is_le());
+        let from = endpoints.partition_point(|site| compare(scopes, site, client).is_lt());
+        let to = endpoints.partition_point(|site| compare(scopes, site, client).is_le());
         Some((from, to))
     }
 
@@ -151,27 +168,28 @@ impl Preferences {
     }
 }
 
-fn value(scope: Scope, workload: &Workload) -> &Arc<str> {
-    match scope {
-        Scope::Region => &workload.locality.region,
-        Scope::Zone => &workload.locality.zone,
-        Scope::Subzone => &workload.locality.subzone,
-        Scope::Node => &workload.node,
-        Scope::Cluster => &workload.cluster,
-        Scope::Network => &workload.network.0,
-    }
-}
-
-fn compare(scopes: &[Scope], one: &Workload, other: &Workload) -> Ordering {
-    let mut orders = scopes.iter().map(|scope| {
-        let (one, other) = (value(*scope, one), value(*scope, other));
-        // A snapshot keeps one copy of each text.
-        if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
-    });
-    orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+/// How a site stands to that of a client, by some scopes.
+fn compare(scopes: &[Scope], site: &Site, client: &Workload) -> Ordering {
+    let scopes = scopes.iter();
+    let orders =
+        scopes.map(|scope| compare_texts(site.value(*scope), Site::value_of(*scope, client)));
+    first_difference(orders)
 }
 
 /// Leading scopes of equal value.
-fn matching(scopes: &[Scope], one: &Workload, other: &Workload) -> usize {
-    scopes.iter().take_while(|scope| value(**scope, one) == value(**scope, other)).count()
+fn matching(scopes: &[Scope], site: &Site, client: &Workload) -> usize {
+    let same = |scope: &&Scope| site.value(**scope) == Site::value_of(**scope, client);
+    scopes.iter().take_while(same).count()
+}
+
+fn compare_texts(one: Option<&Arc<str>>, other: Option<&Arc<str>>) -> Ordering {
+    match (one, other) {
+        // A snapshot keeps one copy of each text.
+        (Some(one), Some(other)) if Arc::ptr_eq(one, other) => Ordering::Equal,
+        _ => one.cmp(&other),
+    }
+}
+
+fn first_difference(mut orders: impl Iterator<Item = Ordering>) -> Ordering {
+    orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }

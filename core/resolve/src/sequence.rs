@@ -4,9 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use model::Workload;
+use smallvec::SmallVec;
 
-/// Most workloads in one run; one more splits it. A change copies one run (some microseconds) and
-/// the list of runs: 40 to 80 of them for 10,000 workloads.
+use crate::site::Site;
+
+/// Most members of one run; one more splits it. A change copies one run (some microseconds) and
+/// the list of runs: 40 to 80 of them for 10,000 members.
 const RUN_MAX: usize = 256;
 /// Neighbours that together hold no more are joined when one of them shrinks.
 const RUN_JOIN: usize = RUN_MAX / 2;
@@ -15,119 +18,168 @@ const RUN_JOIN: usize = RUN_MAX / 2;
 /// change copies one run. What it holds does not depend on the order of the changes.
 ///
 /// The caller brings the order with every call; it must be total and always the same.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sequence {
-    runs: Vec<Run>,
+#[derive(Clone, Debug)]
+pub(crate) struct Sequence<T> {
+    /// Nearly always one.
+    runs: SmallVec<[Run<T>; 1]>,
+}
+
+/// What a sequence is made of.
+pub(crate) trait Member: Clone {
+    fn workload(&self) -> &Arc<Workload>;
 }
 
 #[derive(Clone, Debug)]
-struct Run {
+struct Run<T> {
     /// Capacity of everything up to and including this run. At most 2^32 workloads of 2^32.
     end: u64,
-    members: Arc<Members>,
+    part: Arc<Part<T>>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Members {
-    workloads: Vec<Arc<Workload>>,
-    /// Capacity up to and including each, from the start of the run.
-    ends: Vec<u64>,
+/// The members of a run, and apart from them what is searched for: a search then stays within a
+/// few lines of the cache. A dozen keys are stored in place.
+#[derive(Clone, Debug)]
+struct Part<T> {
+    keys: SmallVec<[Key; 12]>,
+    members: Vec<T>,
 }
 
-/// A place in a sequence: between two workloads, or at one end.
+#[derive(Clone, Debug)]
+struct Key {
+    /// Capacity up to and including this one, from the start of the run.
+    end: u64,
+    site: Arc<Site>,
+}
+
+/// A position in a sequence: between two members, or at one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     run: usize,
     member: usize,
 }
 
-impl Sequence {
-    /// From workloads in order.
-    pub(crate) fn from_sorted(workloads: &[Arc<Workload>]) -> Self {
-        let mut sequence = Self::default();
-        for part in workloads.chunks(RUN_JOIN) {
-            let run = Run { end: 0, members: Arc::new(Members::of(part.to_vec())) };
-            sequence.runs.push(run);
-        }
+impl Position {
+    /// Where everything starts.
+    pub(crate) const START: Self = Self { run: 0, member: 0 };
+}
+
+impl<T> Default for Sequence<T> {
+    fn default() -> Self {
+        Self { runs: SmallVec::new() }
+    }
+}
+
+impl<T: Member> Sequence<T> {
+    /// From members in order.
+    pub(crate) fn from_sorted(sorted: &[(Arc<Site>, T)]) -> Self {
+        let run = |members: &[(Arc<Site>, T)]| {
+            let key = |(site, _): &(Arc<Site>, T)| Key { end: 0, site: site.clone() };
+            let mut part = Part {
+                keys: members.iter().map(key).collect(),
+                members: members.iter().map(|(_, member)| member.clone()).collect(),
+            };
+            part.sum();
+            Run { end: 0, part: Arc::new(part) }
+        };
+        let mut sequence = Self { runs: sorted.chunks(RUN_JOIN).map(run).collect() };
         sequence.sum();
         sequence
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.runs.iter().map(|run| run.members.workloads.len()).sum()
+        self.runs.iter().map(|run| run.part.keys.len()).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.runs.iter().flat_map(|run| run.members.workloads.iter())
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<Site>, &T)> {
+        self.runs
+            .iter()
+            .flat_map(|run| run.part.keys.iter().map(|key| &key.site).zip(&run.part.members))
     }
 
-    /// Adds a workload, or replaces the equal one.
+    /// Adds a member, or replaces the equal one.
     pub(crate) fn insert(
         &mut self,
-        workload: Arc<Workload>,
-        order: impl Fn(&Workload, &Workload) -> Ordering,
+        site: &Arc<Site>,
+        member: T,
+        order: impl Fn((&Site, &Workload), (&Site, &Workload)) -> Ordering,
     ) {
-        let (index, found) = self.search(&workload, order);
+        let (index, found) = self.search((site, member.workload()), order);
         let Some(run) = self.runs.get_mut(index) else {
-            *self = Self::from_sorted(&[workload]);
+            *self = Self::from_sorted(&[(site.clone(), member)]);
             return;
         };
-        let members = Arc::make_mut(&mut run.members);
+        let part = Arc::make_mut(&mut run.part);
         match found {
             Ok(place) => {
-                if let Some(equal) = members.workloads.get_mut(place) {
-                    *equal = workload;
+                if let Some(equal) = part.members.get_mut(place) {
+                    *equal = member;
                 }
             }
-            Err(place) => members.workloads.insert(place, workload),
+            Err(place) => {
+                part.keys.insert(place, Key { end: 0, site: site.clone() });
+                part.members.insert(place, member);
+            }
         }
-        if members.workloads.len() > RUN_MAX {
-            let second = Members::of(members.workloads.split_off(RUN_MAX / 2));
-            members.sum();
-            self.runs.insert(index + 1, Run { end: 0, members: Arc::new(second) });
+        if part.keys.len() > RUN_MAX {
+            let mut second = Part {
+                keys: part.keys.drain(RUN_MAX / 2..).collect(),
+                members: part.members.split_off(RUN_MAX / 2),
+            };
+            second.sum();
+            part.sum();
+            self.runs.insert(index + 1, Run { end: 0, part: Arc::new(second) });
         } else {
-            members.sum();
+            part.sum();
         }
         self.sum();
     }
 
-    /// Takes the equal workload away and returns it.
+    /// Takes the equal member away, if it is there.
     pub(crate) fn remove(
         &mut self,
-        workload: &Workload,
-        order: impl Fn(&Workload, &Workload) -> Ordering,
-    ) -> Option<Arc<Workload>> {
-        let (index, found) = self.search(workload, order);
-        let members = Arc::make_mut(&mut self.runs.get_mut(index)?.members);
-        let removed = members.workloads.remove(found.ok()?);
-        members.sum();
+        (site, workload): (&Site, &Workload),
+        order: impl Fn((&Site, &Workload), (&Site, &Workload)) -> Ordering,
+    ) {
+        let (index, Ok(place)) = self.search((site, workload), order) else { return };
+        let Some(run) = self.runs.get_mut(index) else { return };
+        let part = Arc::make_mut(&mut run.part);
+        part.keys.remove(place);
+        part.members.remove(place);
+        part.sum();
         self.join(index);
         self.sum();
-        Some(removed)
     }
 
-    /// The run in which a workload is or would be, and where in it.
+    /// The run in which a member is or would be, and where in it.
     fn search(
         &self,
-        workload: &Workload,
-        order: impl Fn(&Workload, &Workload) -> Ordering,
+        wanted: (&Site, &Workload),
+        order: impl Fn((&Site, &Workload), (&Site, &Workload)) -> Ordering,
     ) -> (usize, Result<usize, usize>) {
-        let starts_after = |run: &Run| {
-            let first = run.members.workloads.first();
-            first.is_some_and(|first| order(first, workload) == Ordering::Greater)
-        };
+        let starts_after =
+            |run: &Run<T>| run.part.get(0).is_some_and(|first| order(first, wanted).is_gt());
         let index = self.runs.partition_point(|run| !starts_after(run)).saturating_sub(1);
-        let members = self.runs.get(index).map_or(&[][..], |run| &run.members.workloads);
-        (index, members.binary_search_by(|other| order(other, workload)))
+        let Some(run) = self.runs.get(index) else { return (index, Err(0)) };
+        // By index, for keys and members are apart.
+        let (mut low, mut high) = (0, run.part.keys.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match run.part.get(middle).map_or(Ordering::Greater, |entry| order(entry, wanted)) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return (index, Ok(middle)),
+                Ordering::Greater => high = middle,
+            }
+        }
+        (index, Err(low))
     }
 
     /// Joins a run that shrank with a neighbour, if both are small; drops it if it is empty.
     fn join(&mut self, index: usize) {
-        let len = |index: usize| self.runs.get(index).map(|run| run.members.workloads.len());
+        let len = |index: usize| self.runs.get(index).map(|run| run.part.keys.len());
         let Some(own) = len(index) else { return };
         if own == 0 {
             self.runs.remove(index);
@@ -140,90 +192,102 @@ impl Sequence {
         };
         let second = self.runs.remove(first + 1);
         if let Some(run) = self.runs.get_mut(first) {
-            let members = Arc::make_mut(&mut run.members);
-            members.workloads.extend(second.members.workloads.iter().cloned());
-            members.sum();
+            let part = Arc::make_mut(&mut run.part);
+            part.keys.extend(second.part.keys.iter().cloned());
+            part.members.extend(second.part.members.iter().cloned());
+            part.sum();
         }
     }
 
     fn sum(&mut self) {
         let mut end = 0_u64;
         for run in &mut self.runs {
-            end = end.saturating_add(run.members.capacity());
+            end = end.saturating_add(run.part.keys.last().map_or(0, |last| last.end));
             run.end = end;
         }
     }
 
-    /// The place before the first workload for which `before` is false. True ones come first.
-    pub(crate) fn partition_point(&self, before: impl Fn(&Workload) -> bool) -> Place {
-        let holds = |run: &Run| run.members.workloads.first().is_some_and(|first| before(first));
+    /// The position before the first site for which `before` is false. True ones come first.
+    pub(crate) fn partition_point(&self, before: impl Fn(&Site) -> bool) -> Position {
+        let holds = |run: &Run<T>| run.part.keys.first().is_some_and(|first| before(&first.site));
         let run = self.runs.partition_point(holds).saturating_sub(1);
-        let members = self.runs.get(run).map_or(&[][..], |run| &run.members.workloads);
-        Place { run, member: members.partition_point(|workload| before(workload)) }
+        let keys = self.runs.get(run).map_or(&[][..], |run| &run.part.keys);
+        Position { run, member: keys.partition_point(|key| before(&key.site)) }
     }
 
-    /// Where everything starts.
-    pub(crate) fn start() -> Place {
-        Place { run: 0, member: 0 }
+    /// The position before a member, if it is there.
+    pub(crate) fn find(
+        &self,
+        wanted: (&Site, &Workload),
+        order: impl Fn((&Site, &Workload), (&Site, &Workload)) -> Ordering,
+    ) -> Option<Position> {
+        let (run, found) = self.search(wanted, order);
+        // In the form that `partition_point` gives: at the end of a run, not at the start.
+        let position = match (found.ok()?, run.checked_sub(1)) {
+            (0, Some(run)) => Position { run, member: self.runs.get(run)?.part.keys.len() },
+            (member, _) => Position { run, member },
+        };
+        Some(position)
     }
 
     /// Where everything ends.
-    pub(crate) fn end(&self) -> Place {
-        let member = self.runs.last().map_or(0, |run| run.members.workloads.len());
-        Place { run: self.runs.len().saturating_sub(1), member }
+    pub(crate) fn end(&self) -> Position {
+        let member = self.runs.last().map_or(0, |run| run.part.keys.len());
+        Position { run: self.runs.len().saturating_sub(1), member }
     }
 
-    /// The workload after a place.
-    pub(crate) fn after(&self, place: Place) -> Option<&Arc<Workload>> {
-        let within = self.runs.get(place.run)?.members.workloads.get(place.member);
-        within.or_else(|| self.runs.get(place.run + 1)?.members.workloads.first())
+    /// The sites before and after a position.
+    pub(crate) fn around(&self, position: Position) -> [Option<&Site>; 2] {
+        let key = |run: Option<usize>, member: Option<usize>| {
+            let keys = &self.runs.get(run?)?.part.keys;
+            keys.get(member.unwrap_or(keys.len().saturating_sub(1)))
+        };
+        let Position { run, member } = position;
+        let before = match member.checked_sub(1) {
+            Some(member) => key(Some(run), Some(member)),
+            None => key(run.checked_sub(1), None),
+        };
+        let after = key(Some(run), Some(member)).or_else(|| key(run.checked_add(1), Some(0)));
+        [before, after].map(|key| key.map(|key| &*key.site))
     }
 
-    /// The workload before a place.
-    pub(crate) fn before(&self, place: Place) -> Option<&Arc<Workload>> {
-        match place.member.checked_sub(1) {
-            Some(member) => self.runs.get(place.run)?.members.workloads.get(member),
-            None => self.runs.get(place.run.checked_sub(1)?)?.members.workloads.last(),
-        }
-    }
-
-    /// Capacity of everything before a place.
-    pub(crate) fn capacity_before(&self, place: Place) -> u64 {
-        let runs = place.run.checked_sub(1).and_then(|run| self.runs.get(run));
-        let within = place
+    /// Capacity of everything before a position.
+    pub(crate) fn capacity_before(&self, position: Position) -> u64 {
+        let runs = position.run.checked_sub(1).and_then(|run| self.runs.get(run));
+        let within = position
             .member
             .checked_sub(1)
-            .and_then(|member| self.runs.get(place.run)?.members.ends.get(member).copied());
+            .and_then(|member| self.runs.get(position.run)?.part.keys.get(member))
+            .map(|key| key.end);
         runs.map_or(0, |run| run.end).saturating_add(within.unwrap_or(0))
     }
 
-    /// The workload whose share of the capacity holds a point.
-    pub(crate) fn at(&self, point: u64) -> Option<&Arc<Workload>> {
+    /// The member whose share of the capacity holds a point.
+    pub(crate) fn at(&self, point: u64) -> Option<&T> {
         let index = self.runs.partition_point(|run| run.end <= point);
         let before = index.checked_sub(1).and_then(|run| self.runs.get(run));
         let within = point.saturating_sub(before.map_or(0, |run| run.end));
-        let members = &self.runs.get(index)?.members;
-        members.workloads.get(members.ends.partition_point(|end| *end <= within))
+        let part = &self.runs.get(index)?.part;
+        part.members.get(part.keys.partition_point(|key| key.end <= within))
     }
 }
 
-impl Members {
-    fn of(workloads: Vec<Arc<Workload>>) -> Self {
-        let mut members = Self { workloads, ends: Vec::new() };
-        members.sum();
-        members
-    }
-
-    fn capacity(&self) -> u64 {
-        self.ends.last().copied().unwrap_or(0)
+impl<T: Member> Part<T> {
+    fn get(&self, index: usize) -> Option<(&Site, &Workload)> {
+        Some((&self.keys.get(index)?.site, self.members.get(index)?.workload()))
     }
 
     fn sum(&mut self) {
         let mut end = 0_u64;
-        self.ends.clear();
-        self.ends.extend(self.workloads.iter().map(|workload| {
-            end = end.saturating_add(u64::from(workload.capacity));
-            end
-        }));
+        for (key, member) in self.keys.iter_mut().zip(&self.members) {
+            end = end.saturating_add(u64::from(member.workload().capacity));
+            key.end = end;
+        }
+    }
+}
+
+impl Member for Arc<Workload> {
+    fn workload(&self) -> &Arc<Workload> {
+        self
     }
 }

@@ -11,7 +11,7 @@ use crate::endpoints::{ServiceEntry, ready};
 use crate::sequence::Sequence;
 use crate::sharded::Sharded;
 use crate::texts::Texts;
-use crate::vip::{Vips, best_of};
+use crate::vip::{Vips, first_best};
 
 /// What a node knows of the mesh. Immutable: a change makes a new one, which shares the memory of
 /// what did not change. Copies are cheap.
@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub(crate) by_key: Sharded<WorkloadKey, Claims<Workload>>,
     pub(crate) services: Sharded<ServiceName, Arc<ServiceEntry>>,
     /// The workloads that name a service, sorted by uid, whether or not the service is known.
-    pub(crate) members: Sharded<ServiceName, Sequence>,
+    pub(crate) members: Sharded<ServiceName, Sequence<Arc<Workload>>>,
     /// Sorted by namespace.
     pub(crate) by_hostname: Sharded<Arc<str>, Claims<Service>>,
     pub(crate) networks: Arc<HashMap<Network, NetworkIndex>>,
@@ -50,15 +50,13 @@ pub(crate) enum Meaning<'s> {
 impl Snapshot {
     pub(crate) fn meaning(&self, network: &Network, ip: IpAddr, namespace: &str) -> Meaning<'_> {
         let Some(index) = self.networks.get(network) else { return Meaning::Unknown };
-        let entry = |service: &Arc<Service>| self.entry(&service.name);
-        if let Some(entry) = index.vips.exact(ip, namespace).and_then(entry) {
+        if let Some(entry) = index.vips.exact(ip, namespace) {
             return Meaning::Service(entry);
         }
         if let Some(workload) = index.workloads.get(&ip).and_then(Claims::first) {
             return Meaning::Workload(workload);
         }
-        let block = index.vips.block(ip, namespace).and_then(entry);
-        block.map_or(Meaning::Unknown, Meaning::Block)
+        index.vips.block(ip, namespace).map_or(Meaning::Unknown, |entry| Meaning::Block(entry))
     }
 
     pub(crate) fn entry(&self, name: &ServiceName) -> Option<&ServiceEntry> {
@@ -111,7 +109,11 @@ impl Snapshot {
     /// namespace, then the canonical one, then the first by namespace. Hidden ones do not count.
     #[must_use]
     pub fn service_by_hostname(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
-        best_of(self.services_by_hostname(hostname), namespace)
+        let entries = self.services_by_hostname(hostname).iter().filter_map(|service| {
+            self.services.get(&service.name).filter(|entry| entry.seen_from(namespace))
+        });
+        let ranked = entries.map(|entry| ((entry.is_of(namespace), entry.canonical), entry));
+        first_best(ranked).map(|entry| &entry.service)
     }
 
     /// The service that a client of `namespace` means by that address: one with exactly that
@@ -125,7 +127,8 @@ impl Snapshot {
     ) -> Option<&Arc<Service>> {
         let vips = &self.networks.get(network)?.vips;
         let ip = ip.to_canonical();
-        vips.exact(ip, namespace).or_else(|| vips.block(ip, namespace))
+        let entry = vips.exact(ip, namespace).or_else(|| vips.block(ip, namespace))?;
+        Some(&entry.service)
     }
 
     /// The workloads that may take connections of a service, sorted by uid: healthy enough for it,
@@ -134,6 +137,7 @@ impl Snapshot {
         let entry = self.entry(service);
         let members = entry.and_then(|_| self.members.get(service));
         let members = members.into_iter().flat_map(Sequence::iter);
+        let members = members.map(|(_, workload)| workload);
         members.filter(move |workload| entry.is_some_and(|entry| ready(&entry.service, workload)))
     }
 

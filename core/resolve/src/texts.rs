@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::{
-    Gateway, GatewayDestination, Locality, Network, PolicyName, Service, ServiceName, TrustDomain,
-    Workload, WorkloadKey,
+    Gateway, GatewayDestination, Locality, Network, PolicyName, Service, ServiceName, SpiffeId,
+    TrustDomain, Workload, WorkloadKey,
 };
 
 use crate::sharded::{SHARDS, Sharded};
+use crate::site::Site;
 
 /// Most trust domains kept. A mesh has one or a few; at the bound the set starts anew, which costs
 /// some memory for those that come again.
@@ -19,6 +20,8 @@ const TRUST_DOMAINS_MAX: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Texts {
     known: Sharded<Arc<str>, ()>,
+    identities: Sharded<SpiffeId, ()>,
+    sites: Sharded<Arc<Site>, ()>,
     trust_domains: Arc<HashSet<TrustDomain>>,
     /// The part that is swept next.
     next: usize,
@@ -85,6 +88,27 @@ impl Texts {
         }
     }
 
+    /// The identity of a workload, if it can have one.
+    pub(crate) fn identity(&mut self, workload: &Workload) -> Option<SpiffeId> {
+        let identity = workload.identity().ok()?;
+        if let Some(known) = self.identities.key(&identity) {
+            return Some(known.clone());
+        }
+        self.identities.insert(identity.clone(), ());
+        Some(identity)
+    }
+
+    /// Where a workload runs.
+    pub(crate) fn site(&mut self, workload: &Workload) -> Arc<Site> {
+        let site = Site::of(workload);
+        if let Some(known) = self.sites.key(&site) {
+            return known.clone();
+        }
+        let site = Arc::new(site);
+        self.sites.insert(site.clone(), ());
+        site
+    }
+
     fn share_gateway(&mut self, gateway: &mut Gateway) {
         match &mut gateway.destination {
             GatewayDestination::Address(address) => self.share(&mut address.network.0),
@@ -120,6 +144,8 @@ impl Texts {
     /// calls as there are parts.
     pub(crate) fn sweep(&mut self) {
         self.known.sweep(self.next, |text, others| Arc::strong_count(text) <= 1 + others);
+        self.sites.sweep(self.next, |site, others| Arc::strong_count(site) <= 1 + others);
+        self.identities.sweep(self.next, |identity, others| identity.holders() <= 1 + others);
         self.next = (self.next + 1) % SHARDS;
     }
 }

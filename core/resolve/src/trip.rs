@@ -4,14 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use model::{
-    Code, DialledService, LoadBalancingMode, Network, NetworkAddress, NetworkMode, Service,
-    SpiffeId, TunnelProtocol, Workload, canonical_socket,
+    Code, DialledService, IpFamilies, LoadBalancingMode, Network, NetworkAddress, NetworkMode,
+    Service, SpiffeId, TunnelProtocol, Workload, canonical_socket,
 };
 
 use crate::balance::{Choosing, Chosen, Hop, NoEndpoint};
 use crate::ejection::Choice;
-use crate::endpoints::{ServiceEntry, address_for};
+use crate::endpoints::{Endpoint, Rare, ServiceEntry, address_for};
 use crate::lookup::{Lookup, Next, Origin, self_call};
+use crate::preference::Nearness;
 use crate::route::{MESH_PORTS, Query, Resource, Route, SameNode};
 use crate::snapshot::{Meaning, Snapshot};
 
@@ -35,8 +36,9 @@ pub(crate) struct Leg<'r> {
     pub(crate) port: u16,
     /// Its address, where that is settled already.
     pub(crate) ip: Option<IpAddr>,
-    /// The service that it was picked out of.
-    pub(crate) entry: Option<&'r ServiceEntry>,
+    pub(crate) nearness: Nearness,
+    /// The service that it was picked out of, and as which of its endpoints.
+    pub(crate) picked: Option<(&'r ServiceEntry, &'r Endpoint)>,
     pub(crate) choice: Option<Choice>,
 }
 
@@ -75,16 +77,15 @@ impl<'r> Trip<'r> {
 
     /// A service's own waypoint comes first, then its endpoints; their waypoints do not count.
     fn to_service(&self, entry: &'r ServiceEntry) -> Route {
-        let service = &entry.service;
-        if let Some(waypoint) = self.waypoint_of_service(service) {
+        if let Some(waypoint) = self.waypoint_of_service(entry) {
             return self.to_service_waypoint(entry, waypoint);
         }
-        match service.load_balancing.mode {
+        match entry.mode {
             LoadBalancingMode::Passthrough => {
                 return Route::Passthrough {
                     address: self.dialled,
                     workload: None,
-                    service: Some(service.dialled()),
+                    service: Some(entry.dialled.clone()),
                     choice: None,
                 };
             }
@@ -101,14 +102,13 @@ impl<'r> Trip<'r> {
                     NoEndpoint::None | NoEndpoint::Addressless => Code::NoHealthyEndpoint,
                     NoEndpoint::Gatewayless => Code::GatewayUnknown,
                 };
-                let detail = no_endpoint(service, port, none, self.query.network);
-                return refused(code, detail, Some(service.dialled()), None);
+                let detail = no_endpoint(&entry.service, port, none, self.query.network);
+                return refused(code, detail, Some(entry.dialled.clone()), None);
             }
         };
-        if leg.workload.network == *self.query.network {
-            self.to_destination(leg)
-        } else {
-            self.across(leg.workload, entry, Some(entry))
+        match leg.nearness {
+            Nearness::SameNetwork => self.to_destination(leg),
+            Nearness::OtherNetwork => self.across(leg.workload, entry, Some(entry)),
         }
     }
 
@@ -118,7 +118,8 @@ impl<'r> Trip<'r> {
             workload,
             port: self.dialled.port(),
             ip: Some(self.dialled.ip()),
-            entry: None,
+            nearness: Nearness::SameNetwork,
+            picked: None,
             choice: None,
         };
         let in_mesh = self.is_own(workload) || workload.protocol == TunnelProtocol::Hbone;
@@ -132,7 +133,7 @@ impl<'r> Trip<'r> {
 
     /// Straight to the destination.
     fn to_destination(&self, leg: Leg<'_>) -> Route {
-        let service = leg.entry.map(|entry| entry.service.dialled());
+        let service = leg.picked.map(|(entry, _)| entry.dialled.clone());
         let workload = leg.workload.clone();
         let own = self.is_own(&workload);
         if !own && workload.protocol == TunnelProtocol::None {
@@ -154,7 +155,7 @@ impl<'r> Trip<'r> {
                 choice: leg.choice,
             };
         }
-        match expected(&workload, leg.entry) {
+        match leg.expected() {
             Ok(expected) => {
                 let next = Next::Direct { workload, port: leg.port, expected };
                 self.dial(&leg, next, service)
@@ -178,29 +179,33 @@ impl<'r> Trip<'r> {
     pub(crate) fn pick(
         &self,
         entry: &'r ServiceEntry,
-        port: u16,
+        service_port: u16,
         hop: Hop,
         random: u64,
     ) -> Result<Leg<'r>, NoEndpoint> {
         let Query { network, source: client, ejected, .. } = *self.query;
-        let Chosen { workload, port: own_port } = entry.choose(&Choosing {
+        let Chosen { endpoint, nearness, port } = entry.choose(&Choosing {
             snapshot: self.snapshot,
             network,
             client,
-            port,
+            port: service_port,
             hop,
             random,
             ejected,
         })?;
-        let service = entry.service.name.clone();
-        let choice = Some(Choice { service, port, workload: workload.uid.clone() });
-        Ok(Leg { workload, port: own_port, ip: None, entry: Some(entry), choice })
+        let workload = &endpoint.workload;
+        let service = entry.dialled.name.clone();
+        let choice = Some(Choice { service, port: service_port, workload: workload.clone() });
+        let picked = Some((entry, endpoint));
+        Ok(Leg { workload, port, ip: None, nearness, picked, choice })
     }
 
     /// The address of a hop, if it has one.
     pub(crate) fn address_of(&self, leg: &Leg<'_>) -> Option<IpAddr> {
-        let families = leg.entry.map_or_else(Default::default, |entry| entry.service.ip_families);
-        leg.ip.or_else(|| address_for(leg.workload, families, self.dialled.ip()))
+        leg.ip.or_else(|| {
+            let only = leg.picked.and_then(|(_, endpoint)| endpoint.only_address);
+            only.or_else(|| address_for(leg.workload, leg.families(), self.dialled.ip()))
+        })
     }
 
     /// The route to the next hop, by its address or through its host name.
@@ -209,9 +214,7 @@ impl<'r> Trip<'r> {
         match (self.address_of(leg), &leg.workload.hostname) {
             (Some(ip), _) => next.at(ip, origin),
             (None, Some(hostname)) => {
-                let families =
-                    leg.entry.map_or_else(Default::default, |entry| entry.service.ip_families);
-                let like = (families, self.dialled.ip());
+                let like = (leg.families(), self.dialled.ip());
                 let hostname = hostname.clone();
                 let lookup = Lookup::new(hostname, like, self.query.random, next, origin);
                 Route::Lookup(Box::new(lookup))
@@ -224,18 +227,30 @@ impl<'r> Trip<'r> {
     }
 }
 
-/// The identities that the certificate of a hop may carry: its own, and those that the service
-/// names besides.
-pub(crate) fn expected(
-    workload: &Workload,
-    entry: Option<&ServiceEntry>,
-) -> Result<Vec<SpiffeId>, String> {
-    let own = workload
-        .identity()
-        .map_err(|error| format!("workload {} can have no identity: {error}", workload.key))?;
-    let mut expected = vec![own];
-    expected.extend(entry.iter().flat_map(|entry| entry.service.subject_alt_names.iter().cloned()));
-    Ok(expected)
+impl Leg<'_> {
+    /// The address families that count.
+    pub(crate) fn families(&self) -> IpFamilies {
+        self.picked.map_or_else(IpFamilies::default, |(entry, _)| entry.families)
+    }
+
+    /// The identities that the hop's certificate may carry: its own, and those that the service
+    /// names besides.
+    pub(crate) fn expected(&self) -> Result<Vec<SpiffeId>, String> {
+        let known = self.picked.and_then(|(_, endpoint)| endpoint.identity.clone());
+        let own = match known {
+            Some(identity) => identity,
+            None => self.workload.identity().map_err(|error| {
+                format!("workload {} can have no identity: {error}", self.workload.key)
+            })?,
+        };
+        let mut expected = vec![own];
+        if let Some((entry, _)) = self.picked
+            && entry.rare == Rare::Something
+        {
+            expected.extend(entry.service.subject_alt_names.iter().cloned());
+        }
+        Ok(expected)
+    }
 }
 
 /// Why a service has no endpoint for a connection, in words.

@@ -5,16 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Service, Visibility};
+use model::ServiceName;
 
 use crate::claims::Claims;
+use crate::endpoints::ServiceEntry;
 use crate::sharded::Sharded;
 
 /// An index of virtual addresses. Claims are sorted by service name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vips {
-    exact: Sharded<IpAddr, Claims<Service>>,
-    blocks: Sharded<IpNet, Claims<Service>>,
+    exact: Sharded<IpAddr, Claims<ServiceEntry>>,
+    blocks: Sharded<IpNet, Claims<ServiceEntry>>,
     /// Blocks of each prefix length that occurs: at most 33 and 129 lengths.
     v4_lengths: BTreeMap<u8, usize>,
     v6_lengths: BTreeMap<u8, usize>,
@@ -42,9 +43,9 @@ impl Vips {
         self.exact.is_empty() && self.blocks.is_empty()
     }
 
-    pub(crate) fn insert(&mut self, net: IpNet, service: &Arc<Service>) {
-        let add = |claims: &mut Claims<Service>| {
-            claims.add(service.clone(), |one, other| one.name.cmp(&other.name))
+    pub(crate) fn insert(&mut self, net: IpNet, entry: &Arc<ServiceEntry>) {
+        let add = |claims: &mut Claims<ServiceEntry>| {
+            claims.add(entry.clone(), |one, other| one.dialled.name.cmp(&other.dialled.name))
         };
         match Vip::of(net) {
             Vip::Exact(ip) => self.exact.update(&ip, add),
@@ -57,8 +58,8 @@ impl Vips {
         }
     }
 
-    pub(crate) fn remove(&mut self, net: IpNet, service: &Service) {
-        let take = |claims: &mut Claims<Service>| claims.take(|one| one.name == service.name);
+    pub(crate) fn remove(&mut self, net: IpNet, name: &ServiceName) {
+        let take = |claims: &mut Claims<ServiceEntry>| claims.take(|one| one.dialled.name == *name);
         match Vip::of(net) {
             Vip::Exact(ip) => self.exact.update(&ip, take),
             Vip::Block(net) => {
@@ -84,13 +85,19 @@ impl Vips {
     }
 
     /// The service with exactly that address, as a client of `namespace` sees it.
-    pub(crate) fn exact(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
-        best_of(self.exact.get(&ip)?.all(), namespace)
+    pub(crate) fn exact(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<ServiceEntry>> {
+        let claims = self.exact.get(&ip)?.all();
+        let mut seen = claims.iter().filter(|entry| entry.seen_from(namespace));
+        if claims.len() == 1 {
+            // Nearly always, and then nothing need be compared.
+            return seen.next();
+        }
+        first_best(seen.map(|entry| ((entry.is_of(namespace), entry.canonical), entry)))
     }
 
     /// The service with a block around that address, as a client of `namespace` sees it: one of
     /// its own namespace before the narrowest block, before the canonical service.
-    pub(crate) fn block(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
+    pub(crate) fn block(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<ServiceEntry>> {
         let lengths = match ip {
             IpAddr::V4(_) => &self.v4_lengths,
             IpAddr::V6(_) => &self.v6_lengths,
@@ -99,41 +106,15 @@ impl Vips {
         let ranked = lengths.keys().rev().flat_map(|length| {
             let net = IpNet::new(ip, *length).ok().map(|net| net.trunc());
             let claims = net.and_then(|net| self.blocks.get(&net)).map(Claims::all);
-            let candidates = claims.into_iter().flat_map(|claims| visible(claims, namespace));
-            candidates.map(|e| ((of_namespace(e, namespace), *length, e.canonical), e))
+            let seen = claims.into_iter().flatten().filter(|entry| entry.seen_from(namespace));
+            seen.map(|entry| ((entry.is_of(namespace), *length, entry.canonical), entry))
         });
         first_best(ranked)
     }
 }
 
-/// Of several services that share something, the one that a client of `namespace` means: one of
-/// its own namespace, then the canonical one, then the first. Hidden ones do not count.
-pub(crate) fn best_of<'v>(
-    services: &'v [Arc<Service>],
-    namespace: &str,
-) -> Option<&'v Arc<Service>> {
-    let candidates = visible(services, namespace);
-    first_best(candidates.map(|e| ((of_namespace(e, namespace), e.canonical), e)))
-}
-
-fn visible<'v>(
-    services: &'v [Arc<Service>],
-    namespace: &str,
-) -> impl Iterator<Item = &'v Arc<Service>> {
-    services.iter().filter(move |service| match service.visibility {
-        Visibility::Public => true,
-        Visibility::Namespace => of_namespace(service, namespace),
-    })
-}
-
-fn of_namespace(service: &Service, namespace: &str) -> bool {
-    *service.name.namespace == *namespace
-}
-
 /// The first of those with the highest rank.
-fn first_best<'v, R: Ord>(
-    ranked: impl Iterator<Item = (R, &'v Arc<Service>)>,
-) -> Option<&'v Arc<Service>> {
+pub(crate) fn first_best<R: Ord, T>(ranked: impl Iterator<Item = (R, T)>) -> Option<T> {
     let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map(|(_, service)| service)
+    best.map(|(_, value)| value)
 }
