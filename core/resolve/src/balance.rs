@@ -235,13 +235,12 @@ fn at<'s>(parts: &[Part<'s>], random: u64) -> Option<(&'s Endpoint, Nearness)> {
 fn at_point<'s>(parts: &[Part<'s>], point: u64) -> Option<(&'s Endpoint, Nearness)> {
     let mut point = point;
     for part in parts {
-        match point.checked_sub(part.capacity()) {
-            Some(beyond) => point = beyond,
-            None => {
-                let endpoint = part.endpoints.at(part.start().saturating_add(point))?;
-                return Some((endpoint, part.nearness));
-            }
+        if let Some(beyond) = point.checked_sub(part.capacity()) {
+            point = beyond;
+            continue;
         }
+        let endpoint = part.endpoints.at(part.start().saturating_add(point))?;
+        return Some((endpoint, part.nearness));
     }
     None
 }

@@ -222,7 +222,7 @@ fn portrait(snapshot: &Snapshot, client: &Workload) -> Vec<String> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, ..ProptestConfig::with_cases(300)
+        failure_persistence: None, ..ProptestConfig::with_cases(128)
     })]
 
     #[test]

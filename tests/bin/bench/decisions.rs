@@ -6,6 +6,7 @@
 
 mod machine;
 mod policy;
+mod routes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ use crate::report::spread;
 /// Measures its figures in that many rounds.
 type Source = fn(u32) -> anyhow::Result<Vec<Figure>>;
 
-/// Who measures what.
-const SOURCES: [Source; 2] = [machine::figures, policy::figures];
+/// Who measures what. Routes come first: the memory that they take is seen best in a process that
+/// freed nothing yet.
+const SOURCES: [Source; 3] = [routes::figures, machine::figures, policy::figures];
 
 /// Operations of one round are repeated until they took this long, so that the clock's resolution
 /// does not matter.
@@ -43,6 +45,7 @@ pub(crate) struct Figure {
 pub(crate) enum Unit {
     Nanoseconds,
     Ratio,
+    Mebibytes,
 }
 
 impl Unit {
@@ -52,6 +55,7 @@ impl Unit {
             Self::Nanoseconds if value < 1e7 => format!("{:.1} µs", value / 1e3),
             Self::Nanoseconds => format!("{:.1} ms", value / 1e6),
             Self::Ratio => format!("{value:.2}x"),
+            Self::Mebibytes => format!("{value:.0} MiB"),
         }
     }
 }
@@ -172,6 +176,7 @@ mod tests {
             (Unit::Nanoseconds, 20_000.0, "20.0 µs"),
             (Unit::Nanoseconds, 2e7, "20.0 ms"),
             (Unit::Ratio, 1.204, "1.20x"),
+            (Unit::Mebibytes, 12.6, "13 MiB"),
         ] {
             assert_eq!(unit.show(value), text);
         }
