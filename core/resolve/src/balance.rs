@@ -244,3 +244,6 @@ fn at_point<'s>(parts: &[Part<'s>], point: u64) -> Option<(&'s Endpoint, Nearnes
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,3 +170,6 @@ impl<'e> Ejected<'e> {
         self.of(service, port).any(|out| out == workload)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,3 +242,6 @@ impl DeadEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

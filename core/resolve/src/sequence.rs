@@ -291,3 +291,6 @@ impl Member for Arc<Workload> {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

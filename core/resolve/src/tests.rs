@@ -11,7 +11,7 @@ use model::{
     WorkloadType, WorkloadUid,
 };
 
-use crate::{Ejected, Extent, Query, Route, SameNode, Snapshot, resolve};
+use crate::{Ejected, Extent, Query, Resource, Route, SameNode, Snapshot, resolve};
 
 pub(crate) fn ports(pairs: &[(u16, u16)]) -> Vec<PortMapping> {
     let mapping = |(service, target): &(u16, u16)| PortMapping {
@@ -166,23 +166,26 @@ fn mesh() -> Snapshot {
     )
 }
 
-struct Ask<'a> {
-    source: &'a Workload,
-    local: &'a [&'a str],
-    same_node: SameNode,
-    random: u64,
+pub(crate) struct Ask<'a> {
+    pub(crate) source: &'a Workload,
+    pub(crate) local: &'a [&'a str],
+    pub(crate) same_node: SameNode,
+    pub(crate) random: u64,
+    /// What the control plane has answered for; none: the snapshot is the whole mesh.
+    pub(crate) answered: Option<&'a [&'a str]>,
 }
 
 impl Default for Ask<'_> {
     fn default() -> Self {
         let source = Box::leak(Box::new(workload("shop/web1", &["10.0.0.1"])));
-        Self { source, local: &[], same_node: SameNode::Relay, random: 0 }
+        Self { source, local: &[], same_node: SameNode::Relay, random: 0, answered: None }
     }
 }
 
-#[track_caller]
-fn check_with(snapshot: &Snapshot, ask: &Ask<'_>, dialled: &str, expected: &str) {
-    let route = resolve(
+pub(crate) fn route(snapshot: &Snapshot, ask: &Ask<'_>, dialled: &str) -> Route {
+    let answered =
+        |resource: &Resource| ask.answered.is_some_and(|all| all.contains(&&*resource.to_string()));
+    resolve(
         snapshot,
         &Query {
             network: &Network::default(),
@@ -190,16 +193,24 @@ fn check_with(snapshot: &Snapshot, ask: &Ask<'_>, dialled: &str, expected: &str)
             original_dst: OriginalDst(dialled.parse().expect("literal")),
             local: &|workload| ask.local.contains(&&*workload.key.name),
             same_node: ask.same_node,
-            extent: Extent::Whole,
+            extent: match ask.answered {
+                None => Extent::Whole,
+                Some(_) => Extent::Asked(&answered),
+            },
             ejected: Ejected::NONE,
             random: ask.random,
         },
-    );
+    )
+}
+
+#[track_caller]
+pub(crate) fn check_with(snapshot: &Snapshot, ask: &Ask<'_>, dialled: &str, expected: &str) {
+    let route = route(snapshot, ask, dialled);
     assert_eq!(show(&route), expected, "{dialled}: {route:?}");
 }
 
 #[track_caller]
-fn check(snapshot: &Snapshot, dialled: &str, expected: &str) {
+pub(crate) fn check(snapshot: &Snapshot, dialled: &str, expected: &str) {
     check_with(snapshot, &Ask::default(), dialled, expected);
 }
 

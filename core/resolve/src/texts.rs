@@ -149,3 +149,6 @@ impl Texts {
         self.next = (self.next + 1) % SHARDS;
     }
 }
+
+#[cfg(test)]
+mod tests;
