@@ -135,9 +135,12 @@ fn routes(rounds: u32, mesh: &Snapshot) -> anyhow::Result<Vec<Figure>> {
 
 /// What a choice among 10,000 endpoints costs: the route to them, beyond that to a service of ten.
 fn choices(figures: &mut Vec<Figure>) {
-    let named = |wanted: &str| figures.iter().filter(move |f| f.name.starts_with(wanted));
-    let few: Vec<f64> = named("route to one service").flat_map(|f| f.rounds.clone()).collect();
-    let choices: Vec<_> = named("route to a service of 10,000 endpoints")
+    let few = figures.iter().find(|figure| figure.name == "route to one service");
+    let few = few.map(|figure| figure.rounds.clone()).unwrap_or_default();
+    let many = "route to a service of 10,000 endpoints";
+    let choices: Vec<_> = figures
+        .iter()
+        .filter(|figure| figure.name.starts_with(many))
         .map(|many| {
             let name = many.name.replace("route to a service of", "choice among");
             let beyond = many.rounds.iter().zip(&few).map(|(many, few)| (many - few).max(0.0));
