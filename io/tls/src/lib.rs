@@ -9,6 +9,7 @@
 mod bundle;
 mod chain;
 mod error;
+mod facts;
 mod handshake;
 mod provider;
 mod revocation;
@@ -21,6 +22,7 @@ mod verifier;
 pub use bundle::{BundleError, ROOTS_MAX, TrustBundle};
 pub use chain::{CHAIN_MAX, PeerChain};
 pub use error::{IdentityProblem, TlsError};
+pub use facts::CertificateFacts;
 pub use handshake::{ALPN, TlsStream, VerifiedPeer, accept, connect};
 pub use provider::Compliance;
 pub use revocation::{CRL_FILE_MAX, CRLS_MAX, CrlError};
