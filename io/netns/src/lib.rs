@@ -6,6 +6,7 @@
 //! made in, whatever thread uses them later.
 
 mod addresses;
+mod datagrams;
 mod diag;
 mod enter;
 mod netlink;
@@ -13,6 +14,9 @@ mod routing;
 mod sockets;
 
 pub use addresses::{AddressWatch, LocalAddress, addresses};
+pub use datagrams::{
+    Datagram, answer_datagram, connected_datagrams, own_datagrams, receive_datagram,
+};
 pub use diag::{half_open_connections, marked_sockets};
 pub use enter::{EnterError, NetnsFd, OpenError, within};
 pub use netlink::NetlinkError;

@@ -45,7 +45,7 @@ impl Family {
         }
     }
 
-    fn domain(self) -> Domain {
+    pub(crate) fn domain(self) -> Domain {
         match self {
             Self::V4 => Domain::IPV4,
             Self::V6 => Domain::IPV6,
@@ -351,6 +351,6 @@ fn option<O: nix::sys::socket::SetSockOpt<Val = bool>>(
     call(operation, setsockopt(socket, name, &value).map_err(io::Error::from))
 }
 
-fn call<T>(operation: &'static str, result: io::Result<T>) -> Result<T, SocketError> {
+pub(crate) fn call<T>(operation: &'static str, result: io::Result<T>) -> Result<T, SocketError> {
     result.map_err(|cause| SocketError::Call { operation, cause })
 }
