@@ -107,6 +107,10 @@ pub(crate) struct EnrolArguments {
     /// A port that the kubelet probes without identity; may be given several times
     #[arg(long = "probe-port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) probe_ports: Vec<u16>,
+    /// Capture its DNS questions, or not; without this, as the agent is set
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub(crate) dns: Option<bool>,
 }
 
 fn pod_uid(text: &str) -> Result<String, model::PodUidError> {

@@ -31,6 +31,7 @@ pub(crate) async fn enrol(
             cgroup: absolute(&arguments.cgroup)?,
             workload: arguments.workload.clone(),
             probe_ports: arguments.probe_ports.clone(),
+            dns: arguments.dns,
         })
         .await?;
     match output.format {
@@ -67,8 +68,8 @@ pub(crate) async fn unenrol(
     Ok(Finding::Good)
 }
 
-const HEADER: [&str; 8] =
-    ["UID", "WORKLOAD", "DESIRED", "KERNEL", "IPS", "CONNECTIONS", "CERTIFICATE", "REASON"];
+const HEADER: [&str; 9] =
+    ["UID", "WORKLOAD", "DESIRED", "KERNEL", "IPS", "DNS", "CONNECTIONS", "CERTIFICATE", "REASON"];
 
 fn render(pods: &[Pod], now: SystemTime) -> String {
     if pods.is_empty() {
@@ -88,6 +89,7 @@ fn render(pods: &[Pod], now: SystemTime) -> String {
             if pod.desired { "enrolled" } else { "removed" }.to_owned(),
             pod.state.as_str().to_owned(),
             or_dash(Some(&ips.join(","))),
+            or_dash(pod.dns.then_some("captured")),
             pod.connections.to_string(),
             expires.map_or_else(|| "none".to_owned(), |expires| expiry(expires, now)),
             or_dash(reason.or_else(|| identity.and_then(|identity| identity.error.as_deref()))),
@@ -120,6 +122,7 @@ mod tests {
                 desired: true,
                 state: PodState::Verified,
                 ips: vec![[10, 0, 0, 1].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 1].into()],
+                dns: true,
                 connections: 12,
                 identity: Some(Identity { expires_unix_ms: Some(60_000), ..Identity::default() }),
                 ..Pod::default()
@@ -134,11 +137,11 @@ mod tests {
         ];
         assert_eq!(
             render(&pods, UNIX_EPOCH),
-            "UID   WORKLOAD        DESIRED   KERNEL    IPS               CONNECTIONS  \
+            "UID   WORKLOAD        DESIRED   KERNEL    IPS               DNS       CONNECTIONS  \
              CERTIFICATE       REASON\n\
-             u-1   shop/web/web    enrolled  verified  10.0.0.1,fd00::1  12           \
+             u-1   shop/web/web    enrolled  verified  10.0.0.1,fd00::1  captured  12           \
              expires in 1m 0s  -\n\
-             u-22  shop/cart/cart  enrolled  degraded  -                 0            \
+             u-22  shop/cart/cart  enrolled  degraded  -                 -         0            \
              none              self-test timed out"
         );
         assert_eq!(render(&[], UNIX_EPOCH), "no pods");

@@ -49,6 +49,8 @@ impl Handler for Scripted {
             Request::Enrol(enrol) => {
                 assert!(enrol.netns.is_absolute() && enrol.cgroup.is_absolute());
                 assert_eq!(enrol.probe_ports, [8080, 9090]);
+                let dns = enrol.uid.strip_prefix("dns-").map(|on| on == "on");
+                assert_eq!(enrol.dns, dns);
                 let state = match enrol.uid.as_str() {
                     "broken" => PodState::Degraded { reason: "self-test timed out".to_owned() },
                     _ => PodState::Verified,
@@ -129,6 +131,10 @@ fn exit_codes_and_first_words() {
         ("status".to_owned(), 0, "agent", ""),
         ("pods".to_owned(), 0, "UID", ""),
         (format!("pods enrol --uid new {ENROL}"), 0, "pod new enrolled: verified\n", ""),
+        (format!("pods enrol --uid dns-on {ENROL} --dns"), 0, "pod dns-on enrolled: ", ""),
+        (format!("pods enrol --uid dns-on {ENROL} --dns=true"), 0, "pod dns-on enrolled: ", ""),
+        (format!("pods enrol --uid dns-off {ENROL} --dns=false"), 0, "pod dns-off enrolled: ", ""),
+        (format!("pods enrol --uid new {ENROL} --dns=maybe"), 2, "", "error: invalid value"),
         (
             format!("pods enrol --uid broken {ENROL}"),
             1,

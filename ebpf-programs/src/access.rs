@@ -9,6 +9,8 @@ use ebpf_abi::{Address, Be32};
 
 /// Update flag: insert or replace (`BPF_ANY`).
 const ANY: u64 = 0;
+/// Update flag: insert, unless there is one (`BPF_NOEXIST`).
+const NEW: u64 = 1;
 
 /// Looks `key` up in a map, also in an inner map that an outer one returned.
 ///
@@ -44,10 +46,30 @@ pub unsafe fn only<M, V>(map: &M) -> Option<NonNull<V>> {
 /// `K` and `V` are the map's key and value types.
 #[inline(always)]
 pub unsafe fn insert<M, K, V>(map: &M, key: &K, value: &V) -> bool {
+    // SAFETY: upheld by the caller.
+    unsafe { update(map, key, value, ANY) }
+}
+
+/// Inserts an entry; `false` when there is one, or when the kernel refuses.
+///
+/// # Safety
+///
+/// `K` and `V` are the map's key and value types.
+#[inline(always)]
+pub unsafe fn insert_new<M, K, V>(map: &M, key: &K, value: &V) -> bool {
+    // SAFETY: upheld by the caller.
+    unsafe { update(map, key, value, NEW) }
+}
+
+/// # Safety
+///
+/// `K` and `V` are the map's key and value types.
+#[inline(always)]
+unsafe fn update<M, K, V>(map: &M, key: &K, value: &V, flags: u64) -> bool {
     let map = ptr::from_ref(map).cast_mut().cast();
     let (key, value) = (ptr::from_ref(key).cast(), ptr::from_ref(value).cast());
     // SAFETY: as in `lookup`; key and value are initialised and have no padding (`Plain`).
-    unsafe { bpf_map_update_elem(map, key, value, ANY) == 0 }
+    unsafe { bpf_map_update_elem(map, key, value, flags) == 0 }
 }
 
 /// Removes an entry, if it is there.

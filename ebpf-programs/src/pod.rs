@@ -7,7 +7,7 @@ use ebpf_abi::{
 };
 
 /// `BPF_F_NO_PREALLOC`: memory is taken when an entry is, so that idle pods cost little.
-const NO_PREALLOC: usize = 1;
+pub const NO_PREALLOC: usize = 1;
 
 /// Connections. Bound: [`MAX_TUPLES`]. Entries go when their socket closes. When full: the connection
 /// is counted and `sk_lookup` drops it.

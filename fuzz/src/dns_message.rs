@@ -5,9 +5,7 @@
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use model::{
-    IpFamilies, LoadBalancing, Network, Service, ServiceAddress, ServiceName, Visibility,
-};
+use model::{IpFamilies, LoadBalancing, Network, Service, ServiceAddress, ServiceName, Visibility};
 use names::{Answer, Client, ClusterDomain, Header, Query, Question, Transport, answer, servfail};
 use resolve::Snapshot;
 
@@ -30,10 +28,7 @@ static MESH: LazyLock<Snapshot> = LazyLock::new(|| {
     };
     let few = [IpAddr::from([10, 1, 0, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])];
     let many: Vec<IpAddr> = (0..200).map(|n| IpAddr::from([10, 2, 0, n])).collect();
-    let services = vec![
-        service("shop/a.shop.svc.cluster.local", &few),
-        service("shop/*.b", &many),
-    ];
+    let services = vec![service("shop/a.shop.svc.cluster.local", &few), service("shop/*.b", &many)];
     Snapshot::build(Vec::new(), services)
 });
 

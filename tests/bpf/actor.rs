@@ -5,13 +5,13 @@
 //! named by their descriptors, so that the test can take a copy.
 //!
 //! `bpf-actor CGROUP NETNS`; `-` keeps the current one.
-#![expect(unsafe_code, reason = "disconnecting a TCP socket and odd setsockopt calls need libc")]
+#![expect(unsafe_code, reason = "disconnecting, odd setsockopt calls and received bytes need it")]
 
 use std::{
     collections::HashMap,
     fs,
     io::{self, BufRead, Read, Write},
-    mem::size_of,
+    mem::{MaybeUninit, size_of},
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     time::Duration,
@@ -102,6 +102,33 @@ impl Actor {
                 let count = socket.read(&mut bytes)?;
                 Ok(String::from_utf8_lossy(&bytes[..count]).into_owned())
             }
+            ["udp", at, options @ ..] => {
+                let socket = datagrams(parse(at)?, options)?;
+                let answer = format!("{} {} -", socket.as_raw_fd(), local(&socket)?);
+                self.sockets.insert(socket.as_raw_fd(), socket);
+                Ok(answer)
+            }
+            ["udp-connect", id, to] => {
+                let socket = self.socket(id)?;
+                socket.connect(&parse(to)?.into())?;
+                describe(socket)
+            }
+            ["udp-send", id, to, text] => {
+                self.socket(id)?.send_to(text.as_bytes(), &parse(to)?.into())?;
+                Ok(String::new())
+            }
+            ["udp-receive", id] => {
+                let socket = self.socket(id)?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                let mut bytes = [MaybeUninit::uninit(); 256];
+                let (count, from) = socket.recv_from(&mut bytes)?;
+                // SAFETY: the call above has filled so many.
+                let text: String = bytes[..count]
+                    .iter()
+                    .map(|byte| char::from(unsafe { byte.assume_init() }))
+                    .collect();
+                Ok(format!("{text} {}", address(&from)))
+            }
             ["setsockopt", family, level, name, length, value] => {
                 setsockopt(family, number(level)?, number(name)?, number(length)?, value)?;
                 Ok(String::new())
@@ -180,6 +207,28 @@ fn listen(at: SocketAddr, options: &[&str]) -> io::Result<Socket> {
     }
     socket.bind(&at.into())?;
     socket.listen(128)?;
+    Ok(socket)
+}
+
+/// A socket for datagrams, bound if the port or the address say so.
+fn datagrams(at: SocketAddr, options: &[&str]) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    for option in options {
+        match option.split_once('=') {
+            Some(("device", name)) => socket.bind_device(Some(name.as_bytes()))?,
+            None if *option == "transparent" => {
+                nix::sys::socket::setsockopt(
+                    &socket,
+                    nix::sys::socket::sockopt::IpTransparent,
+                    &true,
+                )?;
+            }
+            _ => {}
+        }
+    }
+    if at.port() != 0 || !at.ip().is_unspecified() {
+        socket.bind(&at.into())?;
+    }
     Ok(socket)
 }
 

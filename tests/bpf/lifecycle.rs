@@ -8,7 +8,7 @@ use aya::{
 };
 use ebpf_abi::Kind;
 use ztunnel::capture::{
-    bpf,
+    DnsCapture, DnsPorts, bpf,
     hooks::{AdoptError, Expected, HookError, HookState, PodHooks, purge},
     pins::{Completeness, POD_MAPS, PinError, PinRoot, PodLink},
     probe::{ProbeError, probe},
@@ -64,7 +64,8 @@ fn open_descriptors() -> usize {
 fn a_thousand_pods_leave_nothing() {
     let node = Node::new();
     let programs = node.load();
-    let (cgroup, netns, spec) = (node.cgroup_fd("pod"), node.netns("pod"), node.spec());
+    let (cgroup, netns) = (node.cgroup_fd("pod"), node.netns("pod"));
+    let spec = node.spec_with_dns(DnsPorts::default());
     let mut ids = Ids::default();
     for _ in 0..1000 {
         let prepared = PodHooks::prepare(&programs, &uid(), &spec).expect("prepare");
@@ -72,7 +73,7 @@ fn a_thousand_pods_leave_nothing() {
         ids.record(&programs);
         hooks.detach().expect("detach");
     }
-    assert_eq!((ids.maps.len(), ids.links.len(), ids.programs.len()), (5000, 7000, 1000));
+    assert_eq!((ids.maps.len(), ids.links.len(), ids.programs.len()), (5000, 11_000, 1000));
     assert!(eventually(|| ids.alive() == [0, 0, 0]), "left: {:?}", ids.alive());
     assert_eq!(programs.pins().pods().expect("list"), []);
     // Other tests of this process open and close descriptors meanwhile, a leak would be thousands.
@@ -95,7 +96,8 @@ fn a_new_agent_adopts_without_touching_connections() {
     let info = |link: PodLink| {
         bpf::link_info(bpf::get(&pins.link(link)).expect("pinned")).expect("a link")
     };
-    let before = PodLink::ALL.map(info);
+    let links = || PodLink::of(DnsCapture::Off).map(info);
+    let before: Vec<_> = links().collect();
     let client = app.connect(&format!("{SERVICE4}:80"), "").expect("connect");
     let accepted = agent.accept(Kind::Outbound, POD4.parse().expect("ip")).expect("accept");
 
@@ -107,7 +109,7 @@ fn a_new_agent_adopts_without_touching_connections() {
     let programs = node.load();
     let hooks = PodHooks::adopt(&programs, &uid(), node.expected()).expect("adopt");
     assert_eq!(hooks.state().expect("inspect"), HookState::Attached);
-    for (before, after) in before.into_iter().zip(PodLink::ALL.map(info)) {
+    for (before, after) in before.into_iter().zip(links()) {
         assert_eq!((before.id, before.target), (after.id, after.target), "the link stays");
         assert_ne!(before.program, after.program, "its program is new");
     }
@@ -123,7 +125,7 @@ fn a_new_agent_adopts_without_touching_connections() {
     assert_eq!(client.peer, to.parse().ok(), "the new getpeername sees the old storage's map");
     new.accept(Kind::Outbound, POD4.parse().expect("ip")).expect("the new listeners");
     hooks.detach().expect("detach");
-    assert_eq!(pins.completeness(), Completeness::Absent);
+    assert_eq!(pins.completeness(DnsCapture::Off), Completeness::Absent);
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn adoption_refuses_what_it_does_not_recognise() {
     let twin = model::PodUid::parse("twin").expect("a uid");
     let same = PodHooks::prepare(&programs, &twin, &node.spec());
     assert!(matches!(same, Err(HookError::NetnsTaken)), "one pod a namespace");
-    assert_eq!(programs.pins().pod(&twin).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&twin).completeness(DnsCapture::Off), Completeness::Absent);
 
     // Half a folder: recognised, and cleared by the next attempt.
     drop(hooks);
@@ -158,9 +160,18 @@ fn adoption_refuses_what_it_does_not_recognise() {
     let hooks = node.attach(&programs);
     drop(hooks);
     adopt(expected).expect("whole again");
+    // With the switch the other way its links are too many, or too few.
+    let on = Expected { dns: DnsCapture::On, ..expected };
+    assert!(matches!(adopt(on), Err(AdoptError::Incomplete { missing: "link_recvmsg4", .. })));
+    let spec = node.spec_with_dns(DnsPorts::default());
+    let prepared = PodHooks::prepare(&programs, &uid(), &spec).expect("cleared, then prepared");
+    let pod = (node.cgroup_fd("pod"), node.netns("pod"));
+    drop(prepared.activate(pod.0.as_fd(), pod.1.as_fd()).expect("attach"));
+    assert!(matches!(adopt(expected), Err(AdoptError::Incomplete { .. })));
+    drop(adopt(on).expect("as it was attached"));
     purge(&programs, &uid()).expect("purge");
     purge(&programs, &uid()).expect("purge nothing");
-    assert_eq!(programs.pins().pod(&uid()).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
 }
 
 #[test]
@@ -176,13 +187,13 @@ fn a_failed_attach_leaves_nothing() {
     let prepared = PodHooks::prepare(&programs, &uid(), &node.spec()).expect("prepare");
     let failed = prepared.activate(cgroup.as_fd(), cgroup.as_fd());
     assert!(matches!(failed, Err(HookError::Kernel { operation: "attach a hook", .. })));
-    assert_eq!(programs.pins().pod(&uid()).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
     app.connect("10.77.0.1:80", "").expect("the pod is as before");
     server.accept(&listener).expect("arrives");
 
     // Preparation alone, given up.
     drop(PodHooks::prepare(&programs, &uid(), &node.spec()).expect("prepare"));
-    assert_eq!(programs.pins().pod(&uid()).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
 
     let mut spec = node.spec();
     spec.settings.threads = 17;
@@ -204,7 +215,7 @@ fn a_failed_detach_can_be_repeated() {
     hooks.detach().expect_err("and again");
     fs::remove_dir(&intruder).expect("remove the folder");
     hooks.detach().expect("now nothing is left");
-    assert_eq!(pins.completeness(), Completeness::Absent);
+    assert_eq!(pins.completeness(DnsCapture::Off), Completeness::Absent);
 }
 
 #[test]
@@ -220,7 +231,7 @@ fn vanished_targets_are_noticed() {
     let adopted = PodHooks::adopt(&programs, &uid(), expected);
     assert!(matches!(adopted, Err(AdoptError::CgroupGone { .. })));
     hooks.detach().expect("detach what is left");
-    assert_eq!(programs.pins().pod(&uid()).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
 
     fs::create_dir(node.cgroup("pod")).expect("create");
     let hooks = node.attach(&programs);
@@ -230,7 +241,7 @@ fn vanished_targets_are_noticed() {
     let adopted = PodHooks::adopt(&programs, &uid(), expected);
     assert!(matches!(adopted, Err(AdoptError::NetnsGone { .. })));
     purge(&programs, &uid()).expect("purge what is left");
-    assert_eq!(programs.pins().pod(&uid()).completeness(), Completeness::Absent);
+    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
 }
 
 #[test]

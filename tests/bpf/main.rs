@@ -5,6 +5,7 @@
 
 mod capture;
 mod lifecycle;
+mod questions;
 mod roles;
 mod sockopt;
 mod steering;

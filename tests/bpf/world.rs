@@ -18,6 +18,7 @@ use model::PodUid;
 use netns::NetnsFd;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ztunnel::capture::{
+    DnsCapture, DnsPorts,
     hooks::{AttachSpec, Expected, PodHooks, PodMaps, PodPrefixes, PodSettings},
     programs::{Programs, RolesConfig},
 };
@@ -141,12 +142,20 @@ impl Node {
                 v6: Some(POD6.parse().expect("address")),
                 threads: 1,
                 probe_ports: vec![8080],
+                dns: None,
             },
             prefixes: PodPrefixes {
                 own: [POD4, POD6].map(|ip| ip.parse().expect("address")).to_vec(),
                 bypass: vec!["192.0.2.0/24".parse().expect("prefix")],
             },
         }
+    }
+
+    /// The same, with questions captured for sockets on these ports.
+    pub(crate) fn spec_with_dns(&self, ports: DnsPorts) -> AttachSpec {
+        let mut spec = self.spec();
+        spec.settings.dns = Some(ports);
+        spec
     }
 
     /// Attaches the pod's hooks without listeners.
@@ -168,7 +177,11 @@ impl Node {
     }
 
     pub(crate) fn expected(&self) -> Expected {
-        Expected { cgroup_id: self.cgroup_id("pod"), netns_inode: self.netns("pod").inode() }
+        Expected {
+            cgroup_id: self.cgroup_id("pod"),
+            netns_inode: self.netns("pod").inode(),
+            dns: DnsCapture::Off,
+        }
     }
 
     /// Starts a process in a cgroup and a namespace.

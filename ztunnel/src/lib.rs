@@ -8,6 +8,7 @@ pub mod capture;
 pub mod config;
 mod control;
 mod discovery;
+mod dns;
 mod flow;
 mod identity;
 mod mesh;

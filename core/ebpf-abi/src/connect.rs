@@ -1,6 +1,6 @@
 //! What becomes of a pod's TCP `connect`: captured, left alone, noted as a call to itself, or refused.
 
-use crate::{Address, Counter, GlobalCounter, PrefixFlags, Settings};
+use crate::{Address, Counter, DNS_PORT, GlobalCounter, PrefixFlags, Settings};
 
 /// Outcome of a `connect`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,14 +17,18 @@ pub enum Connect {
     DenyUnknown(GlobalCounter),
 }
 
-/// Decides a `connect` to `destination`. `settings` is `None` when the socket's network namespace
+/// Decides a `connect` to `destination` and `port`. `settings` is `None` when the socket's network namespace
 /// belongs to no enrolled pod; `prefix` looks an address up in the pod's prefixes.
 ///
 /// Own addresses are recognised before link-local ones, so that a pod's call to its own link-local
 /// address is registered and reaches the application.
+///
+/// Of link-local destinations only an IPv4 resolver is captured, where questions are: node-local caches
+/// listen there. An IPv6 one could not be dialled on, as its interface is not told.
 #[inline(always)]
 pub fn decide(
     destination: &Address,
+    port: u16,
     settings: Option<&Settings>,
     prefix: impl FnOnce(&Address) -> PrefixFlags,
 ) -> Connect {
@@ -46,7 +50,10 @@ pub fn decide(
     if flags.is_own() {
         return Connect::SelfCall;
     }
-    if destination.is_link_local() || destination.is_multicast() || flags.is_bypass() {
+    if destination.is_multicast() || flags.is_bypass() {
+        return Connect::Leave;
+    }
+    if destination.is_link_local() && !is_local_resolver(destination, port, settings) {
         return Connect::Leave;
     }
     if !settings.flags.is_active() {
@@ -57,6 +64,12 @@ pub fn decide(
         return Connect::Deny(Counter::DeniedNoAddress);
     }
     Connect::Capture(pod)
+}
+
+/// Whether a link-local destination is a resolver whose questions are captured.
+#[inline(always)]
+const fn is_local_resolver(destination: &Address, port: u16, settings: &Settings) -> bool {
+    port == DNS_PORT && settings.flags.captures_dns() && destination.is_v4()
 }
 
 #[cfg(test)]
@@ -122,9 +135,30 @@ mod tests {
             ("192.0.2.2", Connect::SelfCall),
         ] {
             assert_eq!(
-                decide(&address(destination), Some(&settings), prefix),
+                decide(&address(destination), 443, Some(&settings), prefix),
                 expected,
                 "{destination}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_local_resolver_is_captured_where_questions_are() {
+        let capture = Connect::Capture(address("10.0.0.5"));
+        let dns = Settings { flags: SettingsFlags::ACTIVE.with(SettingsFlags::DNS), ..settings() };
+        for (destination, port, settings, expected) in [
+            ("169.254.20.10", 53, &dns, capture),
+            ("::ffff:169.254.20.10", 53, &dns, capture),
+            ("169.254.20.10", 80, &dns, Connect::Leave),
+            ("169.254.20.10", 53, &settings(), Connect::Leave),
+            ("fe80::6", 53, &dns, Connect::Leave),
+            ("fe80::5", 53, &dns, Connect::SelfCall),
+            ("127.0.0.53", 53, &dns, Connect::Leave),
+        ] {
+            assert_eq!(
+                decide(&address(destination), port, Some(settings), prefix),
+                expected,
+                "{destination} {port}"
             );
         }
     }
@@ -133,16 +167,16 @@ mod tests {
     fn a_family_without_a_pod_address_is_refused() {
         let v4_only = Settings { pod_v6: Address::NONE, ..settings() };
         assert_eq!(
-            decide(&address("2001:db8::1"), Some(&v4_only), prefix),
+            decide(&address("2001:db8::1"), 443, Some(&v4_only), prefix),
             Connect::Deny(Counter::DeniedNoAddress)
         );
         assert_eq!(
-            decide(&address("8.8.8.8"), Some(&v4_only), prefix),
+            decide(&address("8.8.8.8"), 443, Some(&v4_only), prefix),
             Connect::Capture(address("10.0.0.5"))
         );
         let v6_only = Settings { pod_v4: Address::NONE, ..settings() };
         assert_eq!(
-            decide(&address("::ffff:8.8.8.8"), Some(&v6_only), prefix),
+            decide(&address("::ffff:8.8.8.8"), 443, Some(&v6_only), prefix),
             Connect::Deny(Counter::DeniedNoAddress)
         );
     }
@@ -150,8 +184,8 @@ mod tests {
     #[test]
     fn an_inactive_pod_only_notes_self_calls() {
         let inactive = Settings { flags: SettingsFlags::default(), ..settings() };
-        assert_eq!(decide(&address("8.8.8.8"), Some(&inactive), prefix), Connect::Leave);
-        assert_eq!(decide(&address("10.0.0.5"), Some(&inactive), prefix), Connect::SelfCall);
+        assert_eq!(decide(&address("8.8.8.8"), 443, Some(&inactive), prefix), Connect::Leave);
+        assert_eq!(decide(&address("10.0.0.5"), 443, Some(&inactive), prefix), Connect::SelfCall);
     }
 
     #[test]
@@ -165,7 +199,7 @@ mod tests {
             ("169.254.1.1", deny),
             ("2001:db8::1", deny),
         ] {
-            assert_eq!(decide(&address(destination), None, prefix), expected, "{destination}");
+            assert_eq!(decide(&address(destination), 443, None, prefix), expected, "{destination}");
         }
     }
 }

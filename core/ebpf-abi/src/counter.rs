@@ -69,6 +69,10 @@ counters! {
         DroppedUnregistered = "dropped_unregistered",
         /// Dropped: no listener in the slot, or the kernel refused it.
         DroppedNoListener = "dropped_no_listener",
+        /// A datagram for a resolver was rewritten to the proxy, or a socket for them was connected.
+        DnsCaptured = "dns_captured",
+        /// One was left alone: the pod asks more resolvers than there are slots.
+        DnsNoSlot = "dns_no_slot",
     }
 }
 

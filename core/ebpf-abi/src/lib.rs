@@ -1,5 +1,6 @@
-//! What the eBPF programs and the node proxy say to each other: keys, values, limits and the two
-//! decisions (what a `connect` becomes, where an incoming connection goes) as pure functions.
+//! What the eBPF programs and the node proxy say to each other: keys, values, limits and the decisions
+//! (what a `connect` becomes, where an incoming connection goes, which datagrams are questions) as pure
+//! functions.
 //!
 //! One crate on both sides of the kernel boundary, so the layouts cannot drift, and `no_std` without
 //! loops or panics, so the decisions compile for the verifier and run in host tests alike.
@@ -16,6 +17,7 @@ extern crate std;
 pub mod address;
 pub mod connect;
 pub mod counter;
+pub mod dns;
 pub mod limits;
 pub mod order;
 pub mod plain;

@@ -2,7 +2,7 @@
 
 /// Layout version of pinned maps. Any change to a key, a value, a flag or a bound raises it: maps of
 /// another version are left alone under their own folder and never reinterpreted.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Port that captured connections are rewritten to. Nothing binds it: `sk_lookup` recognises the
 /// connection by its registered tuple and hands it to the outbound listener.
@@ -10,6 +10,17 @@ pub const OUTBOUND_CAPTURE_PORT: u16 = 15_001;
 
 /// HBONE's port in every pod.
 pub const HBONE_PORT: u16 = 15_008;
+
+/// Port of resolvers (RFC 1035 section 4.2).
+pub const DNS_PORT: u16 = 53;
+
+/// Resolvers of one family that a pod's datagrams are captured for: the three that a resolver library
+/// reads from `resolv.conf`, and one that somebody tries by hand. Datagrams to further ones go where
+/// they were sent, and are counted. Changing it means unrolling [`crate::dns`] again.
+pub const DNS_SLOTS: usize = 4;
+
+/// Slots of one pod: family (2) x slot.
+pub const DNS_RESOLVERS: usize = 2 * DNS_SLOTS;
 
 /// Proxy threads with a listener of their own in each pod. More worker threads than this share
 /// listeners.
@@ -38,6 +49,9 @@ pub const MAX_PROBE_PORTS: usize = 8;
 
 /// Enrolled pods on a node. Enrolment of one more fails.
 pub const MAX_PODS: usize = 4_096;
+
+/// Entries of RESOLVERS: room for every slot of every pod.
+pub const MAX_RESOLVERS: usize = MAX_PODS * DNS_RESOLVERS;
 
 /// How long after its registration a tuple lets a connection pass, in nanoseconds of
 /// `CLOCK_MONOTONIC`. Long enough for SYN retransmissions (1, 3 and 7 s), short enough that a leaked

@@ -28,7 +28,8 @@ plain! {
     crate::Tuple: 32,
     crate::PrefixKey: 20,
     crate::PrefixFlags: 4,
-    crate::Settings: 56,
+    crate::Settings: 72,
     crate::Roles: 24,
     crate::SocketRole: 24,
+    crate::dns::ResolverKey: 16,
 }

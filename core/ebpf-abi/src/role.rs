@@ -19,11 +19,19 @@ impl Role {
     pub const PROXY_TO_APP: Self = Self(3);
     /// A probe of the kubelet.
     pub const KUBELET: Self = Self(4);
+    /// A pod's datagram socket that is connected to a resolver, and was rewritten to the proxy's.
+    pub const RESOLVER: Self = Self(5);
 
-    /// Given by the hooks of a pod's cgroup.
+    /// Given by the hooks of a pod's cgroup to connections.
     #[inline(always)]
     pub const fn is_pod(self) -> bool {
         self.0 == Self::OUTBOUND.0 || self.0 == Self::SELF_CALL.0
+    }
+
+    /// The application is shown the original destination.
+    #[inline(always)]
+    pub const fn is_rewritten(self) -> bool {
+        self.0 == Self::OUTBOUND.0 || self.0 == Self::RESOLVER.0
     }
 
     /// Given by the hooks of the agent's or the kubelet's cgroup.
@@ -39,7 +47,7 @@ impl Role {
 #[repr(C)]
 pub struct SocketRole {
     pub role: Role,
-    /// Original destination, when the role is `OUTBOUND`.
+    /// Original destination, when the role is `OUTBOUND` or `RESOLVER`.
     pub original_port: Be16,
     pub reserved: u16,
     pub original: Address,

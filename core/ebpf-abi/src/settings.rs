@@ -3,7 +3,7 @@
 //! The kernel copies the value word by word while programs read it. Each IPv4 address is one word; a
 //! torn IPv6 address is possible only while a pod changes its address, and costs that one connect.
 
-use crate::{Address, MAX_PROBE_PORTS};
+use crate::{Address, DNS_RESOLVERS, MAX_PROBE_PORTS};
 
 /// Settings that the programs of one pod read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,6 +19,9 @@ pub struct Settings {
     pub capture_port: u16,
     /// Threads with listeners, at most [`crate::MAX_THREADS`]; zero drops every steered connection.
     pub threads: u16,
+    /// Ports of the proxy's datagram sockets, one for each resolver slot ([`crate::dns`]), host order;
+    /// zero is a slot without a socket.
+    pub dns_ports: [u16; DNS_RESOLVERS],
     pub flags: SettingsFlags,
 }
 
@@ -32,9 +35,29 @@ impl SettingsFlags {
     /// connect hooks then register self calls and leave the rest alone.
     pub const ACTIVE: Self = Self(1);
 
+    /// Questions to resolvers are captured.
+    pub const DNS: Self = Self(2);
+
     #[inline(always)]
     pub const fn is_active(self) -> bool {
         self.0 & Self::ACTIVE.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn captures_dns(self) -> bool {
+        self.0 & Self::DNS.0 != 0
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 

@@ -76,6 +76,8 @@ pub enum Path {
     Passthrough,
     /// Plain TCP from a client outside the mesh.
     Plaintext,
+    /// Questions to a resolver, which this process reads: it answers, or asks the resolver.
+    Dns,
 }
 
 impl Path {
@@ -87,6 +89,7 @@ impl Path {
             Self::Local => "local",
             Self::Passthrough => "passthrough",
             Self::Plaintext => "plaintext",
+            Self::Dns => "dns",
         }
     }
 }

@@ -38,7 +38,7 @@ pub use wire::{Header, MESSAGE_BYTES_MAX};
 pub const DATAGRAM_BYTES_MAX: u16 = 4096;
 
 /// How a question came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// In a datagram.
     Udp,

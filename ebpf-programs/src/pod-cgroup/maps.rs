@@ -2,13 +2,15 @@
 //! outlive the agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashOfMaps, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, SkStorage},
     macros::btf_map,
 };
-use ebpf_abi::{Counter, GlobalCounter, MAX_PODS, Roles, SocketRole};
+use ebpf_abi::{
+    Address, Counter, GlobalCounter, MAX_PODS, MAX_RESOLVERS, Roles, SocketRole, dns::ResolverKey,
+};
 use ebpf_programs::{
     access::increment,
-    pod::{Counters, PodSettings, Prefixes, Probes, Tuples},
+    pod::{Counters, NO_PREALLOC, PodSettings, Prefixes, Probes, Tuples},
 };
 
 /// A pod's TUPLES by namespace cookie. Bound: [`MAX_PODS`]; enrolment of one more fails.
@@ -26,6 +28,12 @@ pub static POD_SETTINGS: HashOfMaps<u64, PodSettings, MAX_PODS> = HashOfMaps::ne
 /// A pod's COUNTERS by namespace cookie.
 #[btf_map]
 pub static POD_COUNTERS: HashOfMaps<u64, Counters, MAX_PODS> = HashOfMaps::new();
+
+/// Who has which slot of which pod ([`ebpf_abi::dns`]). Bound: [`MAX_RESOLVERS`], never reached: a pod
+/// has a fixed number of slots. Memory is taken when an entry is; the agent deletes those of a pod that
+/// leaves.
+#[btf_map]
+pub static RESOLVERS: HashMap<ResolverKey, Address, MAX_RESOLVERS, NO_PREALLOC> = HashMap::new();
 
 /// Who has a role; one element.
 #[btf_map]

@@ -3,7 +3,6 @@
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_abi::Role;
 use ebpf_programs::access::{write, write_v6};
 
 use crate::{connect::ALLOW, socket};
@@ -11,7 +10,7 @@ use crate::{connect::ALLOW, socket};
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
     if let Some(stored) = socket::of_address(ctx)
-        && stored.role == Role::OUTBOUND
+        && stored.role.is_rewritten()
     {
         let raw = ctx.sock_addr;
         // SAFETY: fields of the running program's context; getpeername4 may write these.
@@ -26,7 +25,7 @@ pub fn v4(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 pub fn v6(ctx: &SockAddrContext) -> i32 {
     if let Some(stored) = socket::of_address(ctx)
-        && stored.role == Role::OUTBOUND
+        && stored.role.is_rewritten()
     {
         let raw = ctx.sock_addr;
         // SAFETY: fields of the running program's context; getpeername6 may write these.

@@ -62,6 +62,9 @@ pub struct Enrol {
     /// Ports on which the kubelet may probe it without identity.
     #[serde(default)]
     pub probe_ports: Vec<u16>,
+    /// Whether its DNS questions are captured; none: as the agent is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<bool>,
 }
 
 /// What the agent answers.
@@ -250,6 +253,8 @@ pub struct Pod {
     pub cgroup_id: u64,
     /// The inode of its network namespace.
     pub netns_inode: u64,
+    /// Whether its DNS questions are captured.
+    pub dns: bool,
     /// Open connections.
     pub connections: u64,
     /// Counters of its programs by name.
@@ -311,6 +316,8 @@ pub enum Path {
     Passthrough,
     /// Plain TCP from a client outside the mesh.
     Plaintext,
+    /// Questions to a resolver.
+    Dns,
 }
 
 impl Path {
@@ -328,6 +335,7 @@ impl From<Path> for model::Path {
             Path::Local => Self::Local,
             Path::Passthrough => Self::Passthrough,
             Path::Plaintext => Self::Plaintext,
+            Path::Dns => Self::Dns,
         }
     }
 }
@@ -406,6 +414,7 @@ impl Flow {
                 model::Path::Local => Path::Local,
                 model::Path::Passthrough => Path::Passthrough,
                 model::Path::Plaintext => Path::Plaintext,
+                model::Path::Dns => Path::Dns,
             },
             source: Party::from(&outcome.source),
             destination: Party::from(&outcome.destination),

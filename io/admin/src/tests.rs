@@ -121,6 +121,7 @@ fn enrol(uid: &str) -> Enrol {
         cgroup: "/sys/fs/cgroup/x".into(),
         workload: "a/b/c".to_owned(),
         probe_ports: vec![8080],
+        dns: None,
     }
 }
 

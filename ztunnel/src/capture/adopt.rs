@@ -187,7 +187,11 @@ impl Node {
 
     async fn adopt(self: &Arc<Self>, record: Record, namespace: NetnsFd, cgroup: Cgroup) {
         let uid = record.uid.clone();
-        let expected = Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode };
+        let expected = Expected {
+            cgroup_id: record.cgroup_id,
+            netns_inode: record.netns_inode,
+            dns: record.dns,
+        };
         // Before anything is done in the namespace that the record names: it may be another's.
         if let Err(error @ AdoptError::Mismatch { .. }) =
             hooks::inspect(&self.programs, &uid, expected)

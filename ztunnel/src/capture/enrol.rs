@@ -15,6 +15,7 @@ use super::agent_cgroup::Cgroup;
 use super::hooks::HookError;
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
+use super::questions::DnsCapture;
 use super::records::{Progress, Record};
 
 /// Processes of a pod that are compared with its namespace. More are not looked at.
@@ -33,6 +34,8 @@ pub struct EnrolRequest {
     pub cgroup: PathBuf,
     /// Ports that the kubelet reaches directly.
     pub probe_ports: Vec<u16>,
+    /// Whether its questions to resolvers are captured.
+    pub dns: DnsCapture,
 }
 
 /// Why a request was refused. The text of [`as_str`](Self::as_str) is an interface.
@@ -125,6 +128,7 @@ impl From<AttachError> for EnrolError {
             | AttachError::Hooks(_)
             | AttachError::Adopt(_)
             | AttachError::Slot(_)
+            | AttachError::Questions(_)
             | AttachError::DataPlane => EnrolCode::AttachFailed,
         };
         Self::new(code, causes(&error))
@@ -160,6 +164,7 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         netns_inode: namespace.inode(),
         netns_cookie: namespace.cookie(),
         probe_ports: request.probe_ports,
+        dns: request.dns,
         mark_sysctls: MarkSysctls::default(),
         progress: Progress::Enrolling,
         boot_id: node.boot_id.clone(),

@@ -20,6 +20,7 @@ use super::{
     bpf::{self, LinkTarget, Map, Update},
     pins::{Completeness, PinError, PodLink, PodPins},
     programs::{OuterMaps, Programs, ProgramsError},
+    questions::{DnsCapture, DnsPorts},
 };
 
 /// What the programs need to know about a pod.
@@ -38,6 +39,8 @@ pub struct Expected {
     pub cgroup_id: u64,
     /// Inode of the pod's network namespace.
     pub netns_inode: u64,
+    /// Whether its datagrams have hooks.
+    pub dns: DnsCapture,
 }
 
 /// Whether a pod's hooks still have something to hook.
@@ -89,7 +92,11 @@ pub enum AdoptError {
 /// A pod whose maps exist and whose hooks are not attached yet. Dropping it removes the maps.
 #[derive(Debug)]
 #[must_use = "dropping it undoes the preparation"]
-pub struct Prepared(Option<Parts>);
+pub struct Prepared {
+    /// Taken by `activate`.
+    parts: Option<Parts>,
+    dns: DnsCapture,
+}
 
 /// A pod with attached hooks. Dropping it leaves them in place, for the next agent.
 #[derive(Debug)]
@@ -115,7 +122,8 @@ impl PodHooks {
         spec: &AttachSpec,
     ) -> Result<Prepared, HookError> {
         let pins = programs.pins().pod(uid);
-        match pins.completeness() {
+        let dns = spec.settings.dns_capture();
+        match pins.completeness(dns) {
             Completeness::Absent => {}
             Completeness::Partial { .. } => purge(programs, uid)?,
             Completeness::Whole => return Err(HookError::AlreadyAttached { uid: uid.clone() }),
@@ -127,7 +135,7 @@ impl PodHooks {
             // The first error is the one to tell; what this cannot clear, the next `prepare` will.
             drop(purge(programs, uid));
         }
-        made.map(|parts| Prepared(Some(parts)))
+        made.map(|parts| Prepared { parts: Some(parts), dns })
     }
 
     /// Takes over the pinned hooks of a pod: checks what they are attached to, then replaces their
@@ -219,7 +227,7 @@ impl Prepared {
         let mut links = Vec::with_capacity(PodLink::ALL.len());
         let attach_all = |links: &mut Vec<(PodLink, OwnedFd)>| {
             let parts = self.parts();
-            for link in PodLink::ALL {
+            for link in PodLink::of(self.dns) {
                 let (program, target) = match parts.programs.link_program(link) {
                     Some(program) => (program, cgroup),
                     None => (parts.steer.as_fd(), netns),
@@ -239,18 +247,18 @@ impl Prepared {
             }
             return Err(error);
         }
-        let parts = self.0.take().expect("taken only here");
+        let parts = self.parts.take().expect("taken only here");
         Ok(PodHooks { parts, links })
     }
 
     fn parts(&self) -> &Parts {
-        self.0.as_ref().expect("taken only by `activate`, which consumes self")
+        self.parts.as_ref().expect("taken only by `activate`, which consumes self")
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Some(parts) = self.0.take() {
+        if let Some(parts) = self.parts.take() {
             // Nothing to do about a failure here: the next `prepare` clears what is left.
             drop(parts.remove());
         }
@@ -273,7 +281,7 @@ pub fn inspect(
     expected: Expected,
 ) -> Result<Vec<(PodLink, OwnedFd)>, AdoptError> {
     let pins = programs.pins().pod(uid);
-    match pins.completeness() {
+    match pins.completeness(expected.dns) {
         Completeness::Absent => return Err(AdoptError::NotFound { uid: uid.clone() }),
         Completeness::Partial { missing } => {
             return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
@@ -281,13 +289,21 @@ pub fn inspect(
         Completeness::Whole => {}
     }
     let mut links = Vec::with_capacity(PodLink::ALL.len());
-    for link in PodLink::ALL {
+    for link in PodLink::of(expected.dns) {
         let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
         let found = bpf::link_info(&fd).map_err(failed("inspect a pinned link"))?.target;
         verify(uid, link, found, expected)?;
         links.push((link, fd));
     }
     Ok(links)
+}
+
+/// The ports that an earlier agent told a pod's hooks for questions, as far as they are pinned. Sockets
+/// of the pod may be connected to them.
+pub(super) fn pinned_dns_ports(programs: &Programs, uid: &PodUid) -> Option<DnsPorts> {
+    let path = programs.pins().pod(uid).map("SETTINGS");
+    let settings = Map::<u32, ebpf_abi::Settings>::open(&path).ok()?.get(&0).ok()??;
+    settings.flags.captures_dns().then_some(DnsPorts(settings.dns_ports))
 }
 
 /// Removes whatever is left of a pod, whole or half written, without looking at what it is attached to.
@@ -307,7 +323,8 @@ pub fn purge(programs: &Programs, uid: &PodUid) -> Result<(), HookError> {
         match bpf::get(&pins.map(name)) {
             Ok(fd) => {
                 let id = bpf::map_info(&fd).map_err(failed("inspect a pinned map"))?.id;
-                remove_inner(map, id).map_err(failed("remove a pod from an outer map"))?;
+                remove_inner(programs, map, id)
+                    .map_err(failed("remove a pod from an outer map"))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("open a pinned map")(error)),
@@ -370,19 +387,20 @@ pub fn forget_namespace(programs: &Programs, netns_cookie: u64) -> Result<(), Ho
     for outer in programs.pods().all() {
         outer.delete(&netns_cookie).map_err(failed("remove a namespace from an outer map"))?;
     }
+    programs.forget_resolvers(netns_cookie).map_err(failed("forget a namespace's resolvers"))?;
     Ok(())
 }
 
 /// Removes a pod's entries from the outer maps, whatever cookie they have.
 fn forget(programs: &Programs, maps: &PodMaps) -> Result<(), HookError> {
     let remove = |outer: &Map<u64, u32>, inner: BorrowedFd<'_>| {
-        remove_inner(outer, bpf::map_info(inner)?.id)
+        remove_inner(programs, outer, bpf::map_info(inner)?.id)
     };
     each_outer(programs.pods(), maps, remove).map_err(failed("remove the pod from an outer map"))
 }
 
-/// Changes the four outer maps at once. The kernel ends every change of an outer map with a grace
-/// period of 10 to 20 ms, and four waits together take no longer than one. The first error is returned
+/// Changes the outer maps at once. The kernel ends every change of an outer map with a grace period of
+/// 10 to 20 ms, and several waits together take no longer than one. The first error is returned
 /// after all have run.
 fn each_outer(
     outer: &OuterMaps,
@@ -391,7 +409,7 @@ fn each_outer(
 ) -> io::Result<()> {
     let change = &change;
     std::thread::scope(|scope| {
-        let mut running = Vec::with_capacity(4);
+        let mut running = Vec::with_capacity(maps.inner().len());
         for (outer, inner) in outer.all().into_iter().zip(maps.inner()) {
             let name = "outer-map".to_owned();
             let spawned = std::thread::Builder::new()
@@ -407,10 +425,12 @@ fn each_outer(
     })
 }
 
-fn remove_inner(outer: &Map<u64, u32>, id: u32) -> io::Result<()> {
+/// Removes a pod's inner map from an outer one, and what else the node's maps hold under its cookie.
+fn remove_inner(programs: &Programs, outer: &Map<u64, u32>, id: u32) -> io::Result<()> {
     for cookie in outer.keys()? {
         if outer.get(&cookie)? == Some(id) {
             outer.delete(&cookie)?;
+            programs.forget_resolvers(cookie)?;
         }
     }
     Ok(())

@@ -66,6 +66,6 @@ fn pair(namespace: &NetnsFd) -> Result<Pair, SocketError> {
     Ok(Pair { v4, v6 })
 }
 
-fn lacks_ipv6(error: &std::io::Error) -> bool {
+pub(super) fn lacks_ipv6(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }

@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 use super::agent_cgroup::Cgroup;
 use super::hooks::{
-    AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
+    self, AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
 };
 use super::leave::handshakes_ended;
 use super::listeners::{self, ThreadListeners};
 use super::node::{Node, PodEvent, ROUTING};
 use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
+use super::questions::{DnsCapture, DnsPorts, SlotSockets};
 use super::records::{Record, RecordError};
 use super::self_test::{self, SelfTestError, Subject};
 
@@ -56,6 +57,9 @@ pub enum AttachError {
     /// The slot of a listener.
     #[error("cannot put a listener into its slot")]
     Slot(#[source] io::Error),
+    /// What the sockets for questions need to know.
+    #[error("cannot prepare the sockets for questions")]
+    Questions(#[source] io::Error),
     /// Nobody received the event.
     #[error("the data plane does not take the pod")]
     DataPlane,
@@ -105,8 +109,13 @@ impl Applied {
     }
 }
 
-/// Derives settings from the namespace's addresses.
-pub(super) fn plan(node: &Node, record: &Record, found: &[LocalAddress]) -> Applied {
+/// Derives settings from the namespace's addresses. `dns` are the ports of the sockets for questions.
+pub(super) fn plan(
+    node: &Node,
+    record: &Record,
+    found: &[LocalAddress],
+    dns: Option<DnsPorts>,
+) -> Applied {
     let mut global: Vec<&LocalAddress> =
         found.iter().filter(|address| address.is_global_unicast() && address.usable).collect();
     global.sort_by_key(|address| (address.interface, address.ip));
@@ -124,6 +133,7 @@ pub(super) fn plan(node: &Node, record: &Record, found: &[LocalAddress]) -> Appl
             }),
             threads: node.config.threads,
             probe_ports: record.probe_ports.clone(),
+            dns,
         },
         prefixes: PodPrefixes {
             own: own.into_iter().collect(),
@@ -151,12 +161,16 @@ pub(super) async fn bring_up(
     cgroup: &Cgroup,
     origin: Origin,
 ) -> Result<Arc<LivePod>, AttachError> {
-    let applied = plan(node, record, &addresses(namespace)?);
+    let found = addresses(namespace)?;
+    let mut applied = plan(node, record, &found, None);
     if applied.global.is_empty() && origin == Origin::Fresh {
         return Err(AttachError::NoAddress);
     }
     node.records.save(record)?;
     let listeners = listeners::open(namespace, node.config.threads)?;
+    let before = hooks::pinned_dns_ports(&node.programs, &record.uid);
+    let questions = open_questions(record.dns, namespace, before)?;
+    applied.settings.dns = questions.as_ref().map(|(_, ports)| *ports);
     ROUTING.install(namespace)?;
     let hooks = match origin {
         Origin::Fresh => attach(node, record, namespace, cgroup, &applied, &listeners)?,
@@ -166,11 +180,12 @@ pub(super) async fn bring_up(
     let pod = Arc::new(CapturedPod::new(PodParts {
         uid: record.uid.clone(),
         workload: record.workload.clone(),
+        dns: record.dns,
         namespace: namespace.clone(),
         addresses: receiver,
         programs: node.programs.clone(),
     }));
-    let acceptors = acceptors(node, &pod, listeners);
+    let acceptors = acceptors(node, &pod, listeners, questions);
     let live = Arc::new(LivePod {
         pod: Arc::clone(&pod),
         cgroup: cgroup.clone(),
@@ -189,13 +204,37 @@ pub(super) async fn bring_up(
     Ok(live)
 }
 
+/// The sockets for a pod's questions, and where they are bound, if it has any.
+type Questions = Option<(SlotSockets, DnsPorts)>;
+
+fn open_questions(
+    dns: DnsCapture,
+    namespace: &NetnsFd,
+    before: Option<DnsPorts>,
+) -> Result<Questions, AttachError> {
+    match dns {
+        DnsCapture::Off => Ok(None),
+        DnsCapture::On => {
+            let sockets = SlotSockets::open(namespace, before)?;
+            let ports = sockets.ports().map_err(AttachError::Questions)?;
+            Ok(Some((sockets, ports)))
+        }
+    }
+}
+
 fn acceptors(
     node: &Node,
     pod: &Arc<CapturedPod>,
     listeners: Vec<ThreadListeners>,
+    questions: Questions,
 ) -> Vec<ThreadAcceptors> {
-    let thread = |listeners| ThreadAcceptors::new(listeners, pod, &node.pending);
-    listeners.into_iter().map(thread).collect()
+    let mut dns: Vec<_> = match questions {
+        None => Vec::new(),
+        Some((sockets, _)) => sockets.spread(listeners.len(), pod),
+    };
+    dns.resize_with(listeners.len(), Vec::new);
+    let thread = |(listeners, dns)| ThreadAcceptors::new(listeners, dns, pod, &node.pending);
+    listeners.into_iter().zip(dns).map(thread).collect()
 }
 
 /// Opens all listeners of a pod again, puts them into the slots and hands them to the data plane.
@@ -210,12 +249,19 @@ pub(super) async fn reopen(node: &Node, live: &LivePod) -> Result<(), AttachErro
 
 async fn replace_listeners(node: &Node, live: &LivePod) -> Result<(), AttachError> {
     let listeners = listeners::open(live.pod.namespace(), node.config.threads)?;
+    // On other ports: the old sockets that still work hold theirs.
+    let questions = open_questions(live.pod.dns(), live.pod.namespace(), None)?;
     match live.hooks.lock().as_ref() {
-        Some(hooks) => fill_slots(hooks.maps(), &listeners)?,
+        Some(hooks) => {
+            let mut applied = live.applied.lock();
+            applied.settings.dns = questions.as_ref().map(|(_, ports)| *ports);
+            hooks.maps().update_settings(&applied.settings)?;
+            fill_slots(hooks.maps(), &listeners)?;
+        }
         None => return Ok(()),
     }
     let old = live.pod.renew_listeners();
-    let acceptors = acceptors(node, &live.pod, listeners);
+    let acceptors = acceptors(node, &live.pod, listeners, questions);
     let taken = node.emit(PodEvent::Up { pod: Arc::clone(&live.pod), acceptors }).await;
     // For the old ones that still work.
     handshakes_ended(std::slice::from_ref(live.pod.namespace())).await;
@@ -248,7 +294,8 @@ fn adopt(
     applied: &Applied,
     listeners: &[ThreadListeners],
 ) -> Result<PodHooks, AttachError> {
-    let expected = Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode };
+    let expected =
+        Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode, dns: record.dns };
     let hooks = PodHooks::adopt(&node.programs, &record.uid, expected)?;
     // Addresses and thread count may have changed while nobody watched. Settings come before
     // listeners: a slot that the old thread count does not reach would stay unused.

@@ -2,7 +2,8 @@
 //!
 //! `bpf`, `programs`, `pins`, `hooks` and `probe` are the kernel's side: what is attached where.
 //! `node`, `enrol`, `live`, `adopt`, `watch` and `leave` are a pod's life, from request to cleanup.
-//! `pod` is what the data plane gets of it: acceptors that yield connections.
+//! `pod` and `questions` are what the data plane gets of it: acceptors that yield connections, and
+//! sockets that yield questions to resolvers.
 
 mod adopt;
 mod agent_cgroup;
@@ -18,6 +19,7 @@ pub mod pins;
 mod pod;
 pub mod probe;
 pub mod programs;
+mod questions;
 mod records;
 pub mod self_test;
 mod view;
@@ -32,5 +34,6 @@ pub use pod::{
     Accepted, Acceptor, Captured, CapturedPod, OpenConnection, Queued, Refused, RunningAcceptor,
     ThreadAcceptors,
 };
+pub use questions::{DnsCapture, DnsPorts, DnsSocket, Question, RunningDnsSocket};
 pub use records::{Progress, Record, RecordError, Records};
 pub use view::{HooksView, PodView};

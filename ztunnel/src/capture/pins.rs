@@ -1,7 +1,7 @@
 //! Where capture lives in bpffs: `<root>/v<layout>/shared/…` and `<root>/v<layout>/pods/<uid>/…`.
 //!
 //! Pins keep hooks alive while no agent runs. Another layout has another folder and is never touched.
-//! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::ALL`] is in it;
+//! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::of`] is in it;
 //! links are pinned after the maps, so a crash leaves a folder that is recognised and cleared.
 
 use std::{
@@ -18,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, statfs};
 
 use super::bpf::AttachType;
+use super::questions::DnsCapture;
 
 /// Magic of bpffs (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
@@ -31,11 +32,12 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub const POD_MAPS: [&str; 5] = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS", "LISTENERS"];
 
 /// The node's maps, by their names in the object and in bpffs.
-pub const SHARED_MAPS: [&str; 8] = [
+pub const SHARED_MAPS: [&str; 9] = [
     "POD_TUPLES",
     "POD_PREFIXES",
     "POD_SETTINGS",
     "POD_COUNTERS",
+    "RESOLVERS",
     "ROLES",
     "SOCKETS",
     "PROBES",
@@ -49,6 +51,10 @@ pub enum PodLink {
     Setsockopt,
     Getpeername4,
     Getpeername6,
+    Recvmsg4,
+    Recvmsg6,
+    Sendmsg4,
+    Sendmsg6,
     Connect4,
     Connect6,
     SkLookup,
@@ -56,15 +62,32 @@ pub enum PodLink {
 
 impl PodLink {
     /// In the order of attaching: each one is useful or harmless without the later ones.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SockOps,
         Self::Setsockopt,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
         Self::Connect4,
         Self::Connect6,
         Self::SkLookup,
     ];
+
+    /// Those of a pod, in the order of attaching. Without the capture of questions its datagrams have
+    /// no hooks.
+    pub fn of(dns: DnsCapture) -> impl DoubleEndedIterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |link| match dns {
+            DnsCapture::On => true,
+            DnsCapture::Off => !link.is_for_datagrams(),
+        })
+    }
+
+    const fn is_for_datagrams(self) -> bool {
+        matches!(self, Self::Recvmsg4 | Self::Recvmsg6 | Self::Sendmsg4 | Self::Sendmsg6)
+    }
 
     /// Name of the pin.
     pub const fn name(self) -> &'static str {
@@ -73,6 +96,10 @@ impl PodLink {
             Self::Setsockopt => "link_setsockopt",
             Self::Getpeername4 => "link_getpeername4",
             Self::Getpeername6 => "link_getpeername6",
+            Self::Recvmsg4 => "link_recvmsg4",
+            Self::Recvmsg6 => "link_recvmsg6",
+            Self::Sendmsg4 => "link_sendmsg4",
+            Self::Sendmsg6 => "link_sendmsg6",
             Self::Connect4 => "link_connect4",
             Self::Connect6 => "link_connect6",
             Self::SkLookup => "link_sk_lookup",
@@ -86,6 +113,10 @@ impl PodLink {
             Self::Setsockopt => AttachType::Setsockopt,
             Self::Getpeername4 => AttachType::Getpeername4,
             Self::Getpeername6 => AttachType::Getpeername6,
+            Self::Recvmsg4 => AttachType::Recvmsg4,
+            Self::Recvmsg6 => AttachType::Recvmsg6,
+            Self::Sendmsg4 => AttachType::Sendmsg4,
+            Self::Sendmsg6 => AttachType::Sendmsg6,
             Self::Connect4 => AttachType::Connect4,
             Self::Connect6 => AttachType::Connect6,
             Self::SkLookup => AttachType::SkLookup,
@@ -202,16 +233,21 @@ impl PodPins {
         fs::create_dir(&self.0).map_err(io_error("create", &self.0))
     }
 
-    /// Looks for every pin by name.
-    pub fn completeness(&self) -> Completeness {
+    /// Looks for every pin by name. Links that the pod should not have count as missing ones: both are
+    /// mended by attaching all anew.
+    pub fn completeness(&self, dns: DnsCapture) -> Completeness {
         if !self.0.exists() {
             return Completeness::Absent;
         }
-        let names = POD_MAPS.into_iter().chain(PodLink::ALL.map(PodLink::name));
+        let names = POD_MAPS.into_iter().chain(PodLink::of(dns).map(PodLink::name));
         for name in names {
             if !self.0.join(name).exists() {
                 return Completeness::Partial { missing: name };
             }
+        }
+        let surplus = |link: &PodLink| dns == DnsCapture::Off && link.is_for_datagrams();
+        if PodLink::ALL.iter().filter(|link| surplus(link)).any(|link| self.link(*link).exists()) {
+            return Completeness::Partial { missing: "the switch for its questions" };
         }
         Completeness::Whole
     }

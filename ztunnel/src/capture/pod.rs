@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::listeners::{Pair, ThreadListeners};
 use super::pending::{Expected, PendingTests, Token};
 use super::programs::Programs;
+use super::questions::{DnsCapture, DnsSocket};
 
 /// Pause after an accept that failed for want of memory or descriptors, or for an unknown reason;
 /// without it the loop would spin while the connection stays in the queue.
@@ -29,6 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct CapturedPod {
     uid: PodUid,
     workload: WorkloadKey,
+    dns: DnsCapture,
     namespace: NetnsFd,
     addresses: watch::Receiver<Vec<IpAddr>>,
     programs: Programs,
@@ -47,6 +49,7 @@ pub struct CapturedPod {
 pub(super) struct PodParts {
     pub(super) uid: PodUid,
     pub(super) workload: WorkloadKey,
+    pub(super) dns: DnsCapture,
     pub(super) namespace: NetnsFd,
     pub(super) addresses: watch::Receiver<Vec<IpAddr>>,
     pub(super) programs: Programs,
@@ -65,6 +68,7 @@ impl CapturedPod {
         Self {
             uid: parts.uid,
             workload: parts.workload,
+            dns: parts.dns,
             namespace: parts.namespace,
             addresses: parts.addresses,
             programs: parts.programs,
@@ -86,6 +90,15 @@ impl CapturedPod {
     /// Which workload it is.
     pub fn workload(&self) -> &WorkloadKey {
         &self.workload
+    }
+
+    /// Whether its questions to resolvers are captured.
+    pub fn dns(&self) -> DnsCapture {
+        self.dns
+    }
+
+    pub(super) fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// Its network namespace.
@@ -136,6 +149,11 @@ impl CapturedPod {
     /// Notes that the listeners are to be opened again.
     pub(super) fn set_broken(&self) {
         self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the acceptors and sockets that are made now, when the pod stops or these are replaced.
+    pub(super) fn serving(&self) -> CancellationToken {
+        self.serving.lock().clone()
     }
 
     /// Makes acceptors from now on belong to new listeners; the result ends those of the old ones.
@@ -211,15 +229,18 @@ pub struct ThreadAcceptors {
     pub hbone: Acceptor,
     /// Everything else that arrives.
     pub plaintext: Acceptor,
+    /// Questions in datagrams: those slots of the pod that this thread serves.
+    pub dns: Vec<DnsSocket>,
 }
 
 impl ThreadAcceptors {
     pub(super) fn new(
         listeners: ThreadListeners,
+        dns: Vec<DnsSocket>,
         pod: &Arc<CapturedPod>,
         pending: &PendingTests,
     ) -> Self {
-        let serving = pod.serving.lock().clone();
+        let serving = pod.serving();
         let acceptor = |kind, listeners| Acceptor {
             listeners,
             serving: serving.clone(),
@@ -229,6 +250,7 @@ impl ThreadAcceptors {
             outbound: acceptor(Kind::Outbound, listeners.outbound),
             hbone: acceptor(Kind::Hbone, listeners.hbone),
             plaintext: acceptor(Kind::Plaintext, listeners.plaintext),
+            dns,
         }
     }
 }

@@ -16,7 +16,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{Program, ProgramError},
 };
-use ebpf_abi::{GlobalCounter, Roles, SocketRole};
+use ebpf_abi::{Address, DNS_RESOLVERS, GlobalCounter, Roles, SocketRole, dns::ResolverKey};
 use parking_lot::Mutex;
 
 use super::{
@@ -83,6 +83,7 @@ struct Inner {
     pins: PinRoot,
     programs: HashMap<&'static str, OwnedFd>,
     pods: OuterMaps,
+    resolvers: Map<ResolverKey, Address>,
     roles: Map<u32, Roles>,
     sockets: Map<u32, SocketRole>,
     globals: Map<u32, u64>,
@@ -106,11 +107,15 @@ impl OuterMaps {
     }
 }
 
-const CGROUP_PROGRAMS: [&str; 9] = [
+const CGROUP_PROGRAMS: [&str; 13] = [
     "connect4",
     "connect6",
     "getpeername4",
     "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "sendmsg4",
+    "sendmsg6",
     "setsockopt",
     "sock_ops",
     "role_connect4",
@@ -151,6 +156,7 @@ impl Programs {
                 settings: open(&pins, "POD_SETTINGS")?,
                 counters: open(&pins, "POD_COUNTERS")?,
             },
+            resolvers: open(&pins, "RESOLVERS")?,
             roles: open(&pins, "ROLES")?,
             sockets: open(&pins, "SOCKETS")?,
             globals: open(&pins, "GLOBALS")?,
@@ -241,6 +247,21 @@ impl Programs {
         }))
     }
 
+    /// The resolver that has a slot of the pod with this namespace cookie; `None` while none has. It stays
+    /// for as long as the pod is enrolled.
+    pub fn resolver(&self, netns_cookie: u64, slot: u32) -> io::Result<Option<std::net::IpAddr>> {
+        let found = self.0.resolvers.get(&ResolverKey::new(netns_cookie, slot))?;
+        Ok(found.map(std::net::IpAddr::from))
+    }
+
+    /// Takes all slots of a pod back.
+    pub(super) fn forget_resolvers(&self, netns_cookie: u64) -> io::Result<()> {
+        for slot in (0_u32..).take(DNS_RESOLVERS) {
+            self.0.resolvers.delete(&ResolverKey::new(netns_cookie, slot))?;
+        }
+        Ok(())
+    }
+
     /// Counters that belong to no pod.
     pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
         let sum = |counter: &GlobalCounter| {
@@ -269,6 +290,10 @@ impl Programs {
             PodLink::Setsockopt => "setsockopt",
             PodLink::Getpeername4 => "getpeername4",
             PodLink::Getpeername6 => "getpeername6",
+            PodLink::Recvmsg4 => "recvmsg4",
+            PodLink::Recvmsg6 => "recvmsg6",
+            PodLink::Sendmsg4 => "sendmsg4",
+            PodLink::Sendmsg6 => "sendmsg6",
             PodLink::Connect4 => "connect4",
             PodLink::Connect6 => "connect6",
             PodLink::SkLookup => return None,

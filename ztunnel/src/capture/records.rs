@@ -13,6 +13,8 @@ use model::{PodUid, WorkloadKey};
 use netns::MarkSysctls;
 use serde::{Deserialize, Serialize};
 
+use super::questions::DnsCapture;
+
 /// Raised when a field changes its meaning; other versions are unreadable.
 const VERSION: u32 = 1;
 /// A record is a few hundred bytes; a larger file is not one.
@@ -50,6 +52,8 @@ pub struct Record {
     pub netns_cookie: u64,
     /// Ports that the kubelet reaches directly.
     pub probe_ports: Vec<u16>,
+    /// Whether its questions to resolvers are captured.
+    pub dns: DnsCapture,
     /// How the kernel's settings for marks were before us.
     pub mark_sysctls: MarkSysctls,
     /// How far it got.
@@ -71,6 +75,9 @@ struct OnDisk {
     netns_inode: u64,
     netns_cookie: u64,
     probe_ports: Vec<u16>,
+    /// Absent in records of agents that did not know it, and where they would mean the same.
+    #[serde(default, skip_serializing_if = "DnsCapture::is_off")]
+    dns: DnsCapture,
     fwmark_accept: bool,
     fwmark_reflect_ipv4: bool,
     fwmark_reflect_ipv6: bool,
@@ -235,6 +242,7 @@ impl From<&Record> for OnDisk {
             netns_inode: record.netns_inode,
             netns_cookie: record.netns_cookie,
             probe_ports: record.probe_ports.clone(),
+            dns: record.dns,
             fwmark_accept: record.mark_sysctls.accept,
             fwmark_reflect_ipv4: record.mark_sysctls.reflect_ipv4,
             fwmark_reflect_ipv6: record.mark_sysctls.reflect_ipv6,
@@ -258,6 +266,7 @@ impl OnDisk {
             netns_inode: self.netns_inode,
             netns_cookie: self.netns_cookie,
             probe_ports: self.probe_ports,
+            dns: self.dns,
             mark_sysctls: MarkSysctls {
                 accept: self.fwmark_accept,
                 reflect_ipv4: self.fwmark_reflect_ipv4,

@@ -9,6 +9,7 @@ use model::WorkloadKey;
 use super::hooks::{HookState, PodHooks};
 use super::live::LivePod;
 use super::node::{Capture, ROUTING, Slot, Status};
+use super::questions::DnsCapture;
 use super::records::Record;
 
 /// One pod, read from the kernel at this moment.
@@ -26,6 +27,8 @@ pub struct PodView {
     pub netns: Option<(PathBuf, u64)>,
     /// Its global unicast addresses.
     pub addresses: Vec<IpAddr>,
+    /// Whether its questions to resolvers are captured.
+    pub dns: DnsCapture,
     /// What the kernel says about the hooks.
     pub hooks: HooksView,
     /// Whether rule, route and sysctl are there.
@@ -124,6 +127,7 @@ fn view(row: Row) -> PodView {
         cgroup: record.map(|record| (record.cgroup_path.clone(), record.cgroup_id)),
         netns: record.map(|record| (record.netns_path.clone(), record.netns_inode)),
         addresses: live.map(|live| live.applied.lock().global.clone()).unwrap_or_default(),
+        dns: record.map(|record| record.dns).unwrap_or_default(),
         hooks: hooks.map_or(HooksView::None, hooks_view),
         routing: live.is_some_and(|live| {
             ROUTING.inspect(live.pod.namespace()).is_ok_and(|state| state.ipv4)

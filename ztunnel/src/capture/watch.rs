@@ -141,8 +141,8 @@ impl Node {
 
     fn follow_addresses(&self, record: &Record, live: &LivePod) -> Result<(), String> {
         let found = addresses(live.pod.namespace()).map_err(|error| causes(&error))?;
-        let wanted = live::plan(self, record, &found);
         let before = live.applied.lock().clone();
+        let wanted = live::plan(self, record, &found, before.settings.dns);
         if wanted == before {
             return Ok(());
         }

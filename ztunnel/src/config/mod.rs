@@ -17,6 +17,7 @@ use authz::UnenforceableDeny;
 use daemon::LogFormat;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
+use names::ClusterDomain;
 use netns::{Keepalive, TcpTuning};
 use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
@@ -39,6 +40,17 @@ pub enum MeshSource {
         /// Whether only what connections need is asked for.
         on_demand: bool,
     },
+}
+
+impl MeshSource {
+    /// Whether only a part of the mesh is known: names are not, until something was dialled.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::ControlPlane { on_demand, .. } => *on_demand,
+        }
+    }
 }
 
 /// Who this agent is to a control plane.
@@ -148,6 +160,10 @@ pub struct Config {
     pub kubelet_cgroup: Option<PathBuf>,
     /// Addresses that are not captured.
     pub bypass: Vec<IpNet>,
+    /// Whether pods are enrolled with their DNS questions captured, if their enrolment does not say.
+    pub dns_capture: bool,
+    /// Domain of Kubernetes' services.
+    pub cluster_domain: ClusterDomain,
     /// Port of the configuration dump.
     pub dump_address: SocketAddr,
     /// Metrics port.
@@ -231,6 +247,7 @@ impl Config {
         };
         let drain = r.drain_time();
         let mesh = control_plane::mesh_source(r);
+        let dns_capture = r.dns_capture(mesh.as_ref().is_some_and(MeshSource::is_on_demand));
         let authority = control_plane::authority(r);
         let require_waypoint = r.parse(&schema::WARREN_REQUIRE_WAYPOINT, values::require_waypoint);
         if let (
@@ -264,6 +281,8 @@ impl Config {
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
             bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
+            dns_capture: dns_capture?,
+            cluster_domain: r.parse(&schema::CLUSTER_DOMAIN, values::cluster_domain)?,
             dump_address: r.parse(&schema::WARREN_DUMP_ADDR, values::loopback)?,
             stats_address: r.parse(&schema::WARREN_STATS_ADDR, values::socket)?,
             readiness_address: r.parse(&schema::WARREN_READINESS_ADDR, values::socket)?,

@@ -76,6 +76,9 @@ settings! {
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";
     WARREN_KUBELET_CGROUP = "", "The kubelet's cgroup (cgroup v2 path). Its connections pass to a pod's probe ports.";
     WARREN_BYPASS_CIDRS = "", "Comma-separated CIDRs that are not captured: as destinations of enrolled pods, and as their own addresses (secondary networks).";
+    WARREN_DNS_CAPTURE = "", "Whether pods are enrolled with their DNS questions captured, unless their enrolment says otherwise: `true` or `false`. Default: `DNS_CAPTURE`, otherwise `false`. Not with `XDS_ON_DEMAND`, where names are not known in advance.";
+    DNS_CAPTURE = "", "The same in Istio's words: `true`, and anything else is `false`.";
+    CLUSTER_DOMAIN = "cluster.local", "Domain of Kubernetes' services, for captured DNS questions.";
     WARREN_SAME_NODE = "relay", "Traffic between two pods of this node: `relay` (joined in this process) or `tunnel` (encrypted anyway).";
     WARREN_REQUIRE_WAYPOINT = "off", "Whether a waypoint can be gone past: `off` (yes, where policy allows it, as in Istio) or `enforce` (a destination that has a waypoint takes connections from nobody else; `WAYPOINT_REQUIRED`).";
     LOCALHOST_APP_TUNNEL = "true", "Dial application tunnels that take PROXY headers on the pod's loopback, where nothing outside the pod can forge one; otherwise on the pod's address.";

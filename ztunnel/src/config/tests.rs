@@ -111,6 +111,32 @@ fn the_development_ca_excludes_another() {
 }
 
 #[test]
+fn capture_of_questions_is_off_unless_said_otherwise() {
+    for (settings, on) in [
+        (&[][..], false),
+        (&[("DNS_CAPTURE", "true")], true),
+        (&[("DNS_CAPTURE", "1")], false),
+        (&[("WARREN_DNS_CAPTURE", "true")], true),
+        (&[("WARREN_DNS_CAPTURE", "false"), ("DNS_CAPTURE", "true")], false),
+        (&[("WARREN_DNS_CAPTURE", "true"), ("DNS_CAPTURE", "false")], true),
+    ] {
+        assert_eq!(with(settings).expect("valid").dns_capture, on, "{settings:?}");
+    }
+    let on_demand = [
+        ("NODE_NAME", "n1"),
+        ("WARREN_DEV_CA_DIR", "/ca"),
+        ("XDS_ADDRESS", "https://istiod"),
+        ("XDS_ON_DEMAND", "true"),
+    ];
+    assert!(!read(&on_demand).expect("valid").dns_capture);
+    for name in ["WARREN_DNS_CAPTURE", "DNS_CAPTURE"] {
+        let errors = read(&[&on_demand[..], &[(name, "true")]].concat()).expect_err("refused");
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        assert_eq!(errors.0[0].setting, name);
+    }
+}
+
+#[test]
 fn drain_time_follows_the_grace_period() {
     for (grace, drain) in [("0", 1), ("1", 1), ("10", 9), ("11", 6), ("30", 25)] {
         let config = with(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).expect(grace);
@@ -141,6 +167,8 @@ fn wrong_values_name_variable_value_and_cause() {
         ("KEEPALIVE_RETRIES", "0"),
         ("KEEPALIVE_TIME", "soon"),
         ("LOG_FORMAT", "xml"),
+        ("WARREN_DNS_CAPTURE", "perhaps"),
+        ("CLUSTER_DOMAIN", "no domain"),
         ("WARREN_TCP_CONGESTION", "a very long name"),
     ] {
         let settings: Vec<_> = REQUIRED.into_iter().filter(|(n, _)| *n != name).collect();

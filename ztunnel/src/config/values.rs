@@ -11,6 +11,7 @@ use daemon::LogFormat;
 use ebpf_abi::MAX_THREADS;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
+use names::ClusterDomain;
 use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
 
@@ -129,6 +130,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether DNS questions are captured: as said, or as said in Istio's words, or not.
+    pub(super) fn dns_capture(&mut self, on_demand: bool) -> Option<bool> {
+        let given = self.optional(&schema::WARREN_DNS_CAPTURE, boolean)?;
+        let (setting, on) = match (given, self.value(&schema::DNS_CAPTURE)) {
+            (Some(on), _) => (&schema::WARREN_DNS_CAPTURE, on),
+            (None, value) => (&schema::DNS_CAPTURE, value.is_some_and(|value| value == "true")),
+        };
+        if on && on_demand {
+            let cause = "cannot be used together with XDS_ON_DEMAND".to_owned();
+            self.refuse(setting, Some("true".to_owned()), cause);
+            return None;
+        }
+        Some(on)
+    }
+
     /// The variable, with an empty value meaning not set.
     fn value(&self, setting: &Setting) -> Option<String> {
         self.environment.get(setting.name).filter(|value| !value.is_empty()).map(str::to_owned)
@@ -213,6 +229,10 @@ pub(super) fn compliance(value: &str) -> Result<Compliance, String> {
         "pqc" => Ok(Compliance::Pqc),
         _ => Err("expected pqc or nothing".to_owned()),
     }
+}
+
+pub(super) fn cluster_domain(value: &str) -> Result<ClusterDomain, String> {
+    ClusterDomain::parse(value).map_err(|_| "expected a domain such as cluster.local".to_owned())
 }
 
 pub(super) fn network(value: &str) -> Result<Network, String> {

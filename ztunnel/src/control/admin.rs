@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::PodSet;
 use super::why::why;
-use crate::capture::{self, Capture, EnrolRequest, PodView};
+use crate::capture::{self, Capture, DnsCapture, EnrolRequest, PodView};
 use crate::config::Config;
 use crate::discovery::{Source, SourceStatus};
 use crate::flow::Stop;
@@ -167,6 +167,7 @@ impl AdminHandler {
             ips: view.addresses,
             cgroup_id: view.cgroup.map_or(0, |(_, id)| id),
             netns_inode: view.netns.map_or(0, |(_, inode)| inode),
+            dns: view.dns == DnsCapture::On,
             connections: count(view.open_connections),
             counters,
             identity: identity.map(self::identity),
@@ -181,12 +182,19 @@ impl AdminHandler {
         if enrol.probe_ports.len() > PROBE_PORTS_MAX || enrol.probe_ports.contains(&0) {
             return Err(bad(format!("expected at most {PROBE_PORTS_MAX} probe ports, none 0")));
         }
+        let dns = DnsCapture::from(enrol.dns.unwrap_or(self.config.dns_capture));
+        if dns == DnsCapture::On && self.config.mesh.is_on_demand() {
+            return Err(bad(
+                "names are not known with XDS_ON_DEMAND, so none are answered".to_owned()
+            ));
+        }
         let uid = PodUid::parse(&enrol.uid).map_err(|error| bad(error.to_string()))?;
         let request = EnrolRequest {
             workload: WorkloadKey::parse(&enrol.workload).map_err(|e| bad(e.to_string()))?,
             netns: enrol.netns,
             cgroup: enrol.cgroup,
             probe_ports: enrol.probe_ports,
+            dns,
             uid: uid.clone(),
         };
         tracing::info!(

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::pods::Pod;
 use super::record::Record;
 use super::worker::Worker;
-use super::{inbound, outbound, plaintext};
+use super::{inbound, outbound, plaintext, questions};
 use crate::capture::{Accepted, Acceptor, Captured, Refused, ThreadAcceptors};
 use crate::relay;
 
@@ -22,7 +22,11 @@ const TUNNELS_MAX: usize = 4096;
 
 /// Serves one pod on this thread until it leaves and its last connection has ended.
 pub(crate) async fn serve_pod(worker: Rc<Worker>, pod: Arc<Pod>, acceptors: ThreadAcceptors) {
-    let ThreadAcceptors { outbound, hbone, plaintext } = acceptors;
+    let ThreadAcceptors { outbound, hbone, plaintext, dns } = acceptors;
+    let mut questions = JoinSet::new();
+    for socket in dns {
+        questions.spawn_local(questions::datagrams(worker.clone(), pod.clone(), socket));
+    }
     tokio::join!(
         accept(&worker, &pod, (Direction::Outbound, CONNECTIONS_MAX), outbound, outbound::outbound),
         accept(&worker, &pod, (Direction::Inbound, TUNNELS_MAX), hbone, inbound::hbone),
@@ -33,6 +37,7 @@ pub(crate) async fn serve_pod(worker: Rc<Worker>, pod: Arc<Pod>, acceptors: Thre
             plaintext,
             plaintext::plaintext
         ),
+        async { while questions.join_next().await.is_some() {} },
     );
 }
 

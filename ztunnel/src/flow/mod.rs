@@ -1,6 +1,6 @@
-//! The story of a connection, stage by stage. `outbound.rs`, `inbound.rs`, `plaintext.rs` and
-//! `passthrough.rs` each read from top to bottom in the order in which things happen; only this
-//! folder knows the stages' order.
+//! The story of a connection, stage by stage. `outbound.rs`, `inbound.rs`, `plaintext.rs`,
+//! `passthrough.rs` and `questions.rs` each read from top to bottom in the order in which things happen;
+//! only this folder knows the stages' order.
 
 mod accept;
 mod across;
@@ -13,6 +13,7 @@ mod outbound;
 mod passthrough;
 mod plaintext;
 mod pods;
+mod questions;
 mod record;
 mod stop;
 mod target;

@@ -17,6 +17,7 @@ use super::attempt::Attempt;
 use super::passthrough::passthrough;
 use super::plaintext::{SameNode, same_node};
 use super::pods::Pod;
+use super::questions;
 use super::record::{Reason, Record};
 use super::worker::Worker;
 use crate::capture::Captured;
@@ -27,6 +28,9 @@ use crate::relay;
 
 /// Takes one captured connection to wherever its application wanted it to go.
 pub(crate) async fn outbound(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured) {
+    if questions::is_one(&pod, captured.original_dst) {
+        return Box::pin(questions::stream(worker, pod, captured)).await;
+    }
     let Captured { stream, peer, original_dst } = captured;
     let mut record = Record::start(
         &worker.telemetry,

@@ -8,6 +8,7 @@ use model::{PodUid, Workload, WorkloadKey};
 
 use super::handshakes::Handshakes;
 use crate::capture::CapturedPod;
+use crate::dns::Forwards;
 use crate::identity::PodIdentity;
 
 /// One enrolled pod.
@@ -18,12 +19,14 @@ pub(crate) struct Pod {
     pub(crate) identity: PodIdentity,
     /// Handshakes under way with it.
     pub(crate) handshakes: Arc<Handshakes>,
+    /// Questions that wait for a resolver.
+    pub(crate) forwards: Arc<Forwards>,
 }
 
 impl Pod {
     pub(crate) fn new(captured: Arc<CapturedPod>, identity: PodIdentity) -> Self {
-        let handshakes = Arc::default();
-        Self { captured, identity, handshakes }
+        let (handshakes, forwards) = (Arc::default(), Arc::default());
+        Self { captured, identity, handshakes, forwards }
     }
 
     /// Whether the pod has this address now.

@@ -15,6 +15,7 @@ use super::pods::{LocalPods, Pod};
 use super::stop::Stop;
 use crate::config::Config;
 use crate::discovery::{Asking, HostNames};
+use crate::dns::DATAGRAM_ROOM;
 use crate::mesh::{MeshState, MeshView};
 use crate::policy::Ways;
 use crate::telemetry::Telemetry;
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) tuning: TcpTuning,
     pub(crate) tunnel_options: TunnelOptions,
     pub(crate) tunnels: Tunnels,
+    /// Room for one datagram, shared by all sockets of the thread: borrowed while one is read.
+    pub(crate) datagram: RefCell<Vec<u8>>,
 }
 
 /// The pods, with the last set seen kept so that reading it takes no lock.
@@ -71,6 +74,7 @@ impl Worker {
             hostnames: HostNames::default(),
             ejections: RefCell::default(),
             pods: RefCell::new(PodsView { receiver: pods, seen }),
+            datagram: RefCell::new(vec![0; DATAGRAM_ROOM]),
             config,
             telemetry,
             stop,

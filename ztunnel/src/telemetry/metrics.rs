@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
-const PATHS: [Path; 4] = [Path::Hbone, Path::Local, Path::Passthrough, Path::Plaintext];
+const PATHS: [Path; 5] = [Path::Hbone, Path::Local, Path::Passthrough, Path::Plaintext, Path::Dns];
 
 /// `warren_connections_total{direction, path, code}`: the label sets are few and known.
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ fn index(direction: Direction, path: Path, code: Code) -> usize {
         Path::Local => 1,
         Path::Passthrough => 2,
         Path::Plaintext => 3,
+        Path::Dns => 4,
     };
     (direction * PATHS.len() + path) * Code::ALL.len() + code.index()
 }

@@ -1,10 +1,12 @@
-//! One outcome per connection, emitted once: an access-log line, metrics and a flow event.
+//! One outcome per connection, emitted once: an access-log line, metrics and a flow event. Questions to
+//! resolvers have metrics and a log line of their own.
 
 mod access_log;
 mod flows;
 mod lookups;
 mod metrics;
 mod open;
+mod questions;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use prometheus_client::registry::Registry;
 pub(crate) use flows::{Flow, FlowRing};
 pub(crate) use metrics::{Kind, Reading, Readings};
 pub(crate) use open::{OpenConnection, OpenGuard};
+pub(crate) use questions::{QuestionReport, Upstream};
 pub(crate) use traffic::Counters;
 
 /// Where every stage reports. Shared by all threads.
@@ -25,6 +28,7 @@ pub(crate) struct Telemetry {
     traffic: traffic::Traffic,
     codes: metrics::Codes,
     lookups: lookups::Lookups,
+    questions: questions::Questions,
     flows: FlowRing,
     open: open::OpenConnections,
 }
@@ -37,6 +41,7 @@ impl Telemetry {
             traffic: traffic::Traffic::register(registry),
             codes: metrics::Codes::register(registry),
             lookups: lookups::Lookups::register(registry),
+            questions: questions::Questions::register(registry),
             flows: FlowRing::default(),
             open: open::OpenConnections::default(),
         }
@@ -56,6 +61,11 @@ impl Telemetry {
     /// The open connections, in no particular order.
     pub(crate) fn open(&self) -> Vec<Arc<OpenConnection>> {
         self.open.list()
+    }
+
+    /// Reports a question to a resolver.
+    pub(crate) fn asked(&self, report: &QuestionReport<'_>) {
+        self.questions.asked(report);
     }
 
     /// Reports a finished or refused connection. `counters` are those of [`Self::opened`], or

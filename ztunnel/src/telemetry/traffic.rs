@@ -101,7 +101,7 @@ impl Labels {
             security: match outcome.path {
                 Path::Hbone => "mutual_tls",
                 // Same-node: both identities are proven, but there is no TLS to tell of (ADR 0006).
-                Path::Local | Path::Passthrough | Path::Plaintext => UNKNOWN,
+                Path::Local | Path::Passthrough | Path::Plaintext | Path::Dns => UNKNOWN,
             },
         }
     }
@@ -377,6 +377,7 @@ mod tests {
             (Path::Local, "unknown"),
             (Path::Passthrough, "unknown"),
             (Path::Plaintext, "unknown"),
+            (Path::Dns, "unknown"),
         ] {
             let labels = Labels::of(&Outcome::new(Direction::Inbound, path, Code::Ok));
             assert_eq!(label(&labels, "connection_security_policy"), value);

@@ -8,9 +8,9 @@ use std::{
 };
 
 use ebpf_abi::{
-    Address, Be16, Counter, Family, Kind, MAX_PREFIXES, MAX_PROBE_PORTS, MAX_THREADS,
-    OUTBOUND_CAPTURE_PORT, PrefixFlags, PrefixKey, Role, Settings, SettingsFlags, Tuple, TupleKey,
-    slot::slot, tuple::Age,
+    Address, Be16, Counter, DNS_RESOLVERS, Family, Kind, MAX_PREFIXES, MAX_PROBE_PORTS,
+    MAX_THREADS, OUTBOUND_CAPTURE_PORT, PrefixFlags, PrefixKey, Role, Settings, SettingsFlags,
+    Tuple, TupleKey, slot::slot, tuple::Age,
 };
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
@@ -20,6 +20,7 @@ use crate::capture::{
     bpf::{self, Map, Update},
     pins::PodPins,
     programs::OuterMaps,
+    questions::{DnsCapture, DnsPorts},
 };
 
 /// Prefixes that a pod may have: half of the map, so that a new set fits beside the old one while it
@@ -37,6 +38,8 @@ pub struct PodSettings {
     pub threads: u16,
     /// Ports that the kubelet reaches directly, at most 8.
     pub probe_ports: Vec<u16>,
+    /// Ports that questions to resolvers are rewritten to; `None`: they are not captured.
+    pub dns: Option<DnsPorts>,
 }
 
 /// The pod's addresses and the operator's bypass CIDRs.
@@ -59,6 +62,11 @@ pub enum SettingsError {
 }
 
 impl PodSettings {
+    /// Whether questions to resolvers are captured.
+    pub(super) fn dns_capture(&self) -> DnsCapture {
+        if self.dns.is_some() { DnsCapture::On } else { DnsCapture::Off }
+    }
+
     /// The kernel's form, with capture switched off.
     pub(super) fn inactive(&self) -> Result<Settings, SettingsError> {
         if self.threads == 0 || self.threads > MAX_THREADS {
@@ -76,7 +84,11 @@ impl PodSettings {
             probe_ports,
             capture_port: OUTBOUND_CAPTURE_PORT,
             threads: self.threads,
-            flags: SettingsFlags::default(),
+            dns_ports: self.dns.map_or([0; DNS_RESOLVERS], |ports| ports.0),
+            flags: match self.dns_capture() {
+                DnsCapture::On => SettingsFlags::DNS,
+                DnsCapture::Off => SettingsFlags::default(),
+            },
         })
     }
 }
@@ -170,8 +182,8 @@ impl PodMaps {
     /// Replaces the settings.
     pub fn update_settings(&self, settings: &PodSettings) -> Result<(), HookError> {
         let failed = |source| HookError::Kernel { operation: "update the pod's settings", source };
-        let flags = self.read_settings().map_err(failed)?.flags;
-        let settings = Settings { flags, ..settings.inactive()? };
+        let active = self.read_settings().map_err(failed)?.flags.is_active();
+        let settings = with_capture(settings.inactive()?, active);
         self.write_settings(&settings).map_err(failed)
     }
 
@@ -233,8 +245,7 @@ impl PodMaps {
 
     /// Switches capture of outbound connections.
     pub(super) fn set_active(&self, active: bool) -> io::Result<()> {
-        let flags = if active { SettingsFlags::ACTIVE } else { SettingsFlags::default() };
-        self.write_settings(&Settings { flags, ..self.read_settings()? })
+        self.write_settings(&with_capture(self.read_settings()?, active))
     }
 
     pub(super) fn write_settings(&self, settings: &Settings) -> io::Result<()> {
@@ -266,6 +277,16 @@ impl PodMaps {
         }
         Ok(false)
     }
+}
+
+fn with_capture(settings: Settings, active: bool) -> Settings {
+    let flags = settings.flags;
+    let flags = if active {
+        flags.with(SettingsFlags::ACTIVE)
+    } else {
+        flags.without(SettingsFlags::ACTIVE)
+    };
+    Settings { flags, ..settings }
 }
 
 fn tuple_key(remote: SocketAddr, local: SocketAddr) -> TupleKey {

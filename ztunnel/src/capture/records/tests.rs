@@ -10,6 +10,7 @@ fn record(uid: &str) -> Record {
         netns_inode: 4_026_531_840,
         netns_cookie: 5,
         probe_ports: vec![8080],
+        dns: DnsCapture::Off,
         mark_sysctls: MarkSysctls { reflect_ipv6: true, ..MarkSysctls::default() },
         progress: Progress::Verified,
         boot_id: "b".into(),
@@ -36,6 +37,22 @@ fn a_record_survives_and_is_private() {
     records.remove(&record("a-1").uid).expect("remove");
     records.remove(&record("a-1").uid).expect("twice is fine");
     assert!(records.load().expect("load").is_empty());
+    fs::remove_dir_all(run).expect("clean up");
+}
+
+#[test]
+fn the_switch_for_questions_is_kept_and_old_records_mean_off() {
+    let run = folder("questions");
+    let records = Records::open(&run).expect("open");
+    let on = Record { dns: DnsCapture::On, ..record("on") };
+    records.save(&on).expect("save");
+    // As agents wrote it that knew no such switch, and as they can read it.
+    records.save(&record("off")).expect("save");
+    let text = fs::read_to_string(run.join("pods/off.json")).expect("read");
+    assert!(!text.contains("dns"), "{text}");
+    let loaded = records.load().expect("load");
+    let loaded: Vec<_> = loaded.iter().map(|e| e.record.as_ref().expect("readable").dns).collect();
+    assert_eq!(loaded, [DnsCapture::Off, DnsCapture::On]);
     fs::remove_dir_all(run).expect("clean up");
 }
 

@@ -99,7 +99,7 @@ impl PodConnections {
                 actual_dst: open.actual_dst,
                 protocol: match open.path {
                     Path::Hbone | Path::Local => "HBONE",
-                    Path::Passthrough | Path::Plaintext => "TCP",
+                    Path::Passthrough | Path::Plaintext | Path::Dns => "TCP",
                 },
             });
         }
