@@ -137,6 +137,9 @@ impl Actor {
             | Request::Close { .. }
             | Request::Reset { .. }
             | Request::SendUdp { .. }
+            | Request::Ask { .. }
+            | Request::Resolve { .. }
+            | Request::Asked { .. }
             | Request::Bpf { .. } => ANSWER_TIMEOUT,
         };
         let (sender, answer) = channel();
@@ -273,6 +276,50 @@ impl Actor {
         self.done(Request::SendUdp { target, data: Hex(data.to_vec()), options })
     }
 
+    /// Asks one question in a datagram. The answer, its source, and `getpeername` of the socket, which is
+    /// connected first if `connected` says so.
+    pub fn ask(
+        &self,
+        target: SocketAddr,
+        message: &[u8],
+        connected: bool,
+    ) -> Result<(Vec<u8>, SocketAddr, Option<SocketAddr>), Failure> {
+        let questions = vec![(target, Hex(message.to_vec()))];
+        let options = ConnectOptions::default();
+        let Response::Answered { answers, peer } =
+            self.call(Request::Ask { questions, connected, options })?
+        else {
+            return Err(unexpected());
+        };
+        let (source, Hex(answer)) = answers.into_iter().next().ok_or_else(unexpected)?;
+        Ok((answer, source, peer))
+    }
+
+    /// Asks several questions from one socket. The answers with their sources.
+    pub fn ask_all(
+        &self,
+        questions: &[(SocketAddr, &[u8])],
+    ) -> Result<Vec<(SocketAddr, Vec<u8>)>, Failure> {
+        let questions = questions.iter().map(|(to, data)| (*to, Hex(data.to_vec()))).collect();
+        let options = ConnectOptions::default();
+        let Response::Answered { answers, .. } =
+            self.call(Request::Ask { questions, connected: false, options })?
+        else {
+            return Err(unexpected());
+        };
+        Ok(answers.into_iter().map(|(source, Hex(answer))| (source, answer)).collect())
+    }
+
+    /// Becomes a resolver, over UDP and TCP.
+    pub fn resolve(&self, address: SocketAddr, mark: &str) -> Result<Resolver<'_>, Failure> {
+        let Response::Listening { listener, .. } =
+            self.call(Request::Resolve { address, mark: mark.to_owned() })?
+        else {
+            return Err(unexpected());
+        };
+        Ok(Resolver { actor: self, id: listener })
+    }
+
     /// Makes a `bpf(2)` call with these attributes. At `netns_at` of them the descriptor of the
     /// actor's network namespace is filled in.
     pub fn bpf(
@@ -313,6 +360,25 @@ impl Pending {
     pub fn hammered(self) -> Result<Hammered, Failure> {
         let Response::Hammered(hammered) = self.wait()? else { return Err(unexpected()) };
         Ok(hammered)
+    }
+}
+
+/// A resolver of an actor.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolver<'a> {
+    actor: &'a Actor,
+    id: u64,
+}
+
+impl Resolver<'_> {
+    /// Who asked what so far, in order.
+    pub fn asked(&self) -> Result<Vec<(SocketAddr, Vec<u8>)>, Failure> {
+        let Response::Asked { questions } =
+            self.actor.call(Request::Asked { resolver: self.id })?
+        else {
+            return Err(unexpected());
+        };
+        Ok(questions.into_iter().map(|(source, Hex(message))| (source, message)).collect())
     }
 }
 

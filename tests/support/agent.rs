@@ -295,8 +295,14 @@ impl Agent {
 
     /// Enrols a pod; it is verified when this returns.
     pub fn enrol(&self, pod: &Pod) -> anyhow::Result<admin::Pod> {
+        self.enrol_with(pod, &[])
+    }
+
+    /// The same with further arguments, such as `--dns`.
+    pub fn enrol_with(&self, pod: &Pod, arguments: &[&str]) -> anyhow::Result<admin::Pod> {
         let words = Self::enrolment(pod);
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let words: Vec<_> =
+            words.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
         let answer = self.warren(&words)?.ok();
         let enrolled = answer.with_context(|| format!("enrol {}", pod.name()))?;
         serde_json::from_value(enrolled).context("read what `warren pods enrol` says")

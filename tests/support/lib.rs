@@ -27,7 +27,7 @@ mod wait;
 mod warren;
 mod world;
 
-pub use actor::{Actor, ActorOptions, Connection, HttpAnswer, Listener, Pending};
+pub use actor::{Actor, ActorOptions, Connection, HttpAnswer, Listener, Pending, Resolver};
 pub use agent::{Agent, AgentOptions};
 pub use agent_log::{AccessLine, LogMark};
 pub use capture::Capture;

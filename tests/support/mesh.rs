@@ -15,6 +15,7 @@ pub struct ServiceSpec {
     endpoints: Vec<String>,
     identities: Vec<String>,
     further: Vec<String>,
+    hostname: Option<String>,
 }
 
 impl ServiceSpec {
@@ -29,7 +30,14 @@ impl ServiceSpec {
             endpoints: Vec::new(),
             identities: Vec::new(),
             further: Vec::new(),
+            hostname: None,
         }
+    }
+
+    /// With a host name of its own, as a ServiceEntry has.
+    #[must_use]
+    pub fn host(self, hostname: &str) -> Self {
+        Self { hostname: Some(hostname.to_owned()), ..self }
     }
 
     /// Adds an address.
@@ -70,7 +78,8 @@ impl ServiceSpec {
     /// Its host name.
     #[must_use]
     pub fn hostname(&self) -> String {
-        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
+        let usual = || format!("{}.{}.svc.cluster.local", self.name, self.namespace);
+        self.hostname.clone().unwrap_or_else(usual)
     }
 }
 
@@ -200,7 +209,7 @@ impl fmt::Display for Mesh {
 
 fn write_service(out: &mut impl Write, service: &ServiceSpec) -> fmt::Result {
     writeln!(out, "- name: {}\n  namespace: {}", service.name, service.namespace)?;
-    writeln!(out, "  hostname: {}", service.hostname())?;
+    writeln!(out, "  hostname: \"{}\"", service.hostname())?;
     let vips: Vec<_> = service.vips.iter().map(|vip| format!("\"/{vip}\"")).collect();
     writeln!(out, "  vips: [{}]", vips.join(", "))?;
     let ports: Vec<_> = service.ports.iter().map(|(p, t)| format!("{p}: {t}")).collect();

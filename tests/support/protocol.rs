@@ -163,6 +163,14 @@ pub enum Request {
     Shell { command: String },
     /// Send one datagram. Answer: [`Response::Done`].
     SendUdp { target: SocketAddr, data: Hex, options: ConnectOptions },
+    /// Send datagrams from one socket, which is connected to the first target if it says so, and wait for
+    /// as many answers. Answer: [`Response::Answered`].
+    Ask { questions: Vec<(SocketAddr, Hex)>, connected: bool, options: ConnectOptions },
+    /// Be a resolver on an address, over UDP and TCP: each message comes back as an answer, with the
+    /// resolver's mark behind it. Answer: [`Response::Listening`].
+    Resolve { address: SocketAddr, mark: String },
+    /// What a resolver was asked. Answer: [`Response::Asked`].
+    Asked { resolver: u64 },
     /// Make a `bpf(2)` call. At `netns_at` of the attributes the descriptor of the own network
     /// namespace is filled in. Answer: [`Response::Done`].
     Bpf { command: i64, attributes: Hex, netns_at: Option<usize> },
@@ -187,6 +195,10 @@ pub enum Response {
     Transferred(Transfer),
     /// What became of the connections.
     Hammered(Hammered),
+    /// Answers in the order in which they came, each with its source; `getpeername` of the socket.
+    Answered { answers: Vec<(SocketAddr, Hex)>, peer: Option<SocketAddr> },
+    /// Who asked what, in order.
+    Asked { questions: Vec<(SocketAddr, Hex)> },
     /// A command's exit status (-1: killed) and output.
     Shell { status: i32, stdout: String, stderr: String },
     /// It failed.

@@ -9,6 +9,7 @@ mod bpf;
 mod connections;
 mod hammer;
 mod listeners;
+mod resolvers;
 mod sockets;
 mod transfer;
 mod uring;
@@ -30,6 +31,7 @@ use tests::protocol::{Envelope, Failure, Request, Response};
 
 use crate::connections::Connections;
 use crate::listeners::Listeners;
+use crate::resolvers::Resolvers;
 
 /// What a container does not see of its node.
 const NODE_FOLDERS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/bpf"];
@@ -102,6 +104,7 @@ fn confine(capabilities: &[String], hidden: &[PathBuf]) -> anyhow::Result<()> {
 struct State {
     connections: Connections,
     listeners: Listeners,
+    resolvers: Resolvers,
 }
 
 fn serve() -> anyhow::Result<()> {
@@ -126,7 +129,7 @@ fn serve() -> anyhow::Result<()> {
 }
 
 fn answer(state: &State, request: Request) -> Result<Response, Failure> {
-    let State { connections, listeners } = state;
+    let State { connections, listeners, resolvers } = state;
     match request {
         Request::Listen { address, behaviour } => listeners.listen(address, behaviour),
         Request::StopListening { listener } => listeners.stop(listener),
@@ -149,6 +152,11 @@ fn answer(state: &State, request: Request) -> Result<Response, Failure> {
             sockets::send_udp(target, &data.0, &options)?;
             Ok(Response::Done)
         }
+        Request::Ask { questions, connected, options } => {
+            sockets::ask(&questions, connected, &options)
+        }
+        Request::Resolve { address, mark } => resolvers.resolve(address, mark),
+        Request::Asked { resolver } => resolvers.asked(resolver),
         Request::Bpf { command, attributes, netns_at } => {
             bpf::call(command, &attributes.0, netns_at)
         }

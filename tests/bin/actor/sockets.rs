@@ -1,12 +1,12 @@
 //! Making sockets the way a test asks for.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::protocol::{ConnectOptions, Failure};
+use tests::protocol::{ConnectOptions, Failure, Hex, Response};
 
 use crate::uring;
 
@@ -65,6 +65,38 @@ pub(crate) fn send_udp(
     let socket = prepared(target, Type::DGRAM, Protocol::UDP, options)?;
     let sent = socket.send_to(data, &target.into());
     sent.map(|_| ()).map_err(|error| Failure::io("send", &error))
+}
+
+/// How long an answer may take: longer than a proxy waits for a resolver.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sends questions from one socket and waits for as many answers.
+pub(crate) fn ask(
+    questions: &[(SocketAddr, Hex)],
+    connected: bool,
+    options: &ConnectOptions,
+) -> Result<Response, Failure> {
+    let failed = |operation: &'static str| move |error: io::Error| Failure::io(operation, &error);
+    let first = questions.first().map(|(target, _)| *target);
+    let first = first.ok_or_else(|| Failure::other("ask", "there is no question"))?;
+    let socket = prepared(first, Type::DGRAM, Protocol::UDP, options)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed("timeout"))?;
+    let socket = UdpSocket::from(socket);
+    if connected {
+        socket.connect(first).map_err(failed("connect"))?;
+    }
+    for (target, Hex(message)) in questions {
+        let sent = if connected { socket.send(message) } else { socket.send_to(message, target) };
+        sent.map_err(failed("send"))?;
+    }
+    let mut answers = Vec::new();
+    for _ in questions {
+        let mut buffer = vec![0; 65_535];
+        let (length, source) = socket.recv_from(&mut buffer).map_err(failed("receive"))?;
+        buffer.truncate(length);
+        answers.push((source, Hex(buffer)));
+    }
+    Ok(Response::Answered { answers, peer: socket.peer_addr().ok() })
 }
 
 fn prepared(

@@ -12,6 +12,7 @@ mod golden;
 mod hostile_http2;
 mod hostile_tls;
 mod peer;
+mod questions;
 mod ready;
 mod refused;
 mod relay;
