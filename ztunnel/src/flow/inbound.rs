@@ -197,16 +197,20 @@ async fn stream(worker: Rc<Worker>, pod: Arc<Pod>, incoming: Incoming, client: C
     record.end(ending);
 }
 
-/// The client, for reports. What its own node tells counts only where this node does not know it:
-/// behind a gateway, its address is another's.
+/// The client, for reports. What its own node tells counts only where nobody else can: behind a
+/// gateway, whose address it has, and from an address that is no workload's. One that is another
+/// workload's is a contradiction, and then the client is not known.
 fn source(worker: &Worker, client: &Client, head: &ConnectHead, via: Via) -> Option<Arc<Workload>> {
     let identity = client.peer.identity()?;
     let mesh = worker.mesh.borrow_mut().current().clone();
-    let known = match via {
-        Via::Direct => worker.workload_of(&mesh, client.address.ip(), Some(identity)),
-        Via::Gateway => None,
-    };
-    known.or_else(|| head.baggage.workload(identity.id()).map(Arc::new))
+    let ip = client.address.ip();
+    let at_address = mesh.snapshot.workload_by_address(&worker.config.network, ip);
+    match (via, at_address) {
+        (Via::Direct, Some(_)) => worker.workload_of(&mesh, ip, Some(identity)),
+        (Via::Direct, None) | (Via::Gateway, _) => {
+            head.baggage.workload(identity.id()).map(Arc::new)
+        }
+    }
 }
 
 /// The service that the client says it dialled, if the workload has to do with it. For reports only.
