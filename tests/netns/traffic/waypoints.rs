@@ -50,23 +50,24 @@ fn waypointed(stage: &Stage) -> Mesh {
 }
 
 /// That a connection to the service arrives at the waypoint, which is told who calls and what for.
+/// What it was told of the client's address: as policy sees it, so with the port of the tunnel.
 fn is_announced(client: &Actor, pod: &Pod) -> anyhow::Result<SocketAddr> {
     let service = SocketAddr::new(VIP, HTTP);
     let connection = client.connect(service)?;
     let local = connection.local();
+    let identity = Some(SpiffeId::parse(&pod.identity())?);
     let source = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let header = ProxyHeader {
-        identity: Some(SpiffeId::parse(&pod.identity())?),
-        ..ProxyHeader::new(source, service)
-    };
-    let expected = [header.encode(), b"hello".to_vec()].concat();
+    let header = ProxyHeader { identity, ..ProxyHeader::new(source, service) };
     connection.send(b"hello")?;
-    let got = connection.receive(expected.len())?;
-    ensure!(got == expected, "{:?} instead of {header:?}", ProxyHeader::decode(&got));
+    let got = connection.receive(header.encode().len() + b"hello".len())?;
+    let (told, end) = ProxyHeader::decode(&got)?;
+    ensure!(told.source.ip() == source.ip(), "{told:?} instead of {header:?}");
+    ensure!(ProxyHeader { source, ..told.clone() } == header, "{told:?} instead of {header:?}");
+    ensure!(&got[end..] == b"hello", "{got:?}");
     connection.shutdown_write()?;
     ensure!(connection.receive_all()?.is_empty(), "more than the echo");
     connection.close()?;
-    Ok(source)
+    Ok(told.source)
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn a_waypoint_without_a_tunnel_takes_what_names_it() {
         let tunnel = from.tunnel(&stage.pod("web").identity())?;
         let answer = tunnel.connect(&stage.pod("api").at(HTTP).to_string(), &[])?;
         ensure!(answer.status == 400, "answered {}", answer.status);
-        watch.outcome("DESTINATION_MISMATCH", |line| line.direction == "inbound")?;
+        watch.outcome("DESTINATION_MISMATCH", |line| line.source == tunnel.local.to_string())?;
         let answer = tunnel.connect(&format!("{VIP}:{HTTP}"), &[])?;
         answer.stream.context("not opened")?.echoes()
     });
