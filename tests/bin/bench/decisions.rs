@@ -23,8 +23,7 @@ type Source = fn(u32) -> anyhow::Result<Vec<Figure>>;
 
 /// Who measures what. Routes come first: the memory that they take is seen best in a process that
 /// freed nothing yet.
-const SOURCES: [Source; 4] =
-    [routes::figures, push::figures, machine::figures, policy::figures];
+const SOURCES: [Source; 4] = [routes::figures, push::figures, machine::figures, policy::figures];
 
 /// Operations of one round are repeated until they took this long, so that the clock's resolution
 /// does not matter.
