@@ -150,6 +150,8 @@ async fn run_on(
         svids: svids.clone(),
         mesh: MeshView::new(mesh.subscribe()),
         threads: threads.clone(),
+        asking: mesh.asking(),
+        network: config.network.clone(),
     };
     let mut tasks = JoinSet::new();
     let dispatching = tokio::spawn(dispatch.run());

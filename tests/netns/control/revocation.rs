@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use proto::security::Action;
-use tests::{AgentOptions, has_ended, talk};
+use tests::{AgentOptions, Mood, has_ended, talk};
 
 use crate::land::{Land, SOON, holds, policy, principal, workload};
 
@@ -53,6 +53,8 @@ fn a_revoked_certificate_ends_tunnels_and_streams() -> anyhow::Result<()> {
     talk(&open, "before")?;
     talk(&back, "before")?;
     let mark = land.east.log_mark();
+    // An agent asks for another certificate in place of a revoked one; this authority gives none.
+    land.ca.set_mood(Mood::Refuse);
     land.ca.revoke(&land.web.pod.identity());
     land.ca.write_crl(&list)?;
     // Both directions: as a client its streams end, as a server the tunnels to it.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use model::PodUid;
+use model::{Network, NetworkAddress, PodUid};
 use svid::SvidStore;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Threads;
-use crate::capture::PodEvent;
+use crate::capture::{CapturedPod, PodEvent};
+use crate::discovery::Asking;
 use crate::flow::{LocalPods, Pod};
 use crate::identity::PodIdentity;
 use crate::mesh::MeshView;
@@ -48,9 +49,26 @@ pub(crate) struct Dispatch {
     pub(crate) svids: SvidStore,
     pub(crate) mesh: MeshView,
     pub(crate) threads: Arc<Threads>,
+    pub(crate) asking: Asking,
+    pub(crate) network: Network,
 }
 
 impl Dispatch {
+    /// On demand, asks for the workload of a pod by the pod's addresses, for as long as it is there.
+    fn ask_for(&self, captured: &Arc<CapturedPod>) -> impl Future<Output = ()> + Send + use<> {
+        let (asking, network) = (self.asking.clone(), self.network.clone());
+        let captured = captured.clone();
+        async move {
+            let own = captured.addresses().borrow().clone();
+            let address = |ip| NetworkAddress { network: network.clone(), ip };
+            let asked = asking.ask_for_own(own.into_iter().map(address).collect());
+            tokio::select! {
+                () = asked => {}
+                () = captured.gone().cancelled() => {}
+            }
+        }
+    }
+
     /// Runs until capture ends.
     pub(crate) async fn run(mut self) {
         let mut identities = JoinSet::new();
@@ -58,6 +76,7 @@ impl Dispatch {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(PodEvent::Up { pod: captured, acceptors }) => {
+                        identities.spawn(self.ask_for(&captured));
                         let key = captured.workload().clone();
                         // The certificate is asked for before the first connection needs it.
                         let (identity, following) =

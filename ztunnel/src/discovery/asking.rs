@@ -1,8 +1,9 @@
 //! On demand: asking the control plane for what a connection needs and nobody asked for yet.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use model::Code;
+use model::{Code, NetworkAddress};
 use resolve::{Extent, Resource};
 use xds_client::{Client, LookupError, LookupKey};
 
@@ -11,6 +12,9 @@ use crate::mesh::{MeshState, MeshView};
 /// Questions of one connection. A route leads through a service, a waypoint and its service, and a
 /// gateway and its service at most; one more is refused.
 const QUESTIONS_MAX: usize = 8;
+
+/// Pause before a workload of this node is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whom to ask: nobody, where the state is whole.
 #[derive(Clone, Default)]
@@ -62,6 +66,22 @@ impl Asking {
             }
             Err(error @ (LookupError::TimedOut | LookupError::Ended)) => {
                 Err((Code::LookupTimeout, format!("{resource}: {error}")))
+            }
+        }
+    }
+
+    /// Asks for a workload of this node, which a control plane need not tell of by itself, until it
+    /// is known. Ends at once where the state is whole.
+    pub(crate) async fn ask_for_own(&self, addresses: Vec<NetworkAddress>) {
+        let Some(client) = &self.0 else { return };
+        for address in addresses {
+            let key = LookupKey::Address(address.clone());
+            while let Err(error) = client.lookup(key.clone()).await {
+                if error == LookupError::Ended {
+                    return;
+                }
+                tracing::warn!(%address, %error, "this node's own workload is not known yet");
+                tokio::time::sleep(ASK_AGAIN).await;
             }
         }
     }
