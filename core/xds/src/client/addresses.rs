@@ -108,12 +108,12 @@ impl Client {
         }
         let thing = match &address {
             Address::Workload(_) => Thing::Workload,
-            Address::Service(service) => Thing::Service(service.name.clone()),
+            Address::Service(_) => Thing::Service,
         };
-        if let Some(old) = self.addresses.set(&name, &body.version, thing.clone(), aliases) {
+        if let Some(old) = self.addresses.set(&name, &body.version, thing, aliases) {
             // The same name for another kind of thing.
             if old.thing != thing {
-                changes.push(old.thing.removal(&name));
+                changes.extend(old.thing.removal(&name));
             }
             for alias in old.aliases.iter().filter(|alias| !self.addresses.knows(alias)) {
                 self.lookups.lost(alias, &mut applied.changes);
@@ -143,7 +143,7 @@ impl Client {
             self.lookups.lost(other, &mut applied.changes);
         }
         applied.records.push(Record { kind: Kind::Address, name: name.to_string(), body: None });
-        Some(held.thing.removal(&name))
+        held.thing.removal(&name)
     }
 }
 

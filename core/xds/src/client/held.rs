@@ -64,19 +64,18 @@ impl<T> ByName<T> {
 pub(super) type Policies = ByName<PolicyName>;
 
 /// What is held under one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thing {
-    /// Its uid is the name.
     Workload,
-    Service(ServiceName),
+    Service,
 }
 
 impl Thing {
-    /// The end of it.
-    pub(super) fn removal(self, name: &Arc<str>) -> Change {
+    /// The end of it. Its name is its uid, or its namespace and host name.
+    pub(super) fn removal(self, name: &Arc<str>) -> Option<Change> {
         match self {
-            Self::Workload => Change::RemoveWorkload(WorkloadUid(name.clone())),
-            Self::Service(name) => Change::RemoveService(name),
+            Self::Workload => Some(Change::RemoveWorkload(WorkloadUid(name.clone()))),
+            Self::Service => ServiceName::parse(name).map(Change::RemoveService),
         }
     }
 }

@@ -315,14 +315,16 @@ impl Client {
     }
 
     fn knows(&self, key: &LookupKey, name: &str) -> bool {
-        self.addresses.knows(name)
-            || match key {
-                LookupKey::Address(NetworkAddress { network, ip }) => {
-                    self.snapshot.workload_by_address(network, *ip).is_some()
-                        || self.snapshot.service_by_vip(network, *ip, "").is_some()
-                }
-                LookupKey::Workload(_) | LookupKey::Service(_) => false,
+        match (key, self.settings.mode) {
+            (LookupKey::Address(NetworkAddress { network, ip }), Mode::Wildcard) => {
+                self.snapshot.workload_by_address(network, *ip).is_some()
+                    || self.snapshot.service_by_vip(network, *ip, "").is_some()
             }
+            // Not by what is held: a service whose block holds the address may be known, and a
+            // workload that has just that address may not.
+            (LookupKey::Address(_), Mode::OnDemand)
+            | (LookupKey::Workload(_) | LookupKey::Service(_), _) => self.addresses.knows(name),
+        }
     }
 
     /// When [`Self::expire`] is due, unless there is reason for it before.

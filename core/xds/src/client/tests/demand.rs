@@ -3,7 +3,9 @@ use std::time::{Duration, Instant};
 use model::{Network, NetworkAddress, ServiceName, WorkloadUid};
 use proto::discovery::DeltaDiscoveryRequest;
 
-use super::wire::{address, address_of, client, response, service, start, told, uids, workload};
+use super::wire::{
+    address, address_of, block, client, response, service, start, told, uids, workload,
+};
 use crate::client::{
     ABSENT_FOR, Answer, Client, LOOKUP_WAIT, Lookup, LookupKey, Mode, NAMES_MAX, Sync, WaiterId,
 };
@@ -94,6 +96,17 @@ fn a_lookup_is_released_by_name_and_by_alias() {
         assert_eq!(released, [(first, Answer::Found), (second, Answer::Found)], "{expected}");
         assert_eq!(known(&mut client, &key, now), Answer::Found);
     }
+}
+
+#[test]
+fn a_block_around_an_address_is_no_answer_for_it() {
+    let (mut client, now) = opened();
+    let received = client.receive(response(Kind::Address, "a", vec![block("wide", 8)], &[]), now);
+    assert!(received.expect("valid").published);
+    let (waiter, sent) = wait(&mut client, &by_address("10.0.0.1"), now);
+    assert_eq!(sent, ["/10.0.0.1"]);
+    let received = client.receive(response(Kind::Address, "b", vec![], &["/10.0.0.1"]), now);
+    assert_eq!(received.expect("valid").released, [(waiter, Answer::Absent)]);
 }
 
 #[test]

@@ -44,12 +44,23 @@ pub(super) fn address_of(workload: workload::Workload, version: &str) -> Resourc
     resource(Kind::Address, &name, version, &body)
 }
 
+/// A service with a virtual address that ends in `number`.
 pub(super) fn service(hostname: &str, number: u8) -> Resource {
+    service_at(hostname, vec![10, 1, 0, number], None)
+}
+
+/// A service with a block of addresses.
+pub(super) fn block(hostname: &str, length: u32) -> Resource {
+    service_at(hostname, vec![10, 0, 0, 0], Some(length))
+}
+
+fn service_at(hostname: &str, address: Vec<u8>, length: Option<u32>) -> Resource {
     let body = workload::Service {
         namespace: "shop".into(),
         hostname: hostname.into(),
         addresses: vec![workload::NetworkAddress {
-            address: vec![10, 1, 0, number].into(),
+            address: address.into(),
+            length,
             ..Default::default()
         }],
         ..Default::default()
