@@ -1,6 +1,8 @@
 //! What ends an open connection when trust changes: a revoked certificate, a removed root.
 
-use tls::{PeerChain, TrustView};
+use std::sync::Arc;
+
+use tls::{PeerChain, Svid, TrustView};
 
 use crate::relay::Ending;
 
@@ -18,6 +20,20 @@ pub(super) async fn distrusted(
         }
         if !trust.changed().await {
             // There will be no other: the agent is stopping, and draining ends the connection.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// The same for certificates of this node's own pods: between two of them there is no handshake.
+/// Cancel safe.
+pub(super) async fn revoked(mut trust: TrustView, certificates: Vec<Arc<Svid>>) -> Ending {
+    loop {
+        let now = trust.current_and_update();
+        if let Some(revoked) = certificates.iter().find_map(|svid| svid.check(&now).err()) {
+            return Ending::new(revoked.code(), revoked.to_string());
+        }
+        if !trust.changed().await {
             return std::future::pending().await;
         }
     }

@@ -262,8 +262,7 @@ async fn local(
             return Reason::new(NotReady::CODE, error.to_string());
         }
     };
-    let identity = svid.identity().clone();
-    record.outcome.source.identity = Some(identity.id().clone());
+    record.outcome.source.identity = Some(svid.identity().id().clone());
     // The pod may have left since the route was chosen.
     let (Some(server), Some(client)) = (worker.local_pod(workload), record.outcome.source.address)
     else {
@@ -275,7 +274,7 @@ async fn local(
         let detail = format!("{} has no known address to call {address} from", source.key);
         return Reason::new(Code::SourceUnknown, detail);
     };
-    let call = SameNode { stream, source, identity, local: address.ip(), asked: authority };
+    let call = SameNode { stream, source, svid, local: address.ip(), asked: authority };
     same_node(worker, &server, (call, attempt), record).await
 }
 

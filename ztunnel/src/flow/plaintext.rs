@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use model::{Connection, Direction, OriginalDst, Path, Peer, VerifiedIdentity};
+use model::{Connection, Direction, OriginalDst, Path, Peer};
 use resolve::Asked;
+use tls::Svid;
 use tokio::net::TcpStream;
 
 use super::admit::{Call, Refused, admit};
 use super::attempt::Attempt;
+use super::distrust::{first, revoked};
 use super::pods::Pod;
 use super::record::{Both, Reason, Record};
 use super::target::target;
@@ -51,8 +53,8 @@ pub(super) struct SameNode {
     pub(super) stream: TcpStream,
     /// The client's address.
     pub(super) source: SocketAddr,
-    /// The client's identity, which this agent has proven.
-    pub(super) identity: VerifiedIdentity,
+    /// The client's certificate, of whose pod this agent holds the kernel objects.
+    pub(super) svid: Arc<Svid>,
     /// The destination pod's address.
     pub(super) local: IpAddr,
     /// What a tunnel to it would be asked for.
@@ -69,7 +71,8 @@ pub(super) async fn same_node(
     (call, attempt): (SameNode, &Attempt),
     client_record: &mut Record,
 ) -> Reason {
-    let SameNode { stream, source, identity, local, asked } = call;
+    let SameNode { stream, source, svid, local, asked } = call;
+    let identity = svid.identity().clone();
     let mut record = Record::start(
         &worker.telemetry,
         Direction::Inbound,
@@ -116,7 +119,9 @@ pub(super) async fn same_node(
     client_record.established();
     record.established();
     let _open = pod.captured.track();
-    let stop = admitted.watch.revoked();
+    let certificates = std::iter::once(svid).chain(pod.identity.current());
+    let revoked = revoked(worker.trust.clone(), certificates.collect());
+    let stop = first(admitted.watch.revoked(), revoked);
     let both = Both(client_record, &record);
     let reason = Reason::from(relay::join_tcp(stream, admitted.application, &both, stop).await);
     record.end(reason.clone());
