@@ -10,7 +10,7 @@ use prost_types::{Struct, Value};
 use proto::citadel::{
     CREATE_METHOD, IMPERSONATED_IDENTITY, IstioCertificateRequest, IstioCertificateResponse,
 };
-use tls::{BundleError, TrustBundle};
+use tls::{BundleError, RESPONSE_BYTES_MAX, ResponseError, TrustBundle, issued_chain};
 use tokio::sync::Mutex;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -19,7 +19,6 @@ use tonic_prost::ProstCodec;
 
 use crate::csr::{Csr, CsrError};
 use crate::issuer::{IssueError, Issued, Issuer, Issuing};
-use crate::response::{RESPONSE_BYTES_MAX, ResponseError, issued_chain};
 
 /// How long one request may take, the connection to the authority included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);

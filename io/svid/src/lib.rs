@@ -9,7 +9,6 @@ mod csr;
 mod dev_ca;
 mod folder;
 mod issuer;
-mod response;
 mod schedule;
 mod store;
 
@@ -18,7 +17,6 @@ pub use csr::{Csr, CsrError};
 pub use dev_ca::{CERTIFICATE_FILE, DevCa, DevCaError, KEY_FILE};
 pub use folder::{FolderError, SvidFolder};
 pub use issuer::{IssueError, Issued, Issuer, Issuing, Unusable};
-pub use response::{IssuedChain, RESPONSE_BYTES_MAX, ResponseError, issued_chain};
 pub use schedule::{ISSUES_AT_ONCE, RETRY_MAX, RETRY_MIN, RETRY_WAITED_FOR};
 pub use store::{
     IDENTITIES_MAX, NotReady, StoreFull, SvidHandle, SvidStatus, SvidStore, TTL_DEFAULT,

@@ -1,8 +1,8 @@
-//! The authority's answer: PEM texts to a chain and its roots.
+//! An authority's answer: PEM texts to a chain and its roots.
 
+use crate::{CHAIN_MAX, ROOTS_MAX};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tls::{CHAIN_MAX, ROOTS_MAX};
 
 /// Largest answer read, in bytes: a chain and a few roots have some 10 KiB. A longer one is refused.
 pub const RESPONSE_BYTES_MAX: usize = 256 * 1024;
