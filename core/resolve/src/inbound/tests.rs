@@ -365,6 +365,24 @@ fn nobody_is_a_waypoint_that_is_not_known() {
     assert_eq!(judged.map_err(|refusal| refusal.code), Err(Code::WaypointRequired));
 }
 
+#[test]
+fn nobody_passes_to_a_service_that_is_not_known() {
+    let serving = serving(workload("shop/cart1", &["10.0.0.1"]), "shop/cart.svc", &[(80, 8080)]);
+    let mesh = Snapshot::build(vec![serving.clone()], Vec::new());
+    let arrival = Arrival {
+        network: &Network::default(),
+        peer: None,
+        source: "192.0.2.1".parse().expect("literal"),
+        from_gateway: false,
+        destination: "10.0.0.1:8080".parse().expect("literal"),
+    };
+    let judged = |setting| {
+        require_waypoint(&mesh, &serving, &arrival, setting).map_err(|refusal| refusal.code)
+    };
+    assert_eq!(judged(RequireWaypoint::Enforce), Err(Code::WaypointUnknown));
+    assert_eq!(judged(RequireWaypoint::Off), Ok(()));
+}
+
 proptest! {
     /// Whatever is asked for, only an address of the pod is dialled, and never a port of the mesh.
     #[test]

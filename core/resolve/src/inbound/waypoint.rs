@@ -42,7 +42,8 @@ pub struct Arrival<'q> {
 /// The workload's own waypoint counts for all its ports, a service's for those that serve it: what
 /// is no port of the service cannot be its traffic. The waypoint is known by its identity, and by
 /// its address where that belongs to a workload: another one with the same service account is none.
-/// A waypoint that is not known has no identity, so nobody passes.
+/// A waypoint that is not known has no identity, so nobody passes; nor does anybody to a workload of
+/// a service that is not known, because that may have a waypoint.
 pub fn require_waypoint(
     snapshot: &Snapshot,
     workload: &Workload,
@@ -52,6 +53,11 @@ pub fn require_waypoint(
     match setting {
         RequireWaypoint::Off => return Ok(()),
         RequireWaypoint::Enforce => {}
+    }
+    // Whether a service that is not known has a waypoint cannot be told.
+    if let Some(name) = workload.services.keys().find(|name| snapshot.service(name).is_none()) {
+        let detail = format!("{} serves {name}, which is not known here", workload.key);
+        return Err(refusal(Code::WaypointUnknown, detail));
     }
     let port = arrival.destination.port();
     let services = workload.services.keys().filter_map(|name| snapshot.service(name));
