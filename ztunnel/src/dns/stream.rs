@@ -177,8 +177,11 @@ impl<S: Surroundings, C: AsyncRead + AsyncWrite> Stream<'_, S, C> {
         let id = Header::read(&message).map_or(0, |header| header.id);
         let due = Instant::now() + UPSTREAM_TIMEOUT;
         self.waiting.push(Waiting { id, asked, refusal, due, _place: place });
-        // A resolver that is gone shows when it is read from, too; then all that wait are refused.
-        let _ = write(&mut upstream.writer, &message).await;
+        if write(&mut upstream.writer, &message).await.is_err() {
+            // A part of the frame may have been sent: whatever followed would be read as its rest.
+            self.upstream = None;
+            return self.refuse_all(Failure::Unreachable).await;
+        }
         Ok(())
     }
 
