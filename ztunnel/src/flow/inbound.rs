@@ -49,6 +49,13 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
     let Captured { stream, peer: address, original_dst: local } = captured;
     let record =
         || Record::start(&worker.telemetry, Direction::Inbound, Path::Hbone, address, local);
+    // A handshake that stalls, or waits for our certificate, holds one of a bounded number of slots,
+    // for a bounded time.
+    let Some(slot) = Handshakes::begin(&pod.handshakes, address.ip()) else {
+        relay::reset(&stream);
+        let detail = "too many handshakes with this pod are under way";
+        return record().end(Reason::new(Code::LimitReached, detail));
+    };
     // identity
     let svid = match pod.identity.ready().await {
         Ok(svid) => svid,
@@ -57,12 +64,7 @@ pub(crate) async fn hbone(worker: Rc<Worker>, pod: Arc<Pod>, captured: Captured)
             return record().end(Reason::new(NotReady::CODE, error.to_string()));
         }
     };
-    // tunnel; a handshake that stalls holds one of a bounded number of slots, for a bounded time
-    let Some(slot) = Handshakes::begin(&pod.handshakes, address.ip()) else {
-        relay::reset(&stream);
-        let detail = "too many handshakes with this pod are under way";
-        return record().end(Reason::new(Code::LimitReached, detail));
-    };
+    // tunnel
     let (server, peer) = match tunnel::accept(stream, &svid, &worker.tunnel_options).await {
         Ok(accepted) => accepted,
         Err(error) => return record().end(Reason::new(error.code(), error.detail())),
