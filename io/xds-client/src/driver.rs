@@ -173,6 +173,10 @@ impl Driver {
     pub(crate) async fn serving<F: Future>(&mut self, event: F) -> Result<F::Output, End> {
         let mut event = pin!(event);
         loop {
+            // What was applied since may have had no room for its answer.
+            if matches!(self.outgoing, Outgoing::Unread) {
+                return Err(End::Deaf);
+            }
             let end = self.machine.next_end().map(tokio::time::Instant::from_std);
             let expiry = async move {
                 match end {
@@ -195,9 +199,6 @@ impl Driver {
                         return Err(End::Resend);
                     }
                 }
-            }
-            if matches!(self.outgoing, Outgoing::Unread) {
-                return Err(End::Deaf);
             }
         }
     }
