@@ -61,7 +61,8 @@ impl Dispatch {
         async move {
             let own = captured.addresses().borrow().clone();
             let address = |ip| NetworkAddress { network: network.clone(), ip };
-            let asked = asking.ask_for_own(own.into_iter().map(address).collect());
+            let own: Vec<_> = own.into_iter().map(address).collect();
+            let asked = asking.ask_for_own(&own);
             tokio::select! {
                 () = asked => {}
                 () = captured.gone().cancelled() => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::{Code, NetworkAddress};
 use resolve::{Extent, Resource};
-use xds_client::{Client, LookupError, LookupKey};
+use xds_client::{Client, Existence, LookupError, LookupKey};
 
 use crate::mesh::{MeshState, MeshView};
 
@@ -71,18 +71,21 @@ impl Asking {
     }
 
     /// Asks for a workload of this node, which a control plane need not tell of by itself, until it
-    /// is known. Ends at once where the state is whole.
-    pub(crate) async fn ask_for_own(&self, addresses: Vec<NetworkAddress>) {
+    /// is known by one of its addresses. Ends at once where the state is whole. Cancel safe.
+    pub(crate) async fn ask_for_own(&self, addresses: &[NetworkAddress]) {
         let Some(client) = &self.0 else { return };
-        for address in addresses {
-            let key = LookupKey::Address(address.clone());
-            while let Err(error) = client.lookup(key.clone()).await {
-                if error == LookupError::Ended {
-                    return;
+        loop {
+            for address in addresses {
+                match client.lookup(LookupKey::Address(address.clone())).await {
+                    Ok(Existence::Found) => return,
+                    // A pod may be enrolled before the control plane knows of it.
+                    Ok(Existence::Absent) => {}
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "this node's own workload is not known yet");
+                    }
                 }
-                tracing::warn!(%address, %error, "this node's own workload is not known yet");
-                tokio::time::sleep(ASK_AGAIN).await;
             }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
