@@ -137,9 +137,6 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
 
     /// Decides for one stream.
     pub fn checkout(&mut self, key: &K, now: Instant) -> Checkout {
-        if self.draining {
-            return Checkout::Refuse(Code::Draining);
-        }
         if let Some(id) = self.roomiest(key, false) {
             return self.take(id);
         }
@@ -187,6 +184,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
 
     /// A stream that was checked out with [`Checkout::Use`] ended, or could not be opened.
     pub fn stream_closed(&mut self, id: TunnelId, now: Instant) {
+        let draining = self.draining;
         let Some(open) = self.open(id) else { return };
         // None: it was never checked out, and the tunnel is idle already.
         let Some(left) = open.streams.checked_sub(1) else { return };
@@ -195,7 +193,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             return;
         }
         open.idle_since = now;
-        if open.going_away {
+        if open.going_away || draining {
             self.close(id);
         } else {
             self.idle.insert((now, id));
@@ -254,14 +252,12 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
         self.idle.first().map(|(since, _)| *since + self.limits.idle)
     }
 
-    /// The agent stops: no new streams; tunnels close when their last stream has ended.
+    /// The agent stops: a tunnel is closed as soon as it has no streams. Connections that were
+    /// accepted before still get theirs.
     pub fn drain(&mut self) {
         self.draining = true;
-        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
-            match self.open(id) {
-                Some(_) => self.going_away(id),
-                None => self.close(id),
-            }
+        while let Some(&(_, id)) = self.idle.first() {
+            self.close(id);
         }
     }
 

@@ -118,6 +118,7 @@ async fn upkeep(worker: Rc<Worker>) {
     let mut mesh = worker.mesh.borrow().clone();
     let mut pods = worker.watch_pods();
     let mut trust = worker.trust.clone();
+    let mut draining = false;
     loop {
         tokio::select! {
             () = worker.tunnels.idle_due() => worker.tunnels.sweep(),
@@ -139,9 +140,9 @@ async fn upkeep(worker: Rc<Worker>) {
                 }
                 worker.tunnels.leave_distrusted(&trust.current_and_update());
             }
-            () = worker.stop.draining() => {
+            () = worker.stop.draining(), if !draining => {
+                draining = true;
                 worker.tunnels.drain();
-                return std::future::pending().await;
             }
         }
     }

@@ -270,7 +270,7 @@ impl Tunnels {
         self.after_input();
     }
 
-    /// No new streams; tunnels close with their last one.
+    /// Tunnels close with their last stream.
     pub(crate) fn drain(&self) {
         self.0.machine.borrow_mut().drain();
         self.after_input();

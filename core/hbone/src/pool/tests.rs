@@ -135,14 +135,20 @@ fn a_retired_dial_is_not_wanted_any_more() {
 }
 
 #[test]
-fn draining_refuses_and_empties() {
+fn draining_serves_what_was_accepted_and_empties() {
     let (mut pool, now) = pool();
     let a = dial(&mut pool, "a", now);
     let b = dial(&mut pool, "b", now);
     assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
     pool.drain();
     assert_eq!(closed(&mut pool), [Close::InOrder(b)]);
-    assert_eq!(pool.checkout(&"b", now), Checkout::Refuse(Code::Draining));
+    assert_eq!(pool.checkout(&"a", now), Checkout::Use(a));
+    let c = dial(&mut pool, "c", now);
+    assert_eq!(pool.checkout(&"c", now), Checkout::Use(c));
+    for id in [a, c] {
+        pool.stream_closed(id, now);
+    }
+    assert_eq!(closed(&mut pool), [Close::InOrder(c)]);
     pool.stream_closed(a, now);
     assert_eq!(closed(&mut pool), [Close::InOrder(a)]);
     assert_eq!(sizes(&pool), (0, 0));
@@ -243,6 +249,7 @@ fn exhaustive() {
         }
         pool.drain();
         while pool.poll_close().is_some() {}
+        shell.dialing.drain(..).for_each(|id| pool.dial_failed(id));
         for (id, streams) in shell.open {
             (0..streams).for_each(|_| pool.stream_closed(id, now));
         }
