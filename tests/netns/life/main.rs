@@ -12,6 +12,7 @@ mod leaving;
 mod privileged;
 mod refusals;
 mod reload;
+mod rescue;
 mod socket;
 mod startup;
 mod stopping;

@@ -62,10 +62,9 @@ impl Ask {
 #[test]
 fn refusals_have_codes_and_leave_nothing() -> anyhow::Result<()> {
     let world = World::new(1)?;
-    let (taken, free) = (
-        House::new(&world, PodSpec::new(1, "taken"))?,
-        House::new(&world, PodSpec::new(1, "free"))?,
-    );
+    let house = |name| House::new(&world, PodSpec::new(1, name));
+    let (taken, free, left, right) =
+        (house("taken")?, house("free")?, house("left")?, house("right")?);
     world.set_mesh(&Mesh::new().workloads([&taken.pod, &free.pod]))?;
     let mut agent = world.agent(1, AgentOptions::default())?;
     agent.wait_ready()?;
@@ -107,6 +106,11 @@ fn refusals_have_codes_and_leave_nothing() -> anyhow::Result<()> {
         ("half a workload", "BAD_REQUEST", ask.clone().workload("shop/free")),
         ("a workload with an empty part", "BAD_REQUEST", ask.clone().workload("shop//free")),
         ("the pod of another uid", "NETNS_TAKEN", Ask::of(&taken).uid("twin")),
+        (
+            "a cgroup above those of several pods",
+            "NETNS_MISMATCH",
+            Ask::of(&left).cgroup(above(&world, &[&left, &right])?),
+        ),
         // A process-less cgroup of its own, so that only the namespace is taken, and the reverse.
         (
             "a container of an enrolled pod",
@@ -132,6 +136,18 @@ fn refusals_have_codes_and_leave_nothing() -> anyhow::Result<()> {
     // And the pod they were about is as good as new.
     agent.enrol(&free.pod)?;
     free.greet(&taken, "captured")
+}
+
+/// A cgroup that holds the processes of several pods, each in one of its own.
+fn above(world: &World, houses: &[&House]) -> anyhow::Result<PathBuf> {
+    let path = tests::cgroup_mount()?.join(world.prefix().to_string()).join("above");
+    std::fs::create_dir(&path)?;
+    for house in houses {
+        let below = path.join(house.pod.name());
+        std::fs::create_dir(&below)?;
+        std::fs::write(below.join("cgroup.procs"), house.actor.pid().to_string())?;
+    }
+    Ok(path)
 }
 
 /// A cgroup without processes below a pod's.
