@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr};
 use ebpf_abi::Kind;
 use ztunnel::capture::{
     bpf::{self, LinkTarget},
-    programs::Programs,
+    programs::{Predecessor, Programs},
 };
 
 use crate::world::{Agent, Node, POD4, POD6, counter, eventually};
@@ -73,6 +73,42 @@ fn a_killed_agents_registrations_go_with_its_sockets() {
         Err(libc::ECONNREFUSED),
         "nobody is there to judge"
     );
+}
+
+#[test]
+fn an_agent_that_retires_keeps_its_role_until_it_has_ended() {
+    let node = Node::new();
+    let first = node.load();
+    node.attach_roles(&first);
+    let mut agent = Agent::start(&node);
+    let hooks = node.attach_with(&first, |maps| agent.install(maps));
+    let mut app = node.actor("pod", "pod");
+    let listener = app.listen("0.0.0.0:80");
+    let to = format!("{POD4}:80");
+
+    let second = node.load_as("other", Predecessor::Retiring);
+    node.attach_roles_to(&second, "other");
+    let mut successor = node.actor("other", "pod");
+    successor.connect(&to, "").expect("connect");
+    app.accept(&listener).expect("the next agent reaches the application");
+    let socket = agent.actor.connect(&to, "").expect("connect");
+    app.accept(&listener).expect("and so does the one that retires");
+    agent.actor.run(&format!("reset {}", socket.id)).expect("reset");
+    let left = || hooks.maps().tuples_len().expect("read");
+    assert!(eventually(|| left() == 1), "its registrations go with its sockets still");
+
+    second.retired().expect("take the role");
+    agent.actor.connect(&to, "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged, like any other");
+    successor.connect(&to, "").expect("connect");
+    app.accept(&listener).expect("the next agent keeps its own");
+
+    // An agent that finds no predecessor alive gives nobody a second place.
+    let third = node.load_as("agent", Predecessor::Gone);
+    node.attach_roles(&third);
+    let mut neighbour = node.actor("other", "pod");
+    neighbour.connect(&to, "").expect("connect");
+    agent.accept(Kind::Plaintext, ip(POD4)).expect("judged");
 }
 
 #[test]

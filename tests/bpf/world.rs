@@ -20,7 +20,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ztunnel::capture::{
     DnsCapture, DnsPorts,
     hooks::{AttachSpec, Expected, PodHooks, PodMaps, PodPrefixes, PodSettings},
-    programs::{Programs, RolesConfig},
+    programs::{Predecessor, Programs, RolesConfig},
 };
 
 /// Where cgroup v2 may be mounted.
@@ -120,8 +120,14 @@ impl Node {
 
     /// Loads the programs. "Host" is the namespace on the other end of the pod's veth pair.
     pub(crate) fn load(&self) -> Programs {
+        self.load_as("agent", Predecessor::Gone)
+    }
+
+    /// The same for an agent in another cgroup.
+    pub(crate) fn load_as(&self, cgroup: &str, predecessor: Predecessor) -> Programs {
         let roles = RolesConfig {
-            agent_cgroup_id: self.cgroup_id("agent"),
+            predecessor,
+            agent_cgroup_id: self.cgroup_id(cgroup),
             kubelet_cgroup_id: Some(self.cgroup_id("kubelet")),
             host_netns_cookie: self.netns("world").cookie(),
         };
@@ -130,7 +136,12 @@ impl Node {
 
     /// Attaches the role hooks to the agent's and the kubelet's cgroups.
     pub(crate) fn attach_roles(&self, programs: &Programs) {
-        let (agent, kubelet) = (self.cgroup_fd("agent"), self.cgroup_fd("kubelet"));
+        self.attach_roles_to(programs, "agent");
+    }
+
+    /// The same for an agent in another cgroup.
+    pub(crate) fn attach_roles_to(&self, programs: &Programs, cgroup: &str) {
+        let (agent, kubelet) = (self.cgroup_fd(cgroup), self.cgroup_fd("kubelet"));
         programs.attach_roles(agent.as_fd(), Some(kubelet.as_fd())).expect("attach the role hooks");
     }
 

@@ -359,6 +359,20 @@ impl Agent {
         self.log.lines_since(LogMark::default())
     }
 
+    /// Waits for a message in its log, which agents of one node share.
+    pub fn wait_message(
+        &self,
+        since: LogMark,
+        message: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        eventually(&format!("{} says {message:?}", self.node.name()), timeout, || {
+            let lines = self.log.lines_since(since);
+            Ok(lines.iter().any(|line| line["message"] == message).then_some(()))
+        })
+        .with_context(|| self.log.tail())
+    }
+
     /// Its access log since a mark.
     #[must_use]
     pub fn access_log(&self, since: LogMark) -> Vec<AccessLine> {

@@ -17,7 +17,7 @@ use svid::{CaClient, DevCa, DevCaError, Issuer, SvidFolder, SvidStore};
 use tls::{TrustSettings, TrustStore};
 use tokio::task::JoinSet;
 
-use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError};
+use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError, Incumbent};
 use crate::config::{Authority, Config, ControlPlaneError, MeshSource};
 pub use crate::control::ThreadError;
 use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads, register_gauges};
@@ -123,9 +123,17 @@ async fn run_on(
 ) -> Result<(), AppError> {
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
-    let (capture, events) = Capture::start(capture_config(&config, program))?;
+    let candidate = Capture::prepare(capture_config(&config, program))?;
     let (trust, svids) = certificates(&config)?;
 
+    // Last of what could fail: from here on another agent may have given its place.
+    let (capture, events) = tokio::select! {
+        started = candidate.start() => started?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while waiting");
+            return Ok(());
+        }
+    };
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));
     register_gauges(&mut registry, &capture, &mesh, dropped_lines);
@@ -172,8 +180,10 @@ async fn run_on(
     let stats = move |path: &str| {
         matches!(path, "/metrics" | "/stats/prometheus").then(|| metrics_reply(&registry))
     };
-    tasks.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
-    tasks.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
+    // What a second agent of this node may want for itself.
+    let mut fronts = JoinSet::new();
+    fronts.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
+    fronts.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
     let dump = ConfigDump {
         mesh: mesh.subscribe(),
         config: config.clone(),
@@ -182,31 +192,44 @@ async fn run_on(
         telemetry: telemetry.clone(),
     };
     let dump = move |path: &str| (path == "/config_dump").then(|| dump_reply(&dump));
-    tasks.spawn(port(config.dump_address, "the configuration dump", Arc::new(dump)).await?.serve());
+    fronts
+        .spawn(port(config.dump_address, "the configuration dump", Arc::new(dump)).await?.serve());
     let handler = AdminHandler {
         config: config.clone(),
         capture: capture.clone(),
         mesh,
         svids: svids.clone(),
         trust,
-        pods,
+        pods: pods.clone(),
         telemetry,
         stop: stop.clone(),
         started,
     };
     let admin = admin::Server::bind(&config.admin_socket, ROOT)?;
     let admin_stop = stop.clone();
-    tasks.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
+    fronts.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
 
     // Whoever lets go of a certificate from then on is no pod that leaves the mesh.
     capture.adopt_all().await.inspect_err(|_| svids.stop())?;
     drop(adopting);
     tracing::info!(node = %config.node_name, threads = config.worker_threads, "ready");
 
-    let signal = signals.next().await;
-    tracing::info!(signal, drain = ?config.drain, "stopping");
-    svids.stop();
-    drain(&config, &stop, &capture, threads, dispatching, &mut signals).await;
+    // The set of pods is there to the end: threads watch it.
+    let plane = DataPlane { stop, threads, dispatching };
+    tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, drain = ?config.drain, "stopping");
+            svids.stop();
+            plane.drain(&config, &capture, &mut signals).await;
+        }
+        () = capture.successor_waits() => {
+            tracing::info!("giving the pods to the next agent");
+            // Their certificates are the next one's too.
+            svids.stop();
+            fronts.shutdown().await;
+            plane.retire(&config, &capture, &mut signals).await;
+        }
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -214,41 +237,71 @@ async fn run_on(
 /// The user that may use the admin socket.
 const ROOT: u32 = 0;
 
-/// Stops accepting, lets open connections end for the drain time, then cuts them. A second signal
-/// cuts them at once.
-async fn drain(
-    config: &Config,
-    stop: &Stop,
-    capture: &Capture,
+/// What carries connections, and ends in order.
+struct DataPlane {
+    stop: Stop,
     threads: Arc<Threads>,
     dispatching: tokio::task::JoinHandle<()>,
-    signals: &mut StopSignals,
-) {
-    stop.announce();
-    // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
-    capture.refuse_new().await;
-    stop.begin_drain();
-    // What this takes counts against the drain time.
-    let patience = CAPTURE_STOP.min(config.drain);
-    if tokio::time::timeout(patience, capture.stop()).await.is_err() {
-        tracing::warn!("work on a pod did not end in time");
+}
+
+impl DataPlane {
+    /// Stops accepting, lets open connections end for the drain time, then cuts them. A second signal
+    /// cuts them at once.
+    async fn drain(self, config: &Config, capture: &Capture, signals: &mut StopSignals) {
+        self.stop.announce();
+        // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
+        capture.refuse_new().await;
+        self.stop.begin_drain();
+        // What this takes counts against the drain time.
+        let patience = CAPTURE_STOP.min(config.drain);
+        if tokio::time::timeout(patience, capture.stop()).await.is_err() {
+            tracing::warn!("work on a pod did not end in time");
+        }
+        let Some((stop, mut ended)) = self.end().await else { return };
+        tokio::select! {
+            _ = &mut ended => return,
+            () = tokio::time::sleep(stop.remaining(config.drain)) => tracing::info!("the drain time is over"),
+            signal = signals.next() => tracing::info!(signal, "cutting open connections"),
+        }
+        stop.cut_all();
+        // Bounded: each thread gives its connections a second to be reported.
+        let _ = ended.await;
     }
-    dispatching.abort();
-    // Its share of the threads goes with it.
-    let _ = dispatching.await;
-    let Some(threads) = Arc::into_inner(threads) else {
-        return stop.cut_all();
-    };
-    let ended = tokio::task::spawn_blocking(move || threads.join());
-    tokio::pin!(ended);
-    tokio::select! {
-        _ = &mut ended => return,
-        () = tokio::time::sleep(stop.remaining(config.drain)) => tracing::info!("the drain time is over"),
-        signal = signals.next() => tracing::info!(signal, "cutting open connections"),
+
+    /// Gives the pods away and serves the connections that are there to their end. A signal begins the
+    /// drain time, a second one cuts them at once.
+    async fn retire(self, config: &Config, capture: &Capture, signals: &mut StopSignals) {
+        if let Err(error) = capture.hand_over().await {
+            // The pods may be another's already: nothing to go back to.
+            tracing::error!(error = %model::causes(&error), "giving the pods away failed");
+        }
+        self.stop.begin_drain();
+        let Some((stop, mut ended)) = self.end().await else { return };
+        tokio::select! {
+            _ = &mut ended => return,
+            signal = signals.next() => tracing::info!(signal, drain = ?config.drain, "stopping"),
+        }
+        tokio::select! {
+            _ = &mut ended => return,
+            () = tokio::time::sleep(config.drain) => tracing::info!("the drain time is over"),
+            signal = signals.next() => tracing::info!(signal, "cutting open connections"),
+        }
+        stop.cut_all();
+        let _ = ended.await;
     }
-    stop.cut_all();
-    // Bounded: each thread gives its connections a second to be reported.
-    let _ = ended.await;
+
+    /// Lets the threads end by themselves; resolves to that end. `None`: they were cut.
+    async fn end(self) -> Option<(Stop, tokio::task::JoinHandle<()>)> {
+        let Self { stop, threads, dispatching } = self;
+        dispatching.abort();
+        // Its share of the threads goes with it.
+        let _ = dispatching.await;
+        let Some(threads) = Arc::into_inner(threads) else {
+            stop.cut_all();
+            return None;
+        };
+        Some((stop, tokio::task::spawn_blocking(move || threads.join())))
+    }
 }
 
 /// Opens the source of the mesh's state. A file is read, a control plane not yet connected to.
@@ -323,6 +376,7 @@ fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {
         bypass: config.bypass.clone(),
         threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
         program,
+        incumbent: if config.take_over { Incumbent::Replaced } else { Incumbent::Stays },
     }
 }
 

@@ -29,7 +29,7 @@ plain! {
     crate::PrefixKey: 20,
     crate::PrefixFlags: 4,
     crate::Settings: 72,
-    crate::Roles: 24,
+    crate::Roles: 32,
     crate::SocketRole: 24,
     crate::dns::ResolverKey: 16,
 }

@@ -58,6 +58,8 @@ pub struct SocketRole {
 #[repr(C)]
 pub struct Roles {
     pub agent_cgroup: u64,
+    /// An agent that has given its pods to the next one, and still dials for the connections it has.
+    pub retiring_cgroup: u64,
     pub kubelet_cgroup: u64,
     /// A socket in the kubelet's cgroup counts as the kubelet's only in this network namespace.
     pub host_netns_cookie: u64,
@@ -70,7 +72,7 @@ impl Roles {
         if cgroup == 0 {
             return Role::NONE;
         }
-        if cgroup == self.agent_cgroup {
+        if cgroup == self.agent_cgroup || cgroup == self.retiring_cgroup {
             return Role::PROXY_TO_APP;
         }
         if cgroup == self.kubelet_cgroup && netns_cookie == self.host_netns_cookie {
@@ -86,8 +88,11 @@ mod tests {
 
     #[test]
     fn roles_are_exact() {
-        let roles = Roles { agent_cgroup: 7, kubelet_cgroup: 9, host_netns_cookie: 1 };
+        let roles =
+            Roles { agent_cgroup: 7, retiring_cgroup: 6, kubelet_cgroup: 9, host_netns_cookie: 1 };
         assert_eq!(roles.of(7, 5), Role::PROXY_TO_APP);
+        assert_eq!(roles.of(6, 5), Role::PROXY_TO_APP, "while it retires");
+        assert_eq!(Roles { retiring_cgroup: 0, ..roles }.of(6, 5), Role::NONE);
         assert_eq!(roles.of(9, 1), Role::KUBELET);
         assert_eq!(roles.of(9, 5), Role::NONE, "the kubelet's cgroup in a pod's namespace");
         assert_eq!(roles.of(8, 1), Role::NONE);

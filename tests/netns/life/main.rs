@@ -16,3 +16,4 @@ mod rescue;
 mod socket;
 mod startup;
 mod stopping;
+mod succession;

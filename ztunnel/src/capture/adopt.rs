@@ -56,6 +56,8 @@ impl Capture {
         while adoptions.join_next().await.is_some() {}
         let node = Arc::clone(&self.0);
         self.0.tasks.spawn(async move { node.retry_adoptions().await });
+        let node = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move { node.adopted().await });
         Ok(())
     }
 }

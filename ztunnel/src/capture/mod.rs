@@ -1,7 +1,8 @@
 //! From a packet to a captured connection: eBPF hooks, listeners in the pod, enrolment.
 //!
 //! `bpf`, `programs`, `pins`, `hooks` and `probe` are the kernel's side: what is attached where.
-//! `node`, `enrol`, `live`, `adopt`, `watch` and `leave` are a pod's life, from request to cleanup.
+//! `node`, `enrol`, `live`, `adopt`, `watch` and `leave` are a pod's life, from request to cleanup;
+//! `succession` gives all pods to the next agent.
 //! `pod` and `questions` are what the data plane gets of it: acceptors that yield connections, and
 //! sockets that yield questions to resolvers.
 
@@ -22,6 +23,7 @@ pub mod programs;
 mod questions;
 mod records;
 pub mod self_test;
+mod succession;
 mod view;
 mod watch;
 
@@ -29,11 +31,12 @@ pub use adopt::AdoptAllError;
 pub use agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
 pub use enrol::{EnrolCode, EnrolError, EnrolRequest};
 pub use live::AttachError;
-pub use node::{Capture, CaptureConfig, CaptureError, PodEvent, Status};
+pub use node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent, Status};
 pub use pod::{
     Accepted, Acceptor, Captured, CapturedPod, OpenConnection, Queued, Refused, RunningAcceptor,
     ThreadAcceptors,
 };
 pub use questions::{DnsCapture, DnsPorts, DnsSocket, Question, RunningDnsSocket};
 pub use records::{Progress, Record, RecordError, Records};
+pub use succession::Incumbent;
 pub use view::{HooksView, PodView};

@@ -15,7 +15,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 use model::PodUid;
 use netns::{MarkRouting, NetnsFd, OpenError};
-use nix::fcntl::Flock;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,9 @@ use super::pending::PendingTests;
 use super::pins::{PinError, PinRoot};
 use super::pod::{CapturedPod, ThreadAcceptors};
 use super::probe::{self, KernelFeatures, ProbeError};
-use super::programs::{Programs, ProgramsError, RolesConfig};
+use super::programs::{Predecessor, Programs, ProgramsError, RolesConfig};
 use super::records::{self, Record, RecordError, Records};
+use super::succession::{self, Claim, Incumbent, Seats};
 
 /// Events that wait for the data plane. When it is full, enrolment waits; see [`EVENT_TIMEOUT`].
 const EVENTS_MAX: usize = 64;
@@ -65,6 +65,8 @@ pub struct CaptureConfig {
     pub threads: u16,
     /// The program with the `self-test` subcommand: this one.
     pub program: PathBuf,
+    /// What becomes of an agent that runs on the same pins.
+    pub incumbent: Incumbent,
 }
 
 /// What the data plane is told.
@@ -121,6 +123,16 @@ pub enum CaptureError {
     },
 }
 
+/// A process that could be the agent of this node, and is not yet.
+pub struct Candidate {
+    config: CaptureConfig,
+    cgroup: AgentCgroup,
+    features: KernelFeatures,
+    kubelet: Option<Cgroup>,
+    own: NetnsFd,
+    pins: PinRoot,
+}
+
 /// Capture on this node. Clones share it.
 #[derive(Clone)]
 pub struct Capture(pub(super) Arc<Node>);
@@ -143,7 +155,7 @@ pub(super) struct Node {
     pub(super) shutdown: CancellationToken,
     events: mpsc::Sender<PodEvent>,
     /// Keeps other agents away from the pins.
-    _pins: Flock<File>,
+    pub(super) seats: Seats,
 }
 
 /// One row of the table. The key is the Pod UID, or the name of a record that says none.
@@ -198,24 +210,56 @@ impl Slot {
 }
 
 impl Capture {
-    /// Makes this process an agent: moves it into its cgroup, probes the kernel, loads programs.
+    /// Makes this process fit to be an agent: moves it into its cgroup and probes the kernel. Nothing
+    /// that is pinned is touched.
     ///
     /// Must run before any socket of the data plane exists, because sockets keep the cgroup they
-    /// were made in. Pods of an earlier agent are adopted by [`adopt_all`](Self::adopt_all), once
-    /// somebody receives the events.
-    pub fn start(config: CaptureConfig) -> Result<(Self, mpsc::Receiver<PodEvent>), CaptureError> {
+    /// were made in.
+    pub fn prepare(config: CaptureConfig) -> Result<Candidate, CaptureError> {
         let cgroup = AgentCgroup::establish(config.cgroup.as_deref(), &config.node_name)
             .map_err(CaptureError::Cgroup)?;
         let features = probe::probe(cgroup.leaf().path(), &config.pin_dir)?;
         let kubelet = config.kubelet_cgroup.as_deref().map(Cgroup::open);
         let kubelet = kubelet.transpose().map_err(CaptureError::KubeletCgroup)?;
-        let own = NetnsFd::current()?;
+        let pins = PinRoot::open(&config.pin_dir)?;
+        Ok(Candidate { own: NetnsFd::current()?, config, cgroup, features, kubelet, pins })
+    }
+
+    /// Optional kernel features that were found.
+    pub fn features(&self) -> KernelFeatures {
+        self.0.features
+    }
+
+    /// Counters of the programs that belong to no pod.
+    pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        self.0.programs.counters()
+    }
+
+    /// Ends the watching of pods. Hooks stay, for the next agent.
+    pub async fn stop(&self) {
+        self.0.shutdown.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Candidate {
+    /// Makes it the agent: takes the owner's seat, from another agent if it may, and loads the programs.
+    /// Pods of an earlier agent are adopted by [`Capture::adopt_all`], once somebody receives the
+    /// events.
+    pub async fn start(self) -> Result<(Capture, mpsc::Receiver<PodEvent>), CaptureError> {
+        let Claim { owner, succession } =
+            succession::claim(&self.pins, self.config.incumbent).await?;
+        let Self { config, cgroup, features, kubelet, own, .. } = self;
         let roles = RolesConfig {
+            predecessor: match succession {
+                Some(_) => Predecessor::Retiring,
+                None => Predecessor::Gone,
+            },
             agent_cgroup_id: cgroup.leaf().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
             host_netns_cookie: host_namespace(kubelet.as_ref(), &own).cookie(),
         };
-        let pins = PinRoot::open(&config.pin_dir)?.lock()?;
         let programs = Programs::load(&config.pin_dir, roles)?;
         let agent_folder = open_folder(cgroup.leaf().path())?;
         let kubelet_folder =
@@ -234,7 +278,7 @@ impl Capture {
             rescue: tokio::sync::Mutex::new(()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            _pins: pins,
+            seats: Seats::new(owner, succession),
             config,
             cgroup,
             kubelet,
@@ -243,24 +287,7 @@ impl Capture {
             features,
             events,
         };
-        Ok((Self(Arc::new(node)), receiver))
-    }
-
-    /// Optional kernel features that were found.
-    pub fn features(&self) -> KernelFeatures {
-        self.0.features
-    }
-
-    /// Counters of the programs that belong to no pod.
-    pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
-        self.0.programs.counters()
-    }
-
-    /// Ends the watching of pods. Hooks stay, for the next agent.
-    pub async fn stop(&self) {
-        self.0.shutdown.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        Ok((Capture(Arc::new(node)), receiver))
     }
 }
 

@@ -8,7 +8,6 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
@@ -23,10 +22,11 @@ use super::questions::DnsCapture;
 /// Magic of bpffs (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 
-/// Attempts to lock the folder; a predecessor that was just killed may not be gone yet.
-const LOCK_ATTEMPTS: u32 = 20;
+/// Attempts to take a seat; a predecessor that was just killed may not be gone yet, and one that lives
+/// looks now and then.
+const SEAT_ATTEMPTS: u32 = 20;
 /// Pause between them.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const SEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pod's maps, by their names in the object and in bpffs.
 pub const POD_MAPS: [&str; 5] = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS", "LISTENERS"];
@@ -132,10 +132,31 @@ pub enum PinError {
          WARREN_BPF_PIN_DIR", path.display()
     )]
     NotBpffs { path: PathBuf },
-    #[error("{} is in use by another agent; each needs a WARREN_BPF_PIN_DIR of its own", path.display())]
+    #[error(
+        "{} is in use by another agent; each needs a WARREN_BPF_PIN_DIR of its own, or \
+         WARREN_TAKE_OVER=true to take its place", path.display()
+    )]
     InUse { path: PathBuf },
     #[error("{operation} {}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// A part that only one agent of a node may have. Each is a lock on one of the folders: the kernel
+/// gives it back, whatever happens to its holder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seat {
+    /// Changes what is pinned. Two would replace each other's roles, programs and listeners.
+    Owner,
+    /// Has asked the owner for its seat, or has it already and adopts the pods.
+    Successor,
+    /// Has given the owner's seat away and serves the connections that it has.
+    Retiring,
+}
+
+/// A seat that is taken, until it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    _lock: Flock<File>,
 }
 
 /// The folder of this layout.
@@ -161,19 +182,46 @@ impl PinRoot {
         Ok(Self(versioned))
     }
 
-    /// Claims the folder for one agent, for as long as the result lives. Two would replace each
-    /// other's roles, programs and listeners.
-    pub fn lock(&self) -> Result<Flock<File>, PinError> {
-        let mut file = File::open(&self.0).map_err(io_error("open", &self.0))?;
-        for _ in 0..LOCK_ATTEMPTS {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((back, nix::Error::EWOULDBLOCK)) => file = back,
-                Err((_, error)) => return Err(io_error("lock", &self.0)(error.into())),
+    /// Takes a seat that is free, or will be in a moment; `None` if somebody keeps it.
+    pub async fn take(&self, seat: Seat) -> Result<Option<Taken>, PinError> {
+        for _ in 0..SEAT_ATTEMPTS {
+            let taken = self.try_take(seat)?;
+            if taken.is_some() {
+                return Ok(taken);
             }
-            thread::sleep(LOCK_PAUSE);
+            tokio::time::sleep(SEAT_PAUSE).await;
         }
-        Err(PinError::InUse { path: self.0.clone() })
+        Ok(None)
+    }
+
+    /// Takes a seat as soon as it is free.
+    pub async fn wait_for(&self, seat: Seat) -> Result<Taken, PinError> {
+        loop {
+            if let Some(taken) = self.try_take(seat)? {
+                return Ok(taken);
+            }
+            tokio::time::sleep(SEAT_PAUSE).await;
+        }
+    }
+
+    /// Takes a seat if it is free.
+    pub fn try_take(&self, seat: Seat) -> Result<Option<Taken>, PinError> {
+        let path = match seat {
+            Seat::Owner => self.0.clone(),
+            Seat::Successor => self.0.join("pods"),
+            Seat::Retiring => self.0.join("shared"),
+        };
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Taken { _lock: lock })),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(io_error("lock", &path)(error.into())),
+        }
+    }
+
+    /// The error of an agent that finds the owner's seat taken.
+    pub fn in_use(&self) -> PinError {
+        PinError::InUse { path: self.0.clone() }
     }
 
     /// Path of a shared pin.

@@ -44,9 +44,19 @@ const KUBELET_LINKS: RoleLinks = [
     ("link_kubelet_connect6", AttachType::Connect6, "role_connect6"),
 ];
 
+/// Whether the agent that had the role before may still need it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Predecessor {
+    /// It has ended, or there was none.
+    Gone,
+    /// It serves the connections that it has, and keeps its role until [`Programs::retired`].
+    Retiring,
+}
+
 /// Who has a role on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RolesConfig {
+    pub predecessor: Predecessor,
     /// Id of the agent's own leaf cgroup.
     pub agent_cgroup_id: u64,
     /// Id of the kubelet's cgroup, when it is known.
@@ -87,6 +97,9 @@ struct Inner {
     roles: Map<u32, Roles>,
     sockets: Map<u32, SocketRole>,
     globals: Map<u32, u64>,
+    /// The links on this agent's own cgroup. A successor replaces their pins, and they must live as
+    /// long as this agent's sockets.
+    role_links: Mutex<Vec<OwnedFd>>,
     /// Kept, because making one reads the kernel's BTF (tens of milliseconds).
     pod_loader: Mutex<EbpfLoader<'static>>,
     cpus: usize,
@@ -160,20 +173,21 @@ impl Programs {
             roles: open(&pins, "ROLES")?,
             sockets: open(&pins, "SOCKETS")?,
             globals: open(&pins, "GLOBALS")?,
+            role_links: Mutex::default(),
             pod_loader: Mutex::new(loader),
             cpus,
             pins,
         };
-        let roles = Roles {
-            agent_cgroup: roles.agent_cgroup_id,
-            kubelet_cgroup: roles.kubelet_cgroup_id.unwrap_or(0),
-            host_netns_cookie: roles.host_netns_cookie,
-        };
-        inner
-            .roles
-            .set(&0, &roles, Update::Any)
-            .map_err(|source| ProgramsError::Kernel { operation: "set the roles", source })?;
+        inner.set_roles(roles)?;
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The predecessor has ended: nobody in its cgroup has a role any more.
+    pub fn retired(&self) -> Result<(), ProgramsError> {
+        let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let roles = self.0.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
+        let roles = Roles { retiring_cgroup: 0, ..roles };
+        self.0.roles.set(&0, &roles, Update::Any).map_err(failed("set the roles"))
     }
 
     /// Attaches the role hooks to the cgroups that [`load`](Self::load) was told, both pinned: the
@@ -187,9 +201,9 @@ impl Programs {
     ) -> Result<(), ProgramsError> {
         let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
         let roles = self.0.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
-        self.attach_role(AGENT_LINKS, agent, roles.agent_cgroup)?;
+        *self.0.role_links.lock() = self.attach_role(AGENT_LINKS, agent, roles.agent_cgroup)?;
         match kubelet {
-            Some(cgroup) => self.attach_role(KUBELET_LINKS, cgroup, roles.kubelet_cgroup),
+            Some(cgroup) => self.attach_role(KUBELET_LINKS, cgroup, roles.kubelet_cgroup).map(drop),
             None => self.remove_kubelet(),
         }
     }
@@ -201,8 +215,9 @@ impl Programs {
         links: RoleLinks,
         cgroup: BorrowedFd<'_>,
         id: u64,
-    ) -> Result<(), ProgramsError> {
+    ) -> Result<Vec<OwnedFd>, ProgramsError> {
         let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let mut attached = Vec::with_capacity(links.len());
         for (name, attach, program) in links {
             let path = self.0.pins.shared(name);
             let program = self.program(program);
@@ -211,6 +226,7 @@ impl Programs {
                 if info.target == (LinkTarget::Cgroup { id })
                     && bpf::link_update(&link, program).is_ok()
                 {
+                    attached.push(link);
                     continue;
                 }
                 fs::remove_file(&path).map_err(failed("unpin an old role link"))?;
@@ -218,8 +234,9 @@ impl Programs {
             let link = bpf::link_create(program, cgroup, attach)
                 .map_err(failed("attach the role hooks to a cgroup"))?;
             bpf::pin(&link, &path).map_err(failed("pin a role link"))?;
+            attached.push(link);
         }
-        Ok(())
+        Ok(attached)
     }
 
     fn remove_kubelet(&self) -> Result<(), ProgramsError> {
@@ -316,6 +333,28 @@ impl Programs {
 
     fn program(&self, name: &'static str) -> BorrowedFd<'_> {
         self.0.programs.get(name).expect("every name of CGROUP_PROGRAMS was loaded").as_fd()
+    }
+}
+
+impl Inner {
+    fn set_roles(&self, config: RolesConfig) -> Result<(), ProgramsError> {
+        let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let before = self.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
+        let set =
+            |roles: &Roles| self.roles.set(&0, roles, Update::Any).map_err(failed("set the roles"));
+        let retiring_cgroup = match config.predecessor {
+            Predecessor::Gone => 0,
+            Predecessor::Retiring => before.agent_cgroup,
+        };
+        // The kernel copies field by field. The predecessor has its second place before it loses
+        // the first.
+        set(&Roles { retiring_cgroup, ..before })?;
+        set(&Roles {
+            agent_cgroup: config.agent_cgroup_id,
+            retiring_cgroup,
+            kubelet_cgroup: config.kubelet_cgroup_id.unwrap_or(0),
+            host_netns_cookie: config.host_netns_cookie,
+        })
     }
 }
 

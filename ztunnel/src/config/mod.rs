@@ -164,6 +164,8 @@ pub struct Config {
     pub dns_capture: bool,
     /// Domain of Kubernetes' services.
     pub cluster_domain: ClusterDomain,
+    /// Whether an agent that runs on the same pins is asked for its place.
+    pub take_over: bool,
     /// Port of the configuration dump.
     pub dump_address: SocketAddr,
     /// Metrics port.
@@ -280,6 +282,7 @@ impl Config {
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
+            take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,
             bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
             dns_capture: dns_capture?,
             cluster_domain: r.parse(&schema::CLUSTER_DOMAIN, values::cluster_domain)?,

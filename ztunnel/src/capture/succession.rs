@@ -1,0 +1,148 @@
+//! From one agent to the next while both run, so that no connection meets a pod without listeners.
+//!
+//! The next agent takes the successor's seat and waits. The one that runs sees it taken, ends its work
+//! on the pods, and leaves the owner's seat. The next one adopts: it replaces programs and listeners in
+//! place, one by one, and leaves the successor's seat when it has looked at every pod. Until then both
+//! accept, each what its listeners get. The first one serves what it has to its end, in the role
+//! that it had; it keeps the retiring seat, so that the other learns when the role can go.
+//!
+//! Seats are the kernel's locks: whoever dies leaves them. A successor that dies while it adopts costs
+//! connections, as any agent that dies does: its predecessor has nothing to go back to.
+
+use std::time::Duration;
+
+use model::causes;
+use parking_lot::Mutex;
+
+use super::leave::handshakes_ended;
+use super::node::{Capture, Node};
+use super::pins::{PinError, PinRoot, Seat, Taken};
+
+/// Between two looks at the successor's seat.
+const SUCCESSOR_POLL: Duration = Duration::from_millis(200);
+/// How long work on pods may take to end before their pods are given away.
+const WORK_END: Duration = Duration::from_secs(10);
+/// How long a successor waits for the owner's seat: an agent that does not know of successors never
+/// leaves it. Then it does not start.
+const SEAT_WAIT: Duration = Duration::from_mins(1);
+/// How long a predecessor waits for its pods to be adopted. Then it lets its listeners go all the same.
+const ADOPTION_WAIT: Duration = Duration::from_mins(1);
+
+/// What becomes of an agent that runs on the same pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incumbent {
+    /// It stays, and this one does not start.
+    Stays,
+    /// It is asked for its place.
+    Replaced,
+}
+
+/// The right to change what is pinned.
+pub(super) struct Claim {
+    pub(super) owner: Taken,
+    /// Held until every pod is adopted, when the owner's seat came from an agent that may run still.
+    pub(super) succession: Option<Taken>,
+}
+
+/// Takes the owner's seat.
+pub(super) async fn claim(pins: &PinRoot, incumbent: Incumbent) -> Result<Claim, PinError> {
+    if let Some(owner) = pins.take(Seat::Owner).await? {
+        return Ok(Claim { owner, succession: None });
+    }
+    if incumbent == Incumbent::Stays {
+        return Err(pins.in_use());
+    }
+    let succession = pins.take(Seat::Successor).await?.ok_or_else(|| pins.in_use())?;
+    tracing::info!("waiting for the agent that runs to give its place");
+    let waiting = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Owner)).await;
+    let owner = waiting.map_err(|_| pins.in_use())??;
+    Ok(Claim { owner, succession: Some(succession) })
+}
+
+/// The seats of one agent.
+#[derive(Debug)]
+pub(super) struct Seats(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    owner: Option<Taken>,
+    succession: Option<Taken>,
+    retiring: Option<Taken>,
+}
+
+impl Seats {
+    pub(super) fn new(owner: Taken, succession: Option<Taken>) -> Self {
+        Self(Mutex::new(Held { owner: Some(owner), succession, retiring: None }))
+    }
+}
+
+impl Capture {
+    /// Resolves when another agent waits for the place of this one, and nobody waits for the end of
+    /// an agent before this one.
+    pub async fn successor_waits(&self) {
+        let pins = self.0.programs.pins();
+        loop {
+            tokio::time::sleep(SUCCESSOR_POLL).await;
+            // A seat that cannot be looked at is looked at again.
+            let waited_for = pins.try_take(Seat::Successor).is_ok_and(|seat| seat.is_none());
+            if waited_for && pins.try_take(Seat::Retiring).is_ok_and(|seat| seat.is_some()) {
+                return;
+            }
+        }
+    }
+
+    /// Gives the pods to the agent that waits. Returns when it has adopted them and the queues of
+    /// this one's listeners are complete; these still have to be served.
+    pub async fn hand_over(&self) -> Result<(), PinError> {
+        if tokio::time::timeout(WORK_END, self.stop()).await.is_err() {
+            tracing::warn!("work on a pod did not end in time");
+        }
+        let pins = self.0.programs.pins();
+        let retiring = pins.wait_for(Seat::Retiring).await?;
+        {
+            let mut seats = self.0.seats.0.lock();
+            seats.retiring = Some(retiring);
+            seats.owner = None;
+        }
+        let adopted = tokio::time::timeout(ADOPTION_WAIT, pins.wait_for(Seat::Successor)).await;
+        if let Ok(free) = adopted {
+            drop(free?);
+        } else {
+            tracing::warn!("the next agent has not adopted every pod");
+        }
+        let namespaces: Vec<_> = {
+            let pods = self.0.pods.lock();
+            let live = pods.values().filter_map(|slot| slot.live.as_ref());
+            live.map(|live| live.pod.namespace().clone()).collect()
+        };
+        handshakes_ended(&namespaces).await;
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Every pod was looked at: the predecessor, if there is one, may let its listeners go. Watches for
+    /// its end.
+    pub(super) async fn adopted(&self) {
+        let succession = self.seats.0.lock().succession.take();
+        if succession.is_none() {
+            return;
+        }
+        drop(succession);
+        let retired = tokio::select! {
+            () = self.shutdown.cancelled() => return,
+            retired = self.programs.pins().wait_for(Seat::Retiring) => retired,
+        };
+        match retired {
+            Ok(_) => tracing::info!("the agent before this one has ended"),
+            // Unknown is not ended.
+            Err(error) => {
+                return tracing::warn!(error = %causes(&error), "no word of the agent before this one");
+            }
+        }
+        if let Err(error) = self.programs.retired() {
+            // The place of a process that has ended: nobody is in it until somebody is put there.
+            tracing::warn!(error = %causes(&error), "cannot take the role of the agent before this one");
+        }
+    }
+}
