@@ -33,7 +33,7 @@ fn load(from: &House, to: &House, port: u16) -> Pending {
 }
 
 #[test]
-fn an_agent_is_replaced_under_load_and_no_connection_is_lost_or_unjudged() -> anyhow::Result<()> {
+fn soak_an_agent_is_replaced_under_load_and_nothing_is_lost_or_unjudged() -> anyhow::Result<()> {
     within(Town::enrolled()?, |town| {
         let not_old = town.mesh().policy(&format!(
             "name: not-old\nnamespace: shop\nscope: Namespace\naction: Deny\nrules:\n\
