@@ -93,8 +93,8 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
         policies: authz::Settings {
             root_namespace: config.root_namespace.as_str().into(),
             trust_domain: config.trust_domain.clone(),
+            trust_domain_aliases: config.trust.aliases.clone(),
             unenforceable_deny: config.unenforceable_deny,
-            ..authz::Settings::default()
         },
         defaults: Defaults {
             trust_domain: config.trust_domain.clone(),
