@@ -90,12 +90,7 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> 
     raise_descriptor_limit();
     // Before anything is touched: a wrong file must leave no trace.
     let settings = MeshSettings {
-        policies: authz::Settings {
-            root_namespace: config.root_namespace.as_str().into(),
-            trust_domain: config.trust_domain.clone(),
-            trust_domain_aliases: config.trust.aliases.clone(),
-            unenforceable_deny: config.unenforceable_deny,
-        },
+        policies: config.policies(),
         defaults: Defaults {
             trust_domain: config.trust_domain.clone(),
             cluster: config.cluster_id.clone(),

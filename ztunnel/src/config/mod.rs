@@ -207,6 +207,17 @@ impl Config {
         config.ok_or_else(ConfigErrors::default)
     }
 
+    /// What policies are compiled with. Every field is named, so that none is forgotten.
+    #[must_use]
+    pub fn policies(&self) -> authz::Settings {
+        authz::Settings {
+            root_namespace: self.root_namespace.as_str().into(),
+            unenforceable_deny: self.unenforceable_deny,
+            trust_domain: self.trust_domain.clone(),
+            trust_domain_aliases: self.trust.aliases.clone(),
+        }
+    }
+
     /// Options of every proxied socket.
     #[must_use]
     pub fn tcp_tuning(&self) -> TcpTuning {

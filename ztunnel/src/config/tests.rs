@@ -102,6 +102,25 @@ fn trust_is_read_whole() {
 }
 
 #[test]
+fn policies_know_what_the_operator_said_of_the_mesh() {
+    let config = with(&[
+        ("TRUST_DOMAIN", "new.example"),
+        ("WARREN_TRUST_DOMAIN_ALIASES", "old.example"),
+        ("WARREN_ROOT_NAMESPACE", "mesh"),
+        ("WARREN_UNENFORCEABLE_DENY", "ignore"),
+    ])
+    .expect("valid");
+    let domain = |name| TrustDomain::parse(name).expect("valid");
+    let want = authz::Settings {
+        root_namespace: "mesh".into(),
+        unenforceable_deny: UnenforceableDeny::Ignore,
+        trust_domain: domain("new.example"),
+        trust_domain_aliases: vec![domain("old.example")],
+    };
+    assert_eq!(config.policies(), want);
+}
+
+#[test]
 fn the_development_ca_excludes_another() {
     let errors = with(&[("CA_ADDRESS", "https://ca")]).expect_err("two authorities");
     assert_eq!(
