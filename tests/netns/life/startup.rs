@@ -2,12 +2,14 @@
 //! that runs alone.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 
 use anyhow::{Context, ensure};
 use tests::{AgentOptions, Mesh, PodSpec, World, eventually};
 
-use crate::common::{House, SOON, names, wait_verified};
+use crate::common::{House, SOON, layout, names, wait_verified};
+
+const NOBODY: u32 = 65534;
 
 /// Starts an agent that must not start: its exit code and what it wrote.
 fn refused(world: &World, node: u8, options: AgentOptions) -> anyhow::Result<(i32, String)> {
@@ -141,4 +143,33 @@ fn a_second_agent_beside_a_running_one_is_refused() -> anyhow::Result<()> {
     crate::common::talk(&open, "still open")?;
     web.greet(&old, "and serving")?;
     old.greet(&web, "both ways")
+}
+
+#[test]
+fn pins_of_somebody_else_are_not_used() -> anyhow::Result<()> {
+    let world = World::new(1)?;
+    world.set_mesh(&Mesh::new())?;
+    let mut agent = world.agent(1, AgentOptions::default())?;
+    agent.wait_ready()?;
+    let layout = layout(&agent);
+    let root = layout.parent().context("it has a parent")?.to_owned();
+    agent.terminate()?;
+    // A lock on one of them would stop the agent, and needs no more than to open it.
+    let mode = fs::metadata(&layout)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o700, "{mode:o}");
+
+    // The pods of another version would be captured twice.
+    let pod = root.join("v1/pods/uid-web-1");
+    fs::create_dir_all(&pod)?;
+    let (status, said) = refused(&world, 1, AgentOptions::default())?;
+    ensure!(status == 1 && said.contains("v1/pods"), "{status}: {said}");
+    fs::remove_dir(&pod)?;
+
+    // Whoever owns a folder above can put another in its place.
+    chown(&root, Some(NOBODY), None)?;
+    let (status, said) = refused(&world, 1, AgentOptions::default())?;
+    ensure!(status == 1 && said.contains("belongs to user 65534"), "{status}: {said}");
+    chown(&root, Some(0), None)?;
+    let mut agent = world.agent(1, AgentOptions::default())?;
+    agent.wait_ready()
 }

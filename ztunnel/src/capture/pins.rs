@@ -1,12 +1,14 @@
 //! Where capture lives in bpffs: `<root>/v<layout>/shared/…` and `<root>/v<layout>/pods/<uid>/…`.
 //!
-//! Pins keep hooks alive while no agent runs. Another layout has another folder and is never touched.
+//! Pins keep hooks alive while no agent runs. Another layout has another folder, which is never touched;
+//! with pods in it, this one is not opened, because each pod would be captured twice.
 //! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::of`] is in it;
 //! links are pinned after the maps, so a crash leaves a folder that is recognised and cleared.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,8 +21,14 @@ use nix::sys::statfs::{FsType, statfs};
 use super::bpf::AttachType;
 use super::questions::DnsCapture;
 
+/// The owner of every folder here.
+const ROOT: u32 = 0;
+
 /// Magic of bpffs (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// Mode of the folders: a lock on one of them is a seat, and needs no more than to open it.
+const FOLDER_MODE: u32 = 0o700;
 
 /// Attempts to take a seat; a predecessor that was just killed may not be gone yet, and one that lives
 /// looks now and then.
@@ -137,6 +145,17 @@ pub enum PinError {
          WARREN_TAKE_OVER=true to take its place", path.display()
     )]
     InUse { path: PathBuf },
+    #[error(
+        "{} belongs to user {owner}, not to root: who owns it could stop capture; remove it, or set \
+         WARREN_BPF_PIN_DIR", path.display()
+    )]
+    NotRoots { path: PathBuf, owner: u32 },
+    #[error(
+        "{} holds pods that an agent of another version captured: let it un-enrol them first \
+         (`warren pods unenrol`), or remove that folder, which lets them out of the mesh",
+        path.display()
+    )]
+    OtherLayout { path: PathBuf },
     #[error("{operation} {}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
 }
@@ -176,9 +195,15 @@ impl PinRoot {
             return Err(PinError::NotBpffs { path: root.to_owned() });
         }
         let versioned = root.join(format!("v{LAYOUT}"));
-        for folder in [&versioned.join("shared"), &versioned.join("pods")] {
-            fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let (shared, pods) = (versioned.join("shared"), versioned.join("pods"));
+        // Anybody may create a folder in bpffs as it is mounted by default, and whoever can open one
+        // of these can take its seat.
+        for folder in [root, &versioned, &shared, &pods] {
+            private(folder)?;
         }
+        fs::set_permissions(&versioned, fs::Permissions::from_mode(FOLDER_MODE))
+            .map_err(io_error("set the mode of", &versioned))?;
+        no_other_layout(root, &versioned)?;
         Ok(Self(versioned))
     }
 
@@ -313,6 +338,32 @@ impl PodPins {
         }
         fs::remove_dir(&self.0).map_err(io_error("remove", &self.0))
     }
+}
+
+/// Creates a folder for root alone, or checks that root owns the one that is there.
+fn private(folder: &Path) -> Result<(), PinError> {
+    let create = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
+    create.map_err(io_error("create", folder))?;
+    let owner = fs::symlink_metadata(folder).map_err(io_error("look at", folder))?.uid();
+    if owner == ROOT { Ok(()) } else { Err(PinError::NotRoots { path: folder.to_owned(), owner }) }
+}
+
+/// Fails if pods are pinned under `root` in another folder than `own`.
+fn no_other_layout(root: &Path, own: &Path) -> Result<(), PinError> {
+    for entry in fs::read_dir(root).map_err(io_error("list", root))? {
+        let folder = entry.map_err(io_error("list", root))?.path();
+        let is_layout =
+            |name: &str| name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+        let name = folder.file_name().and_then(|name| name.to_str());
+        if folder == own || !name.is_some_and(is_layout) {
+            continue;
+        }
+        let pods = folder.join("pods");
+        if fs::read_dir(&pods).is_ok_and(|mut pods| pods.next().is_some()) {
+            return Err(PinError::OtherLayout { path: pods });
+        }
+    }
+    Ok(())
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {

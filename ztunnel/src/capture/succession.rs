@@ -22,8 +22,8 @@ use super::pins::{PinError, PinRoot, Seat, Taken};
 const SUCCESSOR_POLL: Duration = Duration::from_millis(200);
 /// How long work on pods may take to end before their pods are given away.
 const WORK_END: Duration = Duration::from_secs(10);
-/// How long a successor waits for the owner's seat: an agent that does not know of successors never
-/// leaves it. Then it does not start.
+/// How long a seat is waited for. A successor may wait in vain for the owner's, which an agent that does
+/// not know of successors never leaves; then it does not start.
 const SEAT_WAIT: Duration = Duration::from_mins(1);
 /// How long a predecessor waits for its pods to be adopted. Then it lets its listeners go all the same.
 const ADOPTION_WAIT: Duration = Duration::from_mins(1);
@@ -98,7 +98,9 @@ impl Capture {
             tracing::warn!("work on a pod did not end in time");
         }
         let pins = self.0.programs.pins();
-        let retiring = pins.wait_for(Seat::Retiring).await?;
+        // Free a moment ago, and taken only to look at it.
+        let retiring = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Retiring)).await;
+        let retiring = retiring.map_err(|_| pins.in_use())??;
         {
             let mut seats = self.0.seats.0.lock();
             seats.retiring = Some(retiring);
