@@ -121,7 +121,7 @@ async fn run_on(
     let candidate = Capture::prepare(capture_config(&config, program))?;
     let (trust, svids) = certificates(&config)?;
 
-    // Last of what could fail: from here on another agent may have given its place.
+    // From here on another agent may have given its place, and it does not come back.
     let (capture, events) = tokio::select! {
         started = candidate.start() => started?,
         signal = signals.next() => {

@@ -297,11 +297,11 @@ fn adopt(
     let expected =
         Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode, dns: record.dns };
     let hooks = PodHooks::adopt(&node.programs, &record.uid, expected)?;
-    // Addresses and thread count may have changed while nobody watched. Settings come before
-    // listeners: a slot that the old thread count does not reach would stay unused.
+    // Addresses and thread count may have changed while nobody watched. Listeners come before
+    // settings: a thread count that reaches an empty slot would lose connections.
     hooks.maps().replace_prefixes(&applied.prefixes)?;
-    hooks.maps().update_settings(&applied.settings)?;
     fill_slots(hooks.maps(), listeners)?;
+    hooks.maps().update_settings(&applied.settings)?;
     Ok(hooks)
 }
 

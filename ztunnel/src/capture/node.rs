@@ -248,6 +248,9 @@ impl Candidate {
     /// Pods of an earlier agent are adopted by [`Capture::adopt_all`], once somebody receives the
     /// events.
     pub async fn start(self) -> Result<(Capture, mpsc::Receiver<PodEvent>), CaptureError> {
+        // What can fail without the seat comes before it: a predecessor does not come back.
+        let records = Records::open(&self.config.run_dir)?;
+        let boot_id = records::boot_id()?;
         let Claim { owner, succession } =
             succession::claim(&self.pins, self.config.incumbent).await?;
         let Self { config, cgroup, features, kubelet, own, .. } = self;
@@ -271,8 +274,8 @@ impl Candidate {
         foreign.extend(NetnsFd::open(Path::new(INIT_NETNS)).ok());
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let node = Node {
-            records: Records::open(&config.run_dir)?,
-            boot_id: records::boot_id()?,
+            records,
+            boot_id,
             pending: PendingTests::default(),
             pods: Mutex::new(BTreeMap::new()),
             rescue: tokio::sync::Mutex::new(()),
