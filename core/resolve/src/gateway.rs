@@ -41,7 +41,8 @@ impl Snapshot {
 }
 
 impl<'r> Trip<'r> {
-    /// The waypoint that connections to a service take: one of several by weight, or the one.
+    /// The waypoint that connections to a service take: one of several by weight, or the one. A service
+    /// with waypoints is never reached past them, also if none of them has a weight.
     ///
     /// None for a client that is a waypoint of that service: it would get its own connection back.
     pub(crate) fn waypoint_of_service(&self, entry: &'r ServiceEntry) -> Option<&'r Gateway> {
@@ -64,7 +65,8 @@ impl<'r> Trip<'r> {
                 }
                 None => true,
             });
-        chosen.map(|waypoint| &waypoint.gateway).or(service.waypoint.as_ref())
+        let weightless = || weighted.first().map(|waypoint| &waypoint.gateway);
+        chosen.map(|waypoint| &waypoint.gateway).or(service.waypoint.as_ref()).or_else(weightless)
     }
 
     /// The waypoint that connections to a workload's address take, unless the client is it.

@@ -207,14 +207,15 @@ fn several_waypoints_take_their_shares() {
         Change::Workload(serving(workload("shop/canary1", &["10.0.9.3"]), "shop/wp2.svc", &[])),
         Change::Service(service("shop/wp2.svc", &["10.1.9.3"], &[(15008, 15008)])),
     ];
-    let weighted = |weights: &[(&str, u32)]| {
+    let with = |waypoint: Option<Gateway>, weights: &[(&str, u32)]| {
         let weighted = weights
             .iter()
             .map(|(name, weight)| WeightedWaypoint { gateway: by_name(name), weight: *weight });
         let cart = service("shop/cart.svc", &["10.1.0.2"], &[(80, 8080)]);
-        let cart = Service { weighted_waypoints: weighted.collect(), ..behind(by_name(WP), cart) };
+        let cart = Service { weighted_waypoints: weighted.collect(), waypoint, ..cart };
         mesh(canary.clone()).apply([Change::Service(cart)])
     };
+    let weighted = |weights: &[(&str, u32)]| with(Some(by_name(WP)), weights);
     let takers = |snapshot: &Snapshot| {
         let mut counts = [0_u32; 2];
         for step in 0..2000_u64 {
@@ -242,6 +243,8 @@ fn several_waypoints_take_their_shares() {
         let found = f64::from(canary) / f64::from(primary + canary);
         assert!((found - share).abs() < 0.05, "{weights:?}: {found}");
     }
+    // Without any weight and without the one, there is still no way past them.
+    assert_eq!(takers(&with(None, &[("shop/wp2.svc", 0), (WP, 0)])), [0, 2000]);
     // Each of them is a waypoint of that service.
     let source = serving(pod("shop/canary1", "10.0.9.3"), "shop/wp2.svc", &[]);
     let ask = Ask { source: &source, ..Ask::default() };
