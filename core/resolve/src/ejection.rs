@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{ServiceName, Workload, WorkloadUid};
+use model::{Code, ServiceName, Workload, WorkloadUid};
 
 /// How long the first ejection of an endpoint lasts; each further one lasts twice as long.
 pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
@@ -58,6 +58,26 @@ pub enum Failed {
     Ejected(Instant),
     /// A bound keeps it in place.
     Kept,
+}
+
+/// Whether another endpoint would likely have done better than one whose connection ended for this
+/// reason: not where a policy spoke, where the client gave up, or where this node is what failed.
+#[must_use]
+pub fn blames_endpoint(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ConnectTimeout
+            | Code::ConnectRefused
+            | Code::ConnectFailed
+            | Code::HostnameUnresolved
+            | Code::TunnelTimeout
+            | Code::TunnelLost
+            | Code::TlsFailed
+            | Code::TlsTimeout
+            | Code::PeerIdentity
+            | Code::Http2Failed
+            | Code::PeerRefused
+    )
 }
 
 impl Ejections {

@@ -45,7 +45,7 @@ mod vip;
 pub use change::Change;
 pub use ejection::{
     Choice, EJECTED_ONE_IN, EJECTED_SERVICES_MAX, EJECTION_FIRST, EJECTION_MAX, EJECTION_MEMORY,
-    EJECTIONS_PER_SERVICE_MAX, Ejected, Ejections, Failed,
+    EJECTIONS_PER_SERVICE_MAX, Ejected, Ejections, Failed, blames_endpoint,
 };
 pub use inbound::{
     Arrival, Asked, Handover, InboundQuery, InboundRefusal, InboundTarget, RequireWaypoint,

@@ -1,7 +1,7 @@
 //! The part of an outbound connection that goes through a tunnel: to a pod on another node, to a
 //! waypoint, or through a gateway to another network: identity → tunnel → relay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -74,6 +74,10 @@ pub(super) async fn across(
         Ok(stream) => stream,
         Err(error) => {
             relay::reset(&socket);
+            if error.is_behind() {
+                // The gateway that was chosen is well.
+                attempt.stands();
+            }
             return Reason::new(error.code(), error.to_string());
         }
     };
@@ -93,16 +97,43 @@ pub(super) async fn across(
     ending.into()
 }
 
+/// The address that a tunnel can be bound to on behalf of a client. A client may have any loopback
+/// address: they are all one here, or it would get a tunnel for each.
+fn bindable(client: IpAddr, tunnel: IpAddr) -> Option<IpAddr> {
+    (client.is_ipv4() == tunnel.is_ipv4() && !client.is_loopback()).then_some(client)
+}
+
 /// What streams must have in common to share the tunnel.
 fn key(pod: &Pod, svid: &Svid, client: SocketAddr, far: &Far) -> TunnelKey {
     TunnelKey {
         pod: pod.captured.uid().clone(),
         netns_cookie: pod.captured.namespace().cookie(),
-        source: client.ip(),
+        source: bindable(client.ip(), far.tunnel.ip()),
         identity: svid.identity().id().clone(),
         workload: far.host.uid.clone(),
         network: far.host.network.clone(),
         address: far.tunnel,
         expected: far.expected.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_choose_among_tunnels_by_its_loopback_address() {
+        for (client, tunnel, bound) in [
+            ("10.0.0.1", "10.0.0.2", true),
+            ("fd00::1", "fd00::2", true),
+            ("127.0.0.1", "10.0.0.2", false),
+            ("127.9.9.9", "10.0.0.2", false),
+            ("::1", "fd00::2", false),
+            ("10.0.0.1", "fd00::2", false),
+        ] {
+            let client: IpAddr = client.parse().expect("an address");
+            let tunnel = tunnel.parse().expect("an address");
+            assert_eq!(bindable(client, tunnel), bound.then_some(client), "{client} to {tunnel}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use model::Code;
-use resolve::Choice;
+use resolve::{Choice, blames_endpoint};
 
 use super::worker::Worker;
 
@@ -40,23 +40,4 @@ impl Attempt {
         let endpoints = mesh.snapshot.endpoint_count(&choice.service, choice.port);
         self.worker.ejections.borrow_mut().failed(&choice, endpoints, Instant::now());
     }
-}
-
-/// Whether another endpoint would likely have done better: not where a policy spoke, where the client
-/// gave up, or where this node is what failed.
-fn blames_endpoint(code: Code) -> bool {
-    matches!(
-        code,
-        Code::ConnectTimeout
-            | Code::ConnectRefused
-            | Code::ConnectFailed
-            | Code::HostnameUnresolved
-            | Code::TunnelTimeout
-            | Code::TunnelLost
-            | Code::TlsFailed
-            | Code::TlsTimeout
-            | Code::PeerIdentity
-            | Code::Http2Failed
-            | Code::PeerRefused
-    )
 }

@@ -26,7 +26,15 @@ pub(crate) struct Behind<'a> {
 
 impl From<InnerError> for TunnelError {
     fn from(error: InnerError) -> Self {
-        Self::Behind { code: error.code(), detail: model::causes(&error) }
+        let detail = model::causes(&error);
+        match error {
+            InnerError::Outer(_) => Self::Lost(detail),
+            InnerError::Tls(_)
+            | InnerError::Http2(_)
+            | InnerError::Stalled(_)
+            | InnerError::Open(_)
+            | InnerError::NoAnswer(_) => Self::Behind { code: error.code(), detail },
+        }
     }
 }
 

@@ -22,8 +22,9 @@ pub(crate) struct TunnelKey {
     pub(crate) pod: PodUid,
     /// The cookie of that namespace: a sandbox that was made anew under the same uid is another.
     pub(crate) netns_cookie: u64,
-    /// The source address: the destination takes the client's address from the tunnel.
-    pub(crate) source: IpAddr,
+    /// The source address, if it is not the kernel's choice: the destination takes the client's address
+    /// from the tunnel.
+    pub(crate) source: Option<IpAddr>,
     /// Whose certificate is presented.
     pub(crate) identity: SpiffeId,
     /// The destination workload: a re-used address is another one.
@@ -84,6 +85,11 @@ pub(crate) enum TunnelError {
 }
 
 impl TunnelError {
+    /// Did the way to the gateway stand, and fail beyond it?
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self, Self::Behind { .. })
+    }
+
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Dial { code, .. }
@@ -140,12 +146,7 @@ pub(super) async fn dial(
     svid: Arc<Svid>,
     options: TunnelOptions,
 ) -> Result<(Tunnel, Driver, VerifiedPeer), TunnelError> {
-    let same_family = key.source.is_ipv4() == key.address.is_ipv4();
-    let source = if same_family && !key.source.is_loopback() {
-        Source::Local(key.source)
-    } else {
-        Source::Own
-    };
+    let source = key.source.map_or(Source::Own, Source::Local);
     let dial = Dial { namespace, source, tuning: options.tuning, timeout: CONNECT_TIMEOUT };
     let stream = dial.connect(key.address).await?;
     netns::limit_unsent(&stream);
