@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
 use hbone::{Baggage, ConnectHead, status_of};
 use http::{HeaderValue, Request, Response, StatusCode};
 use model::Code;
@@ -110,11 +110,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     /// last of them.
     pub fn shutdown(&mut self) {
         self.connection.graceful_shutdown();
-    }
-
-    /// Sends GOAWAY and ends the tunnel with its streams, as soon as `next` is polled.
-    pub fn abort(&mut self) {
-        self.connection.abrupt_shutdown(Reason::NO_ERROR);
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {

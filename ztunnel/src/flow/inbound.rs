@@ -121,7 +121,7 @@ async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, mut server: Server, client: Cl
         );
         record.outcome.hbone = Some(client.local.0);
         record.outcome.source.identity = client.peer.identity().map(|peer| peer.id().clone());
-        record.end(Reason::new(Code::Http2Failed, model::causes(error)));
+        record.end(Reason::new(error.code(), model::causes(error)));
     }
     // What is left ends with its tunnel, and each stream leaves its own record.
     drop(server);

@@ -27,7 +27,8 @@ impl AcceptError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Tls(error) => error.code(),
-            Self::Http2(_) | Self::Stalled(_) => Code::Http2Failed,
+            Self::Http2(error) => error.code(),
+            Self::Stalled(_) => Code::Http2Failed,
         }
     }
 
