@@ -147,7 +147,7 @@ impl CapturedPod {
     }
 
     /// Notes that the listeners are to be opened again.
-    pub(super) fn set_broken(&self) {
+    pub(crate) fn set_broken(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
 

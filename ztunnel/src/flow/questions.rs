@@ -29,7 +29,8 @@ pub(super) async fn datagrams(worker: Rc<Worker>, pod: Arc<Pod>, socket: DnsSock
     let socket = match socket.start() {
         Ok(socket) => Rc::new(socket),
         Err(error) => {
-            // It closes here, and its questions get no answer.
+            // It closes here, and its questions get no answer until the pod's sockets are replaced.
+            pod.captured.set_broken();
             tracing::error!(pod = %pod.captured.uid(), %error, "cannot serve a socket for questions");
             return;
         }
