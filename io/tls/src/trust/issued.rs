@@ -87,8 +87,11 @@ impl IssuedRoots {
     }
 
     fn retire(&mut self, root: Root, until: SystemTime) {
-        if self.0.iter().all(|(known, _)| *known != root) {
-            self.0.push((root, Term::Retired(until)));
+        match self.0.iter_mut().find(|(known, _)| *known == root) {
+            None => self.0.push((root, Term::Retired(until))),
+            // Each certificate that is kept needs it to its own end.
+            Some((_, Term::Retired(known))) => *known = until.max(*known),
+            Some((_, Term::Current(_))) => {}
         }
     }
 
@@ -175,6 +178,14 @@ mod tests {
         issued.restore(b.clone(), at(0), at(0));
         holds(&issued, &[&a]);
         issued.prune(at(5));
+        holds(&issued, &[]);
+        // The longest time counts, whichever was told first.
+        for hour in [5, 9, 7] {
+            issued.restore(a.clone(), at(hour), at(0));
+        }
+        issued.prune(at(8));
+        holds(&issued, &[&a]);
+        issued.prune(at(9));
         holds(&issued, &[]);
         // No store may keep a root for ever.
         issued.restore(a.clone(), at(1_000_000), at(0));
