@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::chain::{Issuer, Link, hex};
 pub use list::CrlError;
-use list::List;
+pub(crate) use list::List;
 
 /// Most lists in force: one for each authority and each part it publishes. More are refused.
 pub const CRLS_MAX: usize = 64;

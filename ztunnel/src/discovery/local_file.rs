@@ -45,6 +45,16 @@ pub enum MeshError {
     Content(ConfigErrors),
 }
 
+impl MeshError {
+    /// Whether the same file may be readable later: the node may have been short of descriptors.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => source.kind() != std::io::ErrorKind::InvalidData,
+            Self::TooLarge { .. } | Self::Content(_) => false,
+        }
+    }
+}
+
 /// What identifies one version of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -140,8 +150,15 @@ impl LocalFile {
                 self.sender.send_replace(Arc::new(state));
             }
             Err(error) => {
-                tracing::error!(%error, "mesh state not applied; the last good one stays in force");
-                *self.last_error.lock() = Some(error.to_string());
+                if error.may_pass() {
+                    *self.stamp.lock() = None;
+                }
+                let text = Some(error.to_string());
+                let mut last = self.last_error.lock();
+                if *last != text {
+                    tracing::error!(%error, "mesh state not applied; the last good one stays in force");
+                }
+                *last = text;
             }
         }
     }

@@ -73,11 +73,18 @@ impl CrlFile {
         if self.seen == now {
             return None;
         }
+        let is_there = stamp.is_ok();
         self.seen = now;
         Some(match stamp.and_then(|_| read(&self.path, CRL_FILE_MAX)) {
             Ok(Some(content)) => Ok(content),
             Ok(None) => Err(CrlError::TooLarge),
-            Err(error) => Err(CrlError::Read(error)),
+            Err(error) => {
+                if is_there {
+                    // The node may have been short of descriptors: this version was not read yet.
+                    self.seen = Seen::Never;
+                }
+                Err(CrlError::Read(error))
+            }
         })
     }
 }
@@ -205,6 +212,10 @@ impl Entry {
                 self.problem = None;
             }
             Err(problem) => {
+                if matches!(problem, FileProblem::Read(_)) {
+                    // Not read yet: looked at again.
+                    self.seen = None;
+                }
                 let text = describe(path, &problem);
                 if self.problem.as_ref() != Some(&text) {
                     tracing::error!(error = %text, "bundle of a trust domain not applied");

@@ -21,7 +21,7 @@ use crate::TrustBundle;
 use crate::bundle::{ROOTS_MAX, Root};
 use crate::chain::{Issuer, hex};
 use crate::provider::Compliance;
-use crate::revocation::{CRL_FILE_MAX, Lists, Revocations};
+use crate::revocation::{CRL_FILE_MAX, CrlError, List, Lists, Revocations};
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -106,15 +106,26 @@ pub struct TrustStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: TrustSettings,
+    /// Locked by [`TrustStore::look`] only, while it reads: a file may take long, and who asks for the
+    /// trust or for its status is not to wait for it. Locked before `sources`.
+    files: Mutex<Files>,
     sources: Mutex<Sources>,
     sender: watch::Sender<Arc<Trust>>,
+}
+
+#[derive(Debug)]
+struct Files {
+    folder: Option<BundleFolder>,
+    crl: Option<CrlFile>,
 }
 
 #[derive(Debug, Default)]
 struct Sources {
     issued: BTreeMap<TrustDomain, IssuedRoots>,
-    folder: Option<BundleFolder>,
-    file: Option<CrlFile>,
+    /// Those of the folder.
+    bundles: Vec<TrustBundle>,
+    /// What is wrong in the folder.
+    bundle_problems: Vec<String>,
     revocations: Revocations,
     /// Why the file's content is not in force.
     crl_problem: Option<String>,
@@ -130,11 +141,11 @@ impl TrustStore {
     #[must_use]
     pub fn open(settings: TrustSettings) -> Self {
         let now = SystemTime::now();
-        let mut sources = Sources {
+        let files = Files {
             folder: settings.bundles.clone().map(BundleFolder::new),
-            file: settings.crl.clone().map(CrlFile::new),
-            ..Sources::default()
+            crl: settings.crl.clone().map(CrlFile::new),
         };
+        let mut sources = Sources::default();
         if let Some(folder) = &settings.keep {
             sources.restore_roots(folder, now);
         }
@@ -150,7 +161,8 @@ impl TrustStore {
             compliance: settings.compliance,
         };
         let sender = watch::channel(Arc::new(trust)).0;
-        let store = Self(Arc::new(Inner { settings, sources: Mutex::new(sources), sender }));
+        let (files, sources) = (Mutex::new(files), Mutex::new(sources));
+        let store = Self(Arc::new(Inner { settings, files, sources, sender }));
         store.look();
         store
     }
@@ -232,23 +244,28 @@ impl TrustStore {
             generation: trust.generation,
             domains: domains.collect(),
             crl,
-            problems: sources
-                .folder
-                .iter()
-                .flat_map(BundleFolder::problems)
-                .map(str::to_owned)
-                .collect(),
+            problems: sources.bundle_problems.clone(),
         }
     }
 
     /// Reads the files that have changed, once. [`watch`](Self::watch) does so again and again.
     pub fn look(&self) {
-        let now = SystemTime::now();
-        let mut sources = self.0.sources.lock();
-        if let Some(folder) = &mut sources.folder {
+        // Held to the end, so that what one look has read is not undone by an earlier one.
+        let mut files = self.0.files.lock();
+        if let Some(folder) = &mut files.folder {
             folder.look();
         }
-        sources.look_at_lists(self.0.settings.keep.as_deref(), now);
+        let content = files.crl.as_mut().and_then(CrlFile::look);
+        let lists = content.map(|content| content.and_then(|content| Lists::read(&content)));
+        let now = SystemTime::now();
+        let mut sources = self.0.sources.lock();
+        if let Some(folder) = &files.folder {
+            sources.bundles = folder.bundles().cloned().collect();
+            sources.bundle_problems = folder.problems().map(str::to_owned).collect();
+        }
+        if let Some(lists) = lists {
+            sources.apply(lists, self.0.settings.keep.as_deref(), now);
+        }
         self.publish(&mut sources, now);
     }
 
@@ -297,7 +314,7 @@ impl Sources {
             }
         }
         // A file for our own domain adds roots: one that the authority is about to use, say.
-        for bundle in self.folder.iter().flat_map(BundleFolder::bundles) {
+        for bundle in &self.bundles {
             let entry = roots.entry(bundle.trust_domain().clone());
             let (all, _) = entry.or_insert_with(|| (Vec::new(), Origin::Federated));
             for root in bundle.roots() {
@@ -313,14 +330,13 @@ impl Sources {
         roots.into_iter().filter_map(domain).collect()
     }
 
-    fn look_at_lists(&mut self, keep: Option<&Path>, now: SystemTime) {
-        let Some(content) = self.file.as_mut().and_then(CrlFile::look) else { return };
+    /// Takes the file's lists in place of those in force, or says why they cannot be taken.
+    fn apply(&mut self, read: Result<Vec<List>, CrlError>, keep: Option<&Path>, now: SystemTime) {
         let known = issuers(&self.domains(now));
         let old = match &self.revocations {
             Revocations::InForce(lists) => Some(lists.clone()),
             Revocations::Off | Revocations::Unavailable => None,
         };
-        let read = content.and_then(|content| Lists::read(&content));
         match read.and_then(|new| Lists::succeed(old.as_deref(), new, &known, now)) {
             Ok(lists) => {
                 let expired = lists.expired(now);
@@ -335,13 +351,18 @@ impl Sources {
             }
             Err(error) => {
                 let text = causes(&error);
-                self.crl_problem = Some(text.clone());
+                // One that passes is looked at again and again.
+                let is_known =
+                    self.crl_problem.replace(text.clone()).is_some_and(|old| old == text);
                 if old.is_none() {
                     self.revocations = keep
                         .and_then(|folder| kept_lists(folder, &known, now))
                         .map_or(Revocations::Unavailable, |lists| {
                             Revocations::InForce(Arc::new(lists))
                         });
+                }
+                if is_known {
+                    return;
                 }
                 if matches!(self.revocations, Revocations::Unavailable) {
                     tracing::error!(error = %text, "no revocation list in force: handshakes are refused");
