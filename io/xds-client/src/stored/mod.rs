@@ -186,7 +186,8 @@ impl Keeper {
     /// Whether the control plane is followed: only then is an unchanged state confirmed.
     pub(crate) fn follow(&mut self, is_followed: bool, now: Instant) {
         self.is_followed = is_followed;
-        self.confirm_due = is_followed.then(|| now + self.delay);
+        // Without a file there is nothing to confirm, and what is due would be due for ever.
+        self.confirm_due = (is_followed && self.file.is_some()).then(|| now + self.delay);
     }
 
     /// Waits for the next thing to do, and does it. Cancel safe: what was begun is remembered.
@@ -304,4 +305,27 @@ fn job(work: impl FnOnce(SystemTime) -> JobResult + Send + 'static) -> JoinHandl
         let result = work(at);
         Done { took: started.elapsed(), at, result }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stores_nothing_has_nothing_to_confirm() {
+        let now = Instant::now();
+        let mut never = Keeper::new(None, "origin".to_owned());
+        never.follow(true, now);
+        assert_eq!(never.confirm_due, None);
+
+        let settings = StoredSettings::at("/nowhere".into());
+        let mut gave_up = Keeper::new(Some(settings), "origin".to_owned());
+        gave_up.follow(true, now);
+        assert!(gave_up.confirm_due.is_some());
+        gave_up.give_up("the disk is full");
+        // The control plane goes away and comes back.
+        gave_up.follow(false, now);
+        gave_up.follow(true, now);
+        assert_eq!(gave_up.confirm_due, None);
+    }
 }
