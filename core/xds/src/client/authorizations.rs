@@ -33,11 +33,16 @@ impl Client {
         let mut widest: HashMap<String, Binding> = HashMap::new();
         for resource in response.resources {
             let problem = ambiguous.get(&resource.name);
-            let (mut stored, bytes) = self.read_policy(&resource, problem);
+            let (mut stored, mut bytes) = self.read_policy(&resource, problem);
             if let (Some(_), Stored::Unreadable(policy)) = (problem, &mut stored) {
                 let widest = widest.entry(resource.name.clone()).or_insert(policy.binding);
                 *widest = policy.binding.max(*widest);
                 policy.binding = *widest;
+                // On its own it may be readable, which it must not be when it is read again.
+                bytes = Bytes::from_static(match *widest {
+                    Binding::Workload | Binding::Namespace => MALFORMED,
+                    Binding::Mesh => NAMELESS,
+                });
             }
             self.hold(resource, &stored, bytes, &mut applied);
             // Istio sends all policies again on each new stream, which is no change.
@@ -67,12 +72,7 @@ impl Client {
             (Ok(bytes), None) => (parse_policy(&resource.name, &bytes, &mut self.interner), bytes),
             (Ok(bytes), Some(problem)) => {
                 let policy = unreadable(&resource.name, &bytes, &problem.clone().into());
-                // On its own it may be readable, which it must not be when it is read again.
-                let stand_in = match policy.binding {
-                    Binding::Workload | Binding::Namespace => MALFORMED,
-                    Binding::Mesh => NAMELESS,
-                };
-                (Stored::Unreadable(policy), Bytes::from_static(stand_in))
+                (Stored::Unreadable(policy), bytes)
             }
             (Err(problem), _) => {
                 let policy = unreadable(&resource.name, MALFORMED, &problem.into());

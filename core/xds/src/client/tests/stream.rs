@@ -242,12 +242,22 @@ fn a_stored_state_is_used_and_then_confirmed() {
     let bad = raw(Kind::Authorization, "shop/r", "v", b"\xff".to_vec());
     let twice = policy("s", Scope::Global);
     let wrong_type = raw(Kind::Address, "shop/t", "v", vec![]);
+    // Of several, the widest counts, also if it is not the last.
+    let (wide, narrow) = (policy("u", Scope::Global), policy("u", Scope::Namespace));
     for response in [
         response(Kind::Address, "a", vec![address(1, "v1"), address(2, "v1")], &[]),
         response(
             Kind::Authorization,
             "a",
-            vec![policy("p", Scope::Namespace), bad, twice.clone(), twice, wrong_type],
+            vec![
+                policy("p", Scope::Namespace),
+                bad,
+                twice.clone(),
+                twice,
+                wrong_type,
+                wide,
+                narrow,
+            ],
             &[],
         ),
         response(Kind::Address, "b", vec![service("cart", 1)], &["k//Pod/shop/w2"]),
@@ -261,10 +271,10 @@ fn a_stored_state_is_used_and_then_confirmed() {
     }
     let mut second = Client::new(settings(Mode::Wildcard));
     let rejected = second.restore(copy.into_values().collect());
-    assert_eq!((rejected.len(), second.sync()), (3, Sync::Stored));
+    assert_eq!((rejected.len(), second.sync()), (4, Sync::Stored));
     assert_eq!(uids(&second), uids(&first));
     assert_eq!(second.policies().len(), first.policies().len());
-    for name in ["shop/p", "shop/r", "shop/s", "shop/t"] {
+    for name in ["shop/p", "shop/r", "shop/s", "shop/t", "shop/u"] {
         assert_eq!(unreadable(&second, name), unreadable(&first, name), "{name}");
     }
     let requests = second.opened();
