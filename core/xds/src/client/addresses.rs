@@ -51,11 +51,16 @@ impl Client {
             .filter(|name| !ambiguous.contains_key(name) && !present.contains(name.as_str()))
             .collect();
         let mut changes = Vec::with_capacity(accepted.len() + removed.len());
+        let mut lost = Vec::new();
         for name in &removed {
-            changes.extend(self.remove_address(name, now, &mut applied));
+            changes.extend(self.remove_address(name, now, &mut lost, &mut applied));
         }
         for resource in accepted {
-            self.accept(resource, &mut changes, &mut applied);
+            self.accept(resource, &mut changes, &mut lost, &mut applied);
+        }
+        // An address may have moved from one of them to another.
+        for name in lost.iter().filter(|name| !self.addresses.knows(name)) {
+            self.lookups.lost(name, &mut applied.changes);
         }
         applied.changed = !changes.is_empty();
         if applied.changed {
@@ -100,7 +105,13 @@ impl Client {
         Ok((address, aliases, bytes))
     }
 
-    fn accept(&mut self, resource: Accepted, changes: &mut Vec<Change>, applied: &mut Applied) {
+    fn accept(
+        &mut self,
+        resource: Accepted,
+        changes: &mut Vec<Change>,
+        lost: &mut Vec<Arc<str>>,
+        applied: &mut Applied,
+    ) {
         let Accepted { name, address, aliases, body } = resource;
         self.lookups.found(&name, &mut applied.released);
         for alias in &aliases {
@@ -115,9 +126,7 @@ impl Client {
             if old.thing != thing {
                 changes.extend(old.thing.removal(&name));
             }
-            for alias in old.aliases.iter().filter(|alias| !self.addresses.knows(alias)) {
-                self.lookups.lost(alias, &mut applied.changes);
-            }
+            lost.extend(old.aliases);
         }
         changes.push(match address {
             Address::Workload(workload) => Change::Workload(workload),
@@ -132,6 +141,7 @@ impl Client {
         &mut self,
         name: &str,
         now: Option<Instant>,
+        lost: &mut Vec<Arc<str>>,
         applied: &mut Applied,
     ) -> Option<Change> {
         if let Some(now) = now {
@@ -139,10 +149,9 @@ impl Client {
         }
         let name = self.addresses.name_of(name)?;
         let held = self.addresses.remove(&name)?;
-        for other in held.aliases.iter().chain([&name]) {
-            self.lookups.lost(other, &mut applied.changes);
-        }
         applied.records.push(Record { kind: Kind::Address, name: name.to_string(), body: None });
+        lost.extend(held.aliases);
+        lost.push(name.clone());
         held.thing.removal(&name)
     }
 }

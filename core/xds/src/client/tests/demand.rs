@@ -186,6 +186,31 @@ fn what_loses_its_name_is_asked_for_again() {
 }
 
 #[test]
+fn a_name_that_moves_within_a_response_is_still_subscribed_to() {
+    let (mut client, now) = opened();
+    let key = by_address("10.0.0.1");
+    wait(&mut client, &key, now);
+    let sent = vec![address(1, "v")];
+    client.receive(response(Kind::Address, "a", sent, &[]), now).expect("valid");
+    let mut second = workload(2);
+    second.addresses = workload(1).addresses;
+    // To a pod that takes the place of one that is gone.
+    let sent = vec![address_of(second.clone(), "v")];
+    let moved = response(Kind::Address, "b", sent, &["k//Pod/shop/w1"]);
+    let received = client.receive(moved, now).expect("valid");
+    assert!(!unsubscribed(received.requests.get(1)).contains(&"/10.0.0.1".to_owned()));
+    // To one that stands, from one that stands.
+    second.addresses = workload(2).addresses;
+    let sent = vec![address_of(second, "w"), address(1, "v")];
+    let received = client.receive(response(Kind::Address, "c", sent, &[]), now).expect("valid");
+    assert!(!unsubscribed(received.requests.get(1)).contains(&"/10.0.0.1".to_owned()));
+    client.closed(0);
+    let subscribed = client.opened().swap_remove(0).resource_names_subscribe;
+    assert_eq!(subscribed, ["*", "/10.0.0.1"]);
+    assert_eq!(known(&mut client, &key, now), Answer::Found);
+}
+
+#[test]
 fn a_rejected_resource_answers_nobody() {
     let (mut client, now) = opened();
     let key = by_address("10.0.0.1");
