@@ -11,7 +11,7 @@ use proto::workload as wire;
 use super::intern::Interner;
 use super::invalid::{Invalid, Problem, Within};
 use super::network::{gateway, ip, port_or_unset, ports, service_name};
-use super::text::{own_text, text};
+use super::text::{bounded, own_text, text};
 use super::{known, limited};
 
 /// Addresses of one workload. Kubernetes gives a pod two.
@@ -45,7 +45,7 @@ pub(super) fn workload(
                 .within("service_account")?,
         },
         trust_domain: i
-            .trust_domain(&wire.trust_domain)
+            .trust_domain(bounded(&wire.trust_domain).within("trust_domain")?)
             .map_err(Problem::from)
             .within("trust_domain")?,
         addresses: addresses(wire)?,
