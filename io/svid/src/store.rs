@@ -393,6 +393,10 @@ impl Inner {
     fn reuse(&self, identity: &SpiffeId, kept: Kept) -> Option<(Svid, Life)> {
         let now = SystemTime::now();
         let svid = kept.issued.into_svid(identity, &self.trust.view()).ok()?;
+        // Its own domain may be known only once its roots are restored; a revocation is final.
+        if let Err(tls::Revoked::Certificate(_)) = svid.check(&self.trust.view().current()) {
+            return None;
+        }
         let left = svid.not_after().duration_since(now).ok().filter(|left| !left.is_zero())?;
         // A clock that was set back makes it new, and it is renewed late, but in time.
         let age = now.duration_since(kept.at).unwrap_or_default();

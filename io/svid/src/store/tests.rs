@@ -397,8 +397,13 @@ async fn a_certificate_of_ours_that_was_revoked_is_replaced() {
     };
     let crl = dir.path().join("crl");
     std::fs::write(&crl, list(1, &[])).expect("write");
-    let trust = trust(Some(&crl));
-    let store = SvidStore::new(Arc::new(issuer), HOUR, trust.clone(), None);
+    let run = tmpfs();
+    let start = || {
+        let trust = trust(Some(&crl));
+        let issuer = Arc::new(issuer.clone());
+        (SvidStore::new(issuer, HOUR, trust.clone(), Some(folder(&run))), trust)
+    };
+    let (store, trust) = start();
     let handle = store.hold(&id("a")).expect("room");
     let first = handle.ready(HOUR).await.expect("issued");
     std::fs::write(&crl, list(2, &[first.serial()])).expect("write");
@@ -406,5 +411,18 @@ async fn a_certificate_of_ours_that_was_revoked_is_replaced() {
     let mut state = handle.entry.state.subscribe();
     let replaced = state
         .wait_for(|state| state.svid.as_ref().is_some_and(|svid| svid.serial() != first.serial()));
-    tokio::time::timeout(Duration::from_secs(5), replaced).await.expect("in time").expect("open");
+    let replaced = tokio::time::timeout(Duration::from_secs(5), replaced).await;
+    let second = replaced.expect("in time").expect("open").svid.clone().expect("just looked at");
+
+    // Nor does an agent that starts take it over from the one before.
+    drop(state);
+    store.stop();
+    drop((handle, store));
+    assert_eq!(files(&run), 1);
+    std::fs::write(&crl, list(3, &[first.serial(), second.serial()])).expect("write");
+    let (store, _trust) = start();
+    let handle = store.hold(&id("a")).expect("room");
+    assert!(handle.current().is_none(), "it was kept");
+    let third = handle.ready(HOUR).await.expect("issued");
+    assert_ne!(third.serial(), second.serial());
 }
