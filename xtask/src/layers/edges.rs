@@ -91,6 +91,9 @@ fn may_import(importer: &Row, dependency: &Dependency) -> bool {
         May::Only(names) => names.contains(&imported.name),
         May::CoreAnd(names) => imported.is_core() || names.contains(&imported.name),
         May::CoreAndIo => imported.is_core() || imported.is_io(),
+        May::CoreAndIoAnd(names) => {
+            imported.is_core() || imported.is_io() || names.contains(&imported.name)
+        }
         May::Anything => true,
     }
 }
@@ -129,6 +132,7 @@ pub(super) fn table() -> String {
             May::CoreAnd([]) => "`core/*`".to_owned(),
             May::CoreAnd(names) => format!("`core/*`, {}", quoted(names)),
             May::CoreAndIo => "`core/*`, `io/*`".to_owned(),
+            May::CoreAndIoAnd(names) => format!("`core/*`, `io/*`, {}", quoted(names)),
             May::Anything => "anything; nobody imports it".to_owned(),
         };
         lines.push(format!("| `{}` | {may} |", row.folder));

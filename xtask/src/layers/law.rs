@@ -1,8 +1,18 @@
 //! The dependency law, as data. A new arrow is an ADR, not an edit here.
 
 /// Folders with Rust of ours.
-pub(super) const SOURCE_FOLDERS: [&str; 9] =
-    ["core", "io", "proto", "ztunnel", "cli", "tests", "fuzz", "xtask", "ebpf-programs"];
+pub(super) const SOURCE_FOLDERS: [&str; 10] = [
+    "core",
+    "io",
+    "proto",
+    "ztunnel",
+    "control-plane",
+    "cli",
+    "tests",
+    "fuzz",
+    "xtask",
+    "ebpf-programs",
+];
 
 /// What a crate may import of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +23,8 @@ pub(super) enum May {
     CoreAnd(&'static [&'static str]),
     /// Every crate of `core/` and `io/`.
     CoreAndIo,
+    /// That, and these.
+    CoreAndIoAnd(&'static [&'static str]),
     /// Everything. Nobody imports such a crate.
     Anything,
 }
@@ -39,15 +51,19 @@ pub(super) const LAW: &[Row] = &[
     row("xds", "core/xds", May::Only(&["model", "authz", "resolve", "proto"])),
     row("names", "core/names", May::Only(&["model", "resolve"])),
     row("local-config", "core/local-config", May::Only(&["model", "authz", "resolve"])),
+    row("cluster", "core/cluster", May::Only(&[])),
+    row("translate", "core/translate", May::Only(&["cluster", "model", "proto"])),
     row("admin", "io/admin", May::CoreAnd(&[])),
     row("daemon", "io/daemon", May::CoreAnd(&[])),
     row("netns", "io/netns", May::CoreAnd(&[])),
     row("tls", "io/tls", May::CoreAnd(&[])),
     row("grpc-channel", "io/grpc-channel", May::CoreAnd(&["tls"])),
-    row("svid", "io/svid", May::CoreAnd(&["tls", "grpc-channel", "proto"])),
+    row("authority", "io/authority", May::CoreAnd(&["tls"])),
+    row("svid", "io/svid", May::CoreAnd(&["tls", "authority", "grpc-channel", "proto"])),
     row("xds-client", "io/xds-client", May::CoreAnd(&["grpc-channel", "proto"])),
     row("hbone-h2", "io/hbone-h2", May::CoreAnd(&["tls"])),
     row("ztunnel", "ztunnel", May::CoreAndIo),
+    row("control-plane", "control-plane", May::CoreAndIoAnd(&["proto"])),
     row("cli", "cli", May::CoreAndIo),
     row("ebpf-programs", "ebpf-programs", May::Only(&["ebpf-abi"])),
     row("tests", "tests", May::Anything),
@@ -79,21 +95,21 @@ pub(super) const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["tls"]),
     ("tokio-rustls", &["tls"]),
     ("rustls-webpki", &["tls"]),
-    ("rustls-pki-types", &["tls", "svid"]),
-    ("x509-parser", &["tls", "svid"]),
-    ("aws-lc-rs", &["tls", "svid"]),
-    ("rcgen", &["svid"]),
+    ("rustls-pki-types", &["tls", "svid", "authority"]),
+    ("x509-parser", &["tls", "svid", "authority"]),
+    ("aws-lc-rs", &["tls", "svid", "authority"]),
+    ("rcgen", &["svid", "authority"]),
     ("h2", &["hbone-h2"]),
     ("hyper", &["daemon"]),
     ("hyper-util", &["daemon", "grpc-channel"]),
-    ("tonic", &["grpc-channel", "svid", "xds-client"]),
-    ("tonic-prost", &["svid", "xds-client"]),
-    ("prost", &["proto", "xds", "svid", "xds-client"]),
+    ("tonic", &["grpc-channel", "svid", "xds-client", "control-plane"]),
+    ("tonic-prost", &["svid", "xds-client", "control-plane"]),
+    ("prost", &["proto", "xds", "translate", "svid", "xds-client", "control-plane"]),
     ("hickory-proto", &["names", "ztunnel"]),
     ("hickory-resolver", &["ztunnel"]),
-    ("serde-saphyr", &["local-config"]),
-    ("kube", &[]),
-    ("k8s-openapi", &[]),
+    ("serde-saphyr", &["cluster", "local-config"]),
+    ("kube", &["control-plane"]),
+    ("k8s-openapi", &["control-plane"]),
 ];
 
 /// What would let a core crate see the world: runtime, sockets, system calls, clock, randomness,

@@ -1,0 +1,1 @@
+//! From the objects of a cluster to the resources of a mesh.

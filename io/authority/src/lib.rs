@@ -1,0 +1,1 @@
+//! Certificates, made: what a control plane and the development authority share.
