@@ -1,0 +1,97 @@
+//! Who calls: every request of a proxy is that of somebody who proved it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use model::SpiffeId;
+
+/// What a call came with.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The identity of a client certificate that was verified in the handshake.
+    pub certificate: Option<SpiffeId>,
+    /// `authorization: Bearer …`, without the scheme.
+    pub token: Option<Arc<str>>,
+    /// `clusterid`: which cluster's token it is.
+    pub cluster: Option<Arc<str>>,
+}
+
+/// Somebody who proved who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The service account, as an identity.
+    pub identity: SpiffeId,
+    /// The node it runs on, where that was proved.
+    pub node: Option<Arc<str>>,
+    /// The pod it is, where that was proved.
+    pub pod: Option<CallerPod>,
+    /// What it proved it with.
+    pub proof: Proof,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A pod that calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerPod {
+    /// Name within the namespace of the identity.
+    pub name: Arc<str>,
+    /// The instance.
+    pub uid: Arc<str>,
+}
+
+/// How somebody proved who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// A certificate of ours.
+    Certificate,
+    /// A token of a service account.
+    ServiceAccountToken,
+    /// A token that an operator gave to a node.
+    JoinToken,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A node's agent: is served the mesh, and asks for the certificates of its pods.
+    NodeProxy,
+    /// A waypoint or gateway: is served the mesh, and asks for its own certificate.
+    Gateway,
+    /// Any other workload: asks for its own certificate.
+    Workload,
+}
+
+/// Why a call was refused. The caller is told no more than its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It did not prove who it is.
+    Unauthenticated(String),
+    /// It did, and may not do this.
+    Forbidden(String),
+    /// It cannot be found out now: it may try again.
+    Unavailable(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthenticated(why) | Self::Forbidden(why) | Self::Unavailable(why) => {
+                f.write_str(why)
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The answer of an authenticator.
+pub type Authenticating<'a> = Pin<Box<dyn Future<Output = Result<Caller, Refusal>> + Send + 'a>>;
+
+/// Finds out who calls.
+pub trait Authenticate: Send + Sync {
+    /// Never waits longer than a few seconds.
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials) -> Authenticating<'a>;
+}

@@ -1,0 +1,1 @@
+//! Serving: delta discovery to proxies.
