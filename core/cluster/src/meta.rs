@@ -48,6 +48,12 @@ impl Labels {
         Some(&self.0[index].1)
     }
 
+    /// These and one more, or another value of one.
+    #[must_use]
+    pub fn with(&self, key: &str, value: &str) -> Self {
+        self.iter().chain([(key, value)]).collect()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -183,7 +183,7 @@ macro_rules! objects {
                 Ok(match kind {
                     $(Kind::$kind => {
                         let mut object: $kind = serde_path_to_error::deserialize(value)?;
-                        default_namespace(kind, &mut object.metadata);
+                        complete(kind, &mut object.metadata);
                         Self::$kind(Arc::new(object))
                     })*
                 })
@@ -221,11 +221,15 @@ impl Object {
     }
 }
 
-/// As `kubectl` does: an object without a namespace is in `default`.
-fn default_namespace(kind: Kind, meta: &mut Meta) {
+/// What an API server adds: an object without a namespace is in `default`, and a namespace has its
+/// name as a label.
+fn complete(kind: Kind, meta: &mut Meta) {
     if !kind.names().is_namespaced {
         meta.namespace = Text::default();
     } else if meta.namespace.is_empty() {
         meta.namespace = "default".into();
+    }
+    if kind == Kind::Namespace {
+        meta.labels = meta.labels.with("kubernetes.io/metadata.name", &meta.name);
     }
 }

@@ -52,6 +52,8 @@ status:
     assert_eq!(manifest.ignored, 1);
     let keys: Vec<String> = manifest.objects.iter().map(|o| o.key().to_string()).collect();
     assert_eq!(keys, ["Namespace shop", "Pod shop/cart-1"]);
+    let own_name = manifest.objects[0].meta().label("kubernetes.io/metadata.name");
+    assert_eq!(own_name, Some("shop"));
     let Object::Pod(pod) = &manifest.objects[1] else { panic!("a pod") };
     assert!(pod.is_ready() && !pod.has_ended());
     assert_eq!(pod.ips().collect::<Vec<_>>(), ["10.0.0.7", "fd00::7"]);
