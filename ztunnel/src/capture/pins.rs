@@ -146,6 +146,11 @@ pub enum PinError {
     )]
     InUse { path: PathBuf },
     #[error(
+        "{} is in use by another agent, which does not give its place: another one has asked for it \
+         already, or it is of a version that cannot; end it first", path.display()
+    )]
+    NotGiven { path: PathBuf },
+    #[error(
         "{} belongs to user {owner}, not to root: who owns it could stop capture; remove it, or set \
          WARREN_BPF_PIN_DIR", path.display()
     )]
@@ -244,9 +249,14 @@ impl PinRoot {
         }
     }
 
-    /// The error of an agent that finds the owner's seat taken.
+    /// The error of an agent that finds the owner's seat taken, and may not ask for it.
     pub fn in_use(&self) -> PinError {
         PinError::InUse { path: self.0.clone() }
+    }
+
+    /// The error of an agent that has asked for a seat in vain.
+    pub fn not_given(&self) -> PinError {
+        PinError::NotGiven { path: self.0.clone() }
     }
 
     /// Path of a shared pin.

@@ -52,10 +52,10 @@ pub(super) async fn claim(pins: &PinRoot, incumbent: Incumbent) -> Result<Claim,
     if incumbent == Incumbent::Stays {
         return Err(pins.in_use());
     }
-    let succession = pins.take(Seat::Successor).await?.ok_or_else(|| pins.in_use())?;
+    let succession = pins.take(Seat::Successor).await?.ok_or_else(|| pins.not_given())?;
     tracing::info!("waiting for the agent that runs to give its place");
     let waiting = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Owner)).await;
-    let owner = waiting.map_err(|_| pins.in_use())??;
+    let owner = waiting.map_err(|_| pins.not_given())??;
     Ok(Claim { owner, succession: Some(succession) })
 }
 
@@ -100,7 +100,7 @@ impl Capture {
         let pins = self.0.programs.pins();
         // Free a moment ago, and taken only to look at it.
         let retiring = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Retiring)).await;
-        let retiring = retiring.map_err(|_| pins.in_use())??;
+        let retiring = retiring.map_err(|_| pins.not_given())??;
         {
             let mut seats = self.0.seats.0.lock();
             seats.retiring = Some(retiring);
