@@ -83,8 +83,17 @@ impl AppError {
     }
 }
 
-/// Runs the agent until it is told to stop.
-pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<(), AppError> {
+/// How an agent ended that has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// Another agent has its place, and it has served what it had.
+    Replaced,
+}
+
+/// Runs the agent until it is told to stop, or another one has its place.
+pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError> {
     let started = Instant::now();
     let process = |operation| move |source| AppError::Process { operation, source };
     raise_descriptor_limit();
@@ -115,7 +124,7 @@ async fn run_on(
     program: PathBuf,
     dropped_lines: ErrorCounter,
     started: Instant,
-) -> Result<(), AppError> {
+) -> Result<End, AppError> {
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
     let candidate = Capture::prepare(capture_config(&config, program))?;
@@ -126,7 +135,7 @@ async fn run_on(
         started = candidate.start() => started?,
         signal = signals.next() => {
             tracing::info!(signal, "stopped while waiting");
-            return Ok(());
+            return Ok(End::Stopped);
         }
     };
     let mut registry = Registry::default();
@@ -211,11 +220,12 @@ async fn run_on(
 
     // The set of pods is there to the end: threads watch it.
     let plane = DataPlane { stop, threads, dispatching };
-    tokio::select! {
+    let end = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, drain = ?config.drain, "stopping");
             svids.stop();
             plane.drain(&config, &capture, &mut signals).await;
+            End::Stopped
         }
         () = capture.successor_waits() => {
             tracing::info!("giving the pods to the next agent");
@@ -223,10 +233,11 @@ async fn run_on(
             svids.stop();
             fronts.shutdown().await;
             plane.retire(&config, &capture, &mut signals).await;
+            End::Replaced
         }
-    }
+    };
     tracing::info!("stopped");
-    Ok(())
+    Ok(end)
 }
 
 /// The user that may use the admin socket.

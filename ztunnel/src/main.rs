@@ -1,15 +1,20 @@
 //! The node proxy's binary: parse the configuration, build the app, run it, map its end to an exit
-//! code. 0: stopped on request. 1: failed. 2: the configuration or a file it names is wrong.
+//! code. 0: stopped on request. 1: failed. 2: the configuration or a file it names is wrong. 75: another
+//! agent has its place.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ztunnel::app;
+use ztunnel::app::{self, End};
 use ztunnel::capture::self_test;
 use ztunnel::config::{self, Config, Environment};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Exit code of an agent that another one has replaced, `EX_TEMPFAIL` of sysexits.h. A supervisor that
+/// starts it again would have it take the place back, and so on: `deploy/systemd` prevents that.
+const REPLACED: u8 = 75;
 
 #[derive(Parser)]
 #[command(name = "ztunnel", version, about = "Warren's node proxy")]
@@ -56,7 +61,8 @@ fn proxy() -> ExitCode {
         }
     };
     match app::run(config, log.dropped_lines()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Stopped) => ExitCode::SUCCESS,
+        Ok(End::Replaced) => ExitCode::from(REPLACED),
         Err(error) => {
             let code = if error.is_configuration() { 2 } else { 1 };
             let error = anyhow::Error::from(error);

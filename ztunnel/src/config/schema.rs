@@ -73,7 +73,7 @@ settings! {
     WARREN_RUN_DIR = "/run/warren", "Folder of enrolment records, roots and revocation lists; mode 0700. If it is on tmpfs, certificates and keys are kept there too for an agent that restarts.";
     WARREN_STATE_DIR = "/var/lib/warren", "Folder of the control plane's last state, for a start without it; mode 0700. Should outlive a reboot.";
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";
-    WARREN_TAKE_OVER = "false", "Take the place of an agent that runs on the same pins, instead of not starting. It serves the connections that it has to their end. Needs a `WARREN_CGROUP` of its own.";
+    WARREN_TAKE_OVER = "false", "Take the place of an agent that runs on the same pins, instead of not starting. It serves the connections that it has to their end. Needs a `WARREN_CGROUP` of its own. The one that was replaced ends with exit code 75, and must not be started again.";
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";
     WARREN_KUBELET_CGROUP = "", "The kubelet's cgroup (cgroup v2 path). Its connections pass to a pod's probe ports.";
     WARREN_BYPASS_CIDRS = "", "Comma-separated CIDRs that are not captured: as destinations of enrolled pods, and as their own addresses (secondary networks).";
