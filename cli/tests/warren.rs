@@ -6,8 +6,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use admin::{
-    Direction, Failure, Flow, FlowEvent, Handler, Party, Pod, PodCounts, PodState, Reply, Request,
-    Response, Server, Status, Why, WhyRoute, WhyVerdict,
+    Direction, Failure, Flow, Handler, Party, Pod, PodCounts, PodState, Reply, Request, Response,
+    Server, Status, Why, WhyRoute, WhyVerdict,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -17,8 +17,8 @@ struct Scripted {
     degraded: u64,
 }
 
-fn flow(code: &str) -> FlowEvent {
-    FlowEvent::Flow(Box::new(Flow {
+fn flow(code: &str) -> Response {
+    Response::Flow(Box::new(Flow {
         time_unix_ms: 1_700_000_000_000,
         direction: Direction::Outbound,
         path: admin::Path::Local,
@@ -36,6 +36,9 @@ fn flow(code: &str) -> FlowEvent {
 }
 
 impl Handler for Scripted {
+    type Request = Request;
+    type Response = Response;
+
     async fn handle(&self, request: Request) -> Reply {
         let response = match request {
             Request::Status => {
@@ -60,14 +63,14 @@ impl Handler for Scripted {
             Request::Unenrol { uid } => Response::Unenrolled(uid),
             Request::Flows { follow, limit } => {
                 let (sender, receiver) = mpsc::channel(admin::FLOW_QUEUE_MAX);
-                for event in [flow("OK"), FlowEvent::Missed(3), flow("RESET")] {
+                for event in [flow("OK"), Response::Missed(3), flow("RESET")] {
                     sender.try_send(event).expect("room");
                 }
                 assert_eq!(limit, (!follow).then_some(5));
                 if follow {
                     tokio::spawn(async move { sender.closed().await });
                 }
-                return Reply::Flows(receiver);
+                return Reply::flows(receiver);
             }
             Request::Why { source, destination } => {
                 assert_eq!(source, "shop/web");

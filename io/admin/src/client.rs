@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -59,7 +61,19 @@ impl ClientError {
     }
 }
 
-/// A connection to an agent.
+/// A response of a protocol.
+pub trait Answer: DeserializeOwned {
+    /// Why the request was refused or failed, if it was.
+    fn failure(&self) -> Option<&Failure>;
+}
+
+impl Answer for Response {
+    fn failure(&self) -> Option<&Failure> {
+        if let Self::Error(failure) = self { Some(failure) } else { None }
+    }
+}
+
+/// A connection to an agent, or to a control plane.
 #[derive(Debug)]
 pub struct Client {
     reader: BufReader<OwnedReadHalf>,
@@ -80,7 +94,7 @@ impl Client {
     }
 
     /// Sends one request.
-    pub async fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+    pub async fn send(&mut self, request: &impl Serialize) -> Result<(), ClientError> {
         let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
         match timeout(ANSWER_TIMEOUT, line::write(&mut self.writer, request)).await {
             Err(_) => Err(ClientError::Timeout(ANSWER_TIMEOUT)),
@@ -92,6 +106,11 @@ impl Client {
 
     /// Waits for one response, without a limit: a stream of flows may be silent for long.
     pub async fn next(&mut self) -> Result<Response, ClientError> {
+        self.receive().await
+    }
+
+    /// The same in any protocol.
+    async fn receive<R: Answer>(&mut self) -> Result<R, ClientError> {
         let line = line::read(&mut self.reader, RESPONSE_BYTES_MAX).await;
         let line = match line {
             Ok(line) => line.ok_or(ClientError::Closed)?,
@@ -100,17 +119,17 @@ impl Client {
             }
             Err(error) => return Err(ClientError::Stream(error)),
         };
-        let response = serde_json::from_slice(&line).map_err(ClientError::Malformed)?;
-        if let Response::Error(failure) = response {
-            return Err(ClientError::Refused(failure));
+        let response: R = serde_json::from_slice(&line).map_err(ClientError::Malformed)?;
+        match response.failure() {
+            Some(failure) => Err(ClientError::Refused(failure.clone())),
+            None => Ok(response),
         }
-        Ok(response)
     }
 
     /// Sends a request that has one response, and waits for it.
-    pub async fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
+    pub async fn call<R: Answer>(&mut self, request: &impl Serialize) -> Result<R, ClientError> {
         self.send(request).await?;
-        let answer = timeout(ANSWER_TIMEOUT, self.next()).await;
+        let answer = timeout(ANSWER_TIMEOUT, self.receive()).await;
         answer.unwrap_or(Err(ClientError::Timeout(ANSWER_TIMEOUT)))
     }
 

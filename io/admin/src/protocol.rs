@@ -123,6 +123,12 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl From<Failure> for Response {
+    fn from(failure: Failure) -> Self {
+        Self::Error(failure)
+    }
+}
+
 /// How an agent is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,4 +1,4 @@
-//! The agent's side: accepts operators, bounds what they can take, and asks the [`Handler`].
+//! The served side: accepts operators, bounds what they can take, and asks the [`Handler`].
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -14,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::line;
-use crate::protocol::{Failure, Flow, Request, Response};
+use crate::protocol::{Failure, Response};
 use crate::socket::{BindError, SocketFile, listener};
 
 /// Operators served at once; a further one is told `BUSY` and closed.
 pub const CONNECTIONS_MAX: usize = 32;
-/// A bound for the channel behind [`Reply::Flows`]: what does not fit is counted as missed.
+/// A bound for the channel behind [`Reply::Many`]: what does not fit is counted as missed.
 pub const FLOW_QUEUE_MAX: usize = 1024;
 /// Longest request, in bytes. A longer one is refused and the connection closed.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -34,33 +36,41 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers requests. Called at once from several connections.
 pub trait Handler: Send + Sync + 'static {
+    /// What is asked.
+    type Request: DeserializeOwned + Send;
+    /// What is answered.
+    type Response: Serialize + From<Failure> + Send + Sync;
+
     /// Answers one request. Runs to its end even if the client hangs up meanwhile.
-    fn handle(&self, request: Request) -> impl Future<Output = Reply> + Send;
+    fn handle(&self, request: Self::Request) -> impl Future<Output = Reply<Self::Response>> + Send;
 }
 
 /// An answer.
 #[derive(Debug)]
-pub enum Reply {
+pub enum Reply<R = Response> {
     /// One response.
-    One(Response),
-    /// Flows until the sender is dropped. Make it with [`FLOW_QUEUE_MAX`], send without waiting,
-    /// and report what did not fit as [`FlowEvent::Missed`].
-    Flows(mpsc::Receiver<FlowEvent>),
+    One(R),
+    /// Responses until the sender is dropped, then the last one.
+    Many {
+        /// Make it with [`FLOW_QUEUE_MAX`], send without waiting, and report what did not fit.
+        events: mpsc::Receiver<R>,
+        /// What says that there are no more.
+        end: R,
+    },
 }
 
-impl From<Result<Response, Failure>> for Reply {
-    fn from(result: Result<Response, Failure>) -> Self {
-        Self::One(result.unwrap_or_else(Response::Error))
+impl Reply {
+    /// Flows: [`Response::Flow`], and [`Response::Missed`] for those that did not fit.
+    #[must_use]
+    pub fn flows(events: mpsc::Receiver<Response>) -> Self {
+        Self::Many { events, end: Response::End }
     }
 }
 
-/// One event of a stream of flows.
-#[derive(Debug)]
-pub enum FlowEvent {
-    /// A connection.
-    Flow(Box<Flow>),
-    /// So many connections that did not fit into the channel.
-    Missed(u64),
+impl<R: From<Failure>> From<Result<R, Failure>> for Reply<R> {
+    fn from(result: Result<R, Failure>) -> Self {
+        Self::One(result.unwrap_or_else(R::from))
+    }
 }
 
 /// The admin socket.
@@ -157,16 +167,16 @@ impl Connection {
 
     async fn run<H: Handler>(mut self, handler: &H) -> io::Result<()> {
         while let Some(line) = self.next_line().await? {
-            let reply = match serde_json::from_slice::<Request>(&line) {
+            let reply = match serde_json::from_slice(&line) {
                 Ok(request) => handler.handle(request).await,
                 Err(error) => {
                     let failure = Failure::new(Failure::BAD_REQUEST, error.to_string());
-                    Reply::One(Response::Error(failure))
+                    Reply::One(failure.into())
                 }
             };
             match reply {
                 Reply::One(response) => self.send(&response).await?,
-                Reply::Flows(events) => self.stream(events).await?,
+                Reply::Many { events, end } => self.stream(events, end).await?,
             }
         }
         Ok(())
@@ -190,7 +200,10 @@ impl Connection {
         }
     }
 
-    async fn stream(&mut self, mut events: mpsc::Receiver<FlowEvent>) -> io::Result<()> {
+    async fn stream<R>(&mut self, mut events: mpsc::Receiver<R>, end: R) -> io::Result<()>
+    where
+        R: Serialize + From<Failure>,
+    {
         loop {
             let event = tokio::select! {
                 () = stopping(&mut self.stopped) => None,
@@ -202,18 +215,17 @@ impl Connection {
                 event = events.recv() => Some(event),
             };
             match event {
-                Some(Some(FlowEvent::Flow(flow))) => self.send(&Response::Flow(flow)).await?,
-                Some(Some(FlowEvent::Missed(count))) => self.send(&Response::Missed(count)).await?,
-                Some(None) => return self.send(&Response::End).await,
+                Some(Some(event)) => self.send(&event).await?,
+                Some(None) => return self.send(&end).await,
                 None => {
-                    let failure = Failure::new(Failure::STOPPING, "the agent is stopping");
-                    return self.send(&Response::Error(failure)).await;
+                    let failure = Failure::new(Failure::STOPPING, "the process is stopping");
+                    return self.send(&R::from(failure)).await;
                 }
             }
         }
     }
 
-    async fn send(&mut self, response: &Response) -> io::Result<()> {
+    async fn send(&mut self, response: &impl Serialize) -> io::Result<()> {
         timeout(WRITE_TIMEOUT, line::write(&mut self.writer, response)).await?
     }
 }

@@ -25,8 +25,8 @@ struct Scripted {
     go_on: Notify,
 }
 
-fn flow(code: &str) -> FlowEvent {
-    FlowEvent::Flow(Box::new(Flow {
+fn flow(code: &str) -> Response {
+    Response::Flow(Box::new(Flow {
         time_unix_ms: 1,
         direction: Direction::Inbound,
         path: Path::Hbone,
@@ -44,6 +44,9 @@ fn flow(code: &str) -> FlowEvent {
 }
 
 impl Handler for Scripted {
+    type Request = Request;
+    type Response = Response;
+
     async fn handle(&self, request: Request) -> Reply {
         let response = match request {
             Request::Status => {
@@ -61,13 +64,13 @@ impl Handler for Scripted {
             }
             Request::Flows { follow, .. } => {
                 let (sender, receiver) = mpsc::channel(FLOW_QUEUE_MAX);
-                for event in [flow("OK"), FlowEvent::Missed(7), flow("RESET")] {
+                for event in [flow("OK"), Response::Missed(7), flow("RESET")] {
                     sender.try_send(event).expect("room");
                 }
                 if follow {
                     tokio::spawn(async move { sender.closed().await });
                 }
-                return Reply::Flows(receiver);
+                return Reply::flows(receiver);
             }
             Request::Why { source, destination } => Response::Why(Box::new(Why {
                 explanation: vec![source, destination],

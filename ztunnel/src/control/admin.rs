@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use admin::{
-    Drain, Enrol, FLOW_QUEUE_MAX, Failure, Feature, Flow, FlowEvent, Handler, Identity, Kernel,
-    Pod, PodCounts, PodState, Reply, Request, Response, Status,
+    Drain, Enrol, FLOW_QUEUE_MAX, Failure, Feature, Flow, Handler, Identity, Kernel, Pod,
+    PodCounts, PodState, Reply, Request, Response, Status,
 };
 use authz::UnenforceableDeny;
 use model::{PodUid, WorkloadKey};
@@ -64,6 +64,9 @@ fn distrust(status: TrustStatus) -> Vec<String> {
 }
 
 impl Handler for AdminHandler {
+    type Request = Request;
+    type Response = Response;
+
     async fn handle(&self, request: Request) -> Reply {
         let result = match request {
             Request::Status => self.status().await,
@@ -234,7 +237,7 @@ impl AdminHandler {
             (ring.last(limit), None)
         };
         let event = |flow: &crate::telemetry::Flow| {
-            FlowEvent::Flow(Box::new(Flow::new(&flow.outcome, flow.at)))
+            Response::Flow(Box::new(Flow::new(&flow.outcome, flow.at)))
         };
         // Ends when the client hangs up, which drops the receiver, or with the past.
         tokio::spawn(async move {
@@ -252,7 +255,7 @@ impl AdminHandler {
                 };
                 let event = match next {
                     Ok(flow) => event(&flow),
-                    Err(RecvError::Lagged(missed)) => FlowEvent::Missed(missed),
+                    Err(RecvError::Lagged(missed)) => Response::Missed(missed),
                     Err(RecvError::Closed) => return,
                 };
                 if sender.send(event).await.is_err() {
@@ -260,7 +263,7 @@ impl AdminHandler {
                 }
             }
         });
-        Reply::Flows(receiver)
+        Reply::flows(receiver)
     }
 }
 
