@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use ebpf_abi::Roles;
 use nix::sys::signal::Signal;
 use tests::protocol::{Behaviour, ConnectOptions, Hammer, Request};
 use tests::{AgentOptions, Pending, eventually};
@@ -173,5 +174,46 @@ fn a_successor_that_gives_up_leaves_the_agent_alone() -> anyhow::Result<()> {
         west.wait_ready()?;
         wait_verified(west, &web.pod)?;
         web.greet(shop, "as before")
+    })
+}
+
+/// A successor that dies after it has the pods: its predecessor still serves, and keeps its role under
+/// the agent that comes then.
+#[test]
+fn an_agent_that_retires_keeps_its_role_when_its_successor_dies() -> anyhow::Result<()> {
+    within(Town::enrolled()?, |town| {
+        let Town { west, web, shop, world, .. } = town;
+        let take_over = |cgroup: &str| {
+            AgentOptions::default()
+                .set("WARREN_TAKE_OVER", "true")
+                .set("WARREN_CGROUP", world.node(1).cgroup().join(cgroup).display())
+        };
+        let layout = pins(west, web.pod.uid());
+        let layout = layout.ancestors().nth(2).context("pods are two folders below a layout's")?;
+        let map = layout.join("shared").join("ROLES");
+        let roles = || -> anyhow::Result<Roles> {
+            let map = bpf::Map::<u32, Roles>::open(&map).context("open the roles")?;
+            map.get(&0).context("read the roles")?.context("there are no roles")
+        };
+        let first = roles()?.agent_cgroup;
+        let kept = web.connect(shop)?;
+        talk(&kept, "by the first")?;
+        let mark = west.log_mark();
+        let mut next = world.agent(1, take_over("next-agent"))?;
+        next.wait_message(mark, "ready", SOON * 3)?;
+        ensure!(roles()?.retiring_cgroup == first, "{:?}", roles()?);
+        next.kill9()?;
+        let third = world.agent(1, take_over("third-agent"))?;
+        third.wait_message(mark, "ready", SOON * 3)?;
+        ensure!(roles()?.agent_cgroup != first, "{:?}", roles()?);
+        ensure!(roles()?.retiring_cgroup == first, "{:?}", roles()?);
+        wait_verified(&third, &web.pod)?;
+        talk(&kept, "by the first, under the third")?;
+        kept.close()?;
+        let status = eventually("the first one ends", SOON, || west.ended())?;
+        ensure!(status.code() == Some(REPLACED), "it ended with {status}");
+        let gone = || Ok((roles()?.retiring_cgroup == 0).then_some(()));
+        eventually("its role is gone", SOON, gone)?;
+        web.greet(shop, "by the third")
     })
 }

@@ -156,6 +156,8 @@ pub(super) struct Node {
     events: mpsc::Sender<PodEvent>,
     /// Keeps other agents away from the pins.
     pub(super) seats: Seats,
+    /// The agent before this one, when it started.
+    pub(super) predecessor: Predecessor,
 }
 
 /// One row of the table. The key is the Pod UID, or the name of a record that says none.
@@ -251,14 +253,11 @@ impl Candidate {
         // What can fail without the seat comes before it: a predecessor does not come back.
         let records = Records::open(&self.config.run_dir)?;
         let boot_id = records::boot_id()?;
-        let Claim { owner, succession } =
+        let Claim { owner, succession, predecessor } =
             succession::claim(&self.pins, self.config.incumbent).await?;
         let Self { config, cgroup, features, kubelet, own, .. } = self;
         let roles = RolesConfig {
-            predecessor: match succession {
-                Some(_) => Predecessor::Retiring,
-                None => Predecessor::Gone,
-            },
+            predecessor,
             agent_cgroup_id: cgroup.leaf().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
             host_netns_cookie: host_namespace(kubelet.as_ref(), &own).cookie(),
@@ -282,6 +281,7 @@ impl Candidate {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             seats: Seats::new(owner, succession),
+            predecessor,
             config,
             cgroup,
             kubelet,

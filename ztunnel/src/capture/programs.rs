@@ -44,13 +44,29 @@ const KUBELET_LINKS: RoleLinks = [
     ("link_kubelet_connect6", AttachType::Connect6, "role_connect6"),
 ];
 
-/// Whether the agent that had the role before may still need it.
+/// Whether an agent that had the role before may still need it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Predecessor {
     /// It has ended, or there was none.
     Gone,
-    /// It serves the connections that it has, and keeps its role until [`Programs::retired`].
+    /// It has given its place to this one, serves the connections that it has, and keeps its role until
+    /// [`Programs::retired`].
     Retiring,
+    /// The same, but the one that it gave its place to has died.
+    Orphaned,
+}
+
+impl Predecessor {
+    /// Whose connections count as an agent's too, by what the roles were before.
+    fn retiring_cgroup(self, before: Roles) -> u64 {
+        match (self, before) {
+            (Self::Gone, _) => 0,
+            // The one that died had no time to set the roles.
+            (Self::Orphaned, Roles { agent_cgroup, retiring_cgroup: 0, .. })
+            | (Self::Retiring, Roles { agent_cgroup, .. }) => agent_cgroup,
+            (Self::Orphaned, Roles { retiring_cgroup, .. }) => retiring_cgroup,
+        }
+    }
 }
 
 /// Who has a role on this node.
@@ -342,10 +358,7 @@ impl Inner {
         let before = self.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
         let set =
             |roles: &Roles| self.roles.set(&0, roles, Update::Any).map_err(failed("set the roles"));
-        let retiring_cgroup = match config.predecessor {
-            Predecessor::Gone => 0,
-            Predecessor::Retiring => before.agent_cgroup,
-        };
+        let retiring_cgroup = config.predecessor.retiring_cgroup(before);
         // The kernel copies field by field. The predecessor has its second place before it loses
         // the first.
         set(&Roles { retiring_cgroup, ..before })?;
@@ -392,4 +405,33 @@ fn open<K: ebpf_abi::Plain, V: ebpf_abi::Plain>(
     map: &'static str,
 ) -> Result<Map<K, V>, ProgramsError> {
     Map::open(&pins.shared(map)).map_err(|source| ProgramsError::Map { map, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_retires_keeps_the_role_until_it_has_ended() {
+        const FIRST: u64 = 11;
+        const DIED: u64 = 22;
+        let roles = |agent_cgroup, retiring_cgroup| Roles {
+            agent_cgroup,
+            retiring_cgroup,
+            ..Roles::default()
+        };
+        for (predecessor, before, expected) in [
+            (Predecessor::Gone, roles(FIRST, 0), 0),
+            (Predecessor::Gone, roles(DIED, FIRST), 0),
+            (Predecessor::Retiring, roles(FIRST, 0), FIRST),
+            // The role of one before that, which has ended, is left behind.
+            (Predecessor::Retiring, roles(FIRST, 5), FIRST),
+            // The second one died before it set its role, between the two steps, and after.
+            (Predecessor::Orphaned, roles(FIRST, 0), FIRST),
+            (Predecessor::Orphaned, roles(FIRST, FIRST), FIRST),
+            (Predecessor::Orphaned, roles(DIED, FIRST), FIRST),
+        ] {
+            assert_eq!(predecessor.retiring_cgroup(before), expected, "{predecessor:?} {before:?}");
+        }
+    }
 }

@@ -7,7 +7,8 @@
 //! that it had; it keeps the retiring seat, so that the other learns when the role can go.
 //!
 //! Seats are the kernel's locks: whoever dies leaves them. A successor that dies while it adopts costs
-//! connections, as any agent that dies does: its predecessor has nothing to go back to.
+//! connections, as any agent that dies does: its predecessor has nothing to go back to. The agent after
+//! it finds the retiring seat taken, and leaves its holder the role.
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use super::leave::handshakes_ended;
 use super::node::{Capture, Node};
 use super::pins::{PinError, PinRoot, Seat, Taken};
+use super::programs::Predecessor;
 
 /// Between two looks at the successor's seat.
 const SUCCESSOR_POLL: Duration = Duration::from_millis(200);
@@ -42,12 +44,18 @@ pub(super) struct Claim {
     pub(super) owner: Taken,
     /// Held until every pod is adopted, when the owner's seat came from an agent that may run still.
     pub(super) succession: Option<Taken>,
+    pub(super) predecessor: Predecessor,
 }
 
 /// Takes the owner's seat.
 pub(super) async fn claim(pins: &PinRoot, incumbent: Incumbent) -> Result<Claim, PinError> {
     if let Some(owner) = pins.take(Seat::Owner).await? {
-        return Ok(Claim { owner, succession: None });
+        // Whoever owns may look at this seat, and nobody else owns: it is taken by one that retires.
+        let predecessor = match pins.try_take(Seat::Retiring)? {
+            Some(_) => Predecessor::Gone,
+            None => Predecessor::Orphaned,
+        };
+        return Ok(Claim { owner, succession: None, predecessor });
     }
     if incumbent == Incumbent::Stays {
         return Err(pins.in_use());
@@ -56,7 +64,7 @@ pub(super) async fn claim(pins: &PinRoot, incumbent: Incumbent) -> Result<Claim,
     tracing::info!("waiting for the agent that runs to give its place");
     let waiting = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Owner)).await;
     let owner = waiting.map_err(|_| pins.not_given())??;
-    Ok(Claim { owner, succession: Some(succession) })
+    Ok(Claim { owner, succession: Some(succession), predecessor: Predecessor::Retiring })
 }
 
 /// The seats of one agent.
@@ -101,6 +109,10 @@ impl Capture {
         // Free a moment ago, and taken only to look at it.
         let retiring = tokio::time::timeout(SEAT_WAIT, pins.wait_for(Seat::Retiring)).await;
         let retiring = retiring.map_err(|_| pins.not_given())??;
+        // One that retired before this one has ended, then. Its role must not be taken for this one's.
+        if let Err(error) = self.0.programs.retired() {
+            tracing::warn!(error = %causes(&error), "cannot take the role of the agent before this one");
+        }
         {
             let mut seats = self.0.seats.0.lock();
             seats.retiring = Some(retiring);
@@ -126,11 +138,11 @@ impl Node {
     /// Every pod was looked at: the predecessor, if there is one, may let its listeners go. Watches for
     /// its end.
     pub(super) async fn adopted(&self) {
-        let succession = self.seats.0.lock().succession.take();
-        if succession.is_none() {
-            return;
+        drop(self.seats.0.lock().succession.take());
+        match self.predecessor {
+            Predecessor::Gone => return,
+            Predecessor::Retiring | Predecessor::Orphaned => {}
         }
-        drop(succession);
         let retired = tokio::select! {
             () = self.shutdown.cancelled() => return,
             retired = self.programs.pins().wait_for(Seat::Retiring) => retired,
