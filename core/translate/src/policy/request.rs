@@ -1,0 +1,20 @@
+//! Request authentication: tokens are in requests, which nodes do not see.
+
+use cluster::{Readable, RequestAuthentication};
+
+use super::problem::{Cause, Effect, Remarks};
+
+/// What is said about one. Nothing of it is sent to nodes, and nothing is denied for it: a request
+/// without a token passes one, and what demands a token is an authorization policy.
+pub(super) fn remarks(request: &RequestAuthentication) -> Remarks {
+    match &request.spec {
+        Readable::Unreadable(unread) => {
+            let problem = Cause::unreadable(&unread.cause).at("spec");
+            Remarks::new(vec![problem], Effect::None)
+        }
+        Readable::Read(spec) if spec.target_ref.is_some() || !spec.target_refs.is_empty() => {
+            Remarks::new(Vec::new(), Effect::Waypoint)
+        }
+        Readable::Read(_) => Remarks::new(Vec::new(), Effect::None),
+    }
+}
