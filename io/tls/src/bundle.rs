@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use model::TrustDomain;
+use model::{SpiffeId, TrustDomain};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
-use crate::spiffe;
+use crate::chain::CHAIN_MAX;
+use crate::trust::{Usage, verify_path};
+use crate::{SvidError, spiffe};
 
 /// Most roots of one trust domain: more than any rotation needs. A larger bundle is refused.
 pub const ROOTS_MAX: usize = 32;
@@ -119,6 +121,32 @@ impl TrustBundle {
     /// The roots' certificates.
     pub fn certificates(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
         self.roots.iter().map(|root| &root.certificate)
+    }
+
+    /// What a peer with these roots would say to a chain, the leaf first, as client and as server:
+    /// whom it speaks for. For an authority that looks at what it signs; a peer's own certificate
+    /// is judged in the handshake.
+    pub fn verify_chain(
+        &self,
+        chain: &[CertificateDer<'static>],
+        now: SystemTime,
+    ) -> Result<SpiffeId, SvidError> {
+        let (leaf, intermediates) = chain
+            .split_first()
+            .filter(|_| chain.len() <= CHAIN_MAX)
+            .ok_or(SvidError::Chain(chain.len()))?;
+        let parsed = spiffe::parse(leaf).map_err(SvidError::Identity)?;
+        let id = spiffe::identity(&parsed).map_err(SvidError::Identity)?;
+        if id.trust_domain() != self.trust_domain.as_str() {
+            return Err(SvidError::TrustDomain);
+        }
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(since);
+        for usage in [Usage::Client, Usage::Server] {
+            verify_path(self, None, leaf, intermediates, now, usage)
+                .map_err(SvidError::Untrusted)?;
+        }
+        Ok(id)
     }
 
     pub(crate) fn roots(&self) -> &[Root] {

@@ -1,0 +1,78 @@
+//! A certificate that an authority elsewhere signed: believed only if it is what was asked for.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use tls::{SvidError, TrustBundle};
+use x509_parser::extensions::GeneralName;
+
+use crate::authority::at;
+use crate::chain::{ChainError, parse, read};
+use crate::leaf::Validity;
+use crate::names::Names;
+use crate::pem::certificate_pem;
+use crate::request::CertificateRequest;
+
+/// Why an external certificate is not handed on.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Made for another key.
+    #[error("the certificate is for another key than the request's")]
+    Key,
+    /// Made for another name.
+    #[error("the certificate names {0}, not what was asked for")]
+    Names(String),
+    /// Peers would not believe it.
+    #[error("peers would refuse the certificate")]
+    Refused(#[source] SvidError),
+}
+
+/// A chain from elsewhere, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternallySigned {
+    /// PEM of each certificate, the leaf first; roots are left out.
+    pub chain: Vec<String>,
+    /// The same.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// How long the leaf is valid.
+    pub validity: Validity,
+}
+
+/// Reads what an external authority answered to a request.
+pub fn read_external(
+    pem: &str,
+    request: &CertificateRequest,
+    names: &Names,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<ExternallySigned, ExternalError> {
+    const WHAT: &str = "the external authority's answer";
+    let mut certificates = read(WHAT, pem)?;
+    certificates.retain(|one| !bundle.certificates().any(|root| root == one));
+    let leaf = certificates.first().ok_or(ChainError::Empty(WHAT))?;
+    let parsed = parse(leaf).ok_or(ChainError::Unreadable { what: WHAT, index: 0 })?;
+    if parsed.public_key().raw != request.key_der() {
+        return Err(ExternalError::Key);
+    }
+    let found = parsed.subject_alternative_name().ok().flatten();
+    let found = found.map(|names| names.value.general_names.clone()).unwrap_or_default();
+    let is_granted = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => *uri == names.identity().as_str(),
+        GeneralName::DNSName(name) => names.dns().any(|granted| granted == *name),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "refuses")]
+        _ => false,
+    };
+    if found.len() != 1 + names.dns().count() || !found.iter().all(is_granted) {
+        return Err(ExternalError::Names(format!("{found:?}")));
+    }
+    let validity = Validity {
+        not_before: at(parsed.validity().not_before),
+        not_after: at(parsed.validity().not_after),
+    };
+    bundle.verify_chain(&certificates, now).map_err(ExternalError::Refused)?;
+    let chain = certificates.iter().map(certificate_pem).collect();
+    Ok(ExternallySigned { chain, certificates, validity })
+}
