@@ -123,7 +123,9 @@ impl Node {
             Plan::Remove { because } => self.remove_stale(&record, because),
             Plan::Keep { reason } => self.set_status(&uid, Status::Degraded(reason)),
             Plan::FinishLeaving { namespace } => {
-                if let Err(error) = hooks::purge(&self.programs, &uid) {
+                let purged = self.seats.while_owner(|| hooks::purge(&self.programs, &uid));
+                let Ok(purged) = purged else { return };
+                if let Err(error) = purged {
                     self.set_status(&uid, Status::Degraded(causes(&error)));
                     return;
                 }
@@ -214,18 +216,20 @@ impl Node {
         };
         if lost {
             tracing::warn!(pod = %uid, "pinned hooks are missing; attaching them again");
-            let forgotten = hooks::purge(&self.programs, &uid).and_then(|()| {
-                // Without its pins, only the namespace tells what was the pod's.
-                let others = self.pods.lock().values().any(|slot| {
-                    slot.record.as_ref().is_some_and(|other| {
-                        other.uid != uid && other.netns_cookie == record.netns_cookie
-                    })
-                });
+            // Without its pins, only the namespace tells what was the pod's.
+            let others = self.pods.lock().values().any(|slot| {
+                slot.record.as_ref().is_some_and(|other| {
+                    other.uid != uid && other.netns_cookie == record.netns_cookie
+                })
+            });
+            let forgotten = self.seats.while_owner(|| {
+                hooks::purge(&self.programs, &uid)?;
                 if others {
                     return Ok(());
                 }
                 hooks::forget_namespace(&self.programs, record.netns_cookie)
             });
+            let Ok(forgotten) = forgotten else { return };
             if let Err(error) = forgotten {
                 self.set_status(&uid, Status::Degraded(causes(&error)));
                 return;
@@ -258,7 +262,9 @@ impl Node {
 
     fn remove_stale(&self, record: &Record, because: &str) {
         tracing::info!(pod = %record.uid, because, "removing what is left of a pod");
-        if let Err(error) = hooks::purge(&self.programs, &record.uid) {
+        let purged = self.seats.while_owner(|| hooks::purge(&self.programs, &record.uid));
+        let Ok(purged) = purged else { return };
+        if let Err(error) = purged {
             self.set_status(&record.uid, Status::Degraded(causes(&error)));
             return;
         }

@@ -129,7 +129,8 @@ impl From<AttachError> for EnrolError {
             | AttachError::Adopt(_)
             | AttachError::Slot(_)
             | AttachError::Questions(_)
-            | AttachError::DataPlane => EnrolCode::AttachFailed,
+            | AttachError::DataPlane
+            | AttachError::NotOwner(_) => EnrolCode::AttachFailed,
         };
         Self::new(code, causes(&error))
     }
@@ -188,7 +189,9 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         return Err(EnrolError::new(EnrolCode::SelfTestFailed, causes(&error)));
     }
     record.progress = Progress::Verified;
-    if let Err(error) = node.records.save(&record) {
+    // If the pods are another agent's by now, it has undone this: whoever asked asks again.
+    let saved = node.seats.while_owner(|| node.records.save(&record)).map_err(AttachError::from)?;
+    if let Err(error) = saved {
         node.abandon(&record, &namespace, Some(&live)).await;
         return Err(EnrolError::new(EnrolCode::RecordFailed, causes(&error)));
     }

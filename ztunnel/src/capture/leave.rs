@@ -105,7 +105,7 @@ async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
     match (record, live) {
         (Some(record), Some(live)) => {
             let _turn = live.work.lock().await;
-            match live.detach() {
+            match node.seats.while_owner(|| live.detach()).map_err(|error| failed(&error))? {
                 Ok(true) => {
                     let namespace = live.pod.namespace().clone();
                     node.leave(record, namespace, Some(&live)).await;
@@ -119,7 +119,8 @@ async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
             }
         }
         (record, _) => {
-            hooks::purge(&node.programs, uid).map_err(|error| failed(&error))?;
+            let purged = node.seats.while_owner(|| hooks::purge(&node.programs, uid));
+            purged.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
             let namespace = record.as_ref().and_then(open_again);
             match (record, namespace) {
                 (Some(record), Some(namespace)) => node.leave(record, namespace, None).await,
@@ -145,10 +146,12 @@ impl Node {
         namespace: &NetnsFd,
         live: Option<&Arc<LivePod>>,
     ) {
-        let detached = match live {
+        let detached = self.seats.while_owner(|| match live {
             Some(live) => live.detach().map(drop),
             None => hooks::purge(&self.programs, &record.uid),
-        };
+        });
+        // The agent that has the pods finds an enrolment that was not finished, and undoes it.
+        let Ok(detached) = detached else { return };
         if let Err(error) = detached {
             // Hooks may be on in part: nobody knows what passes, so it must be seen.
             let reason = format!("enrolment failed, and {}", causes(&error));
@@ -165,7 +168,7 @@ impl Node {
         live: Option<&Arc<LivePod>>,
     ) {
         record.progress = Progress::Leaving;
-        if let Err(error) = self.records.save(&record) {
+        if let Ok(Err(error)) = self.seats.while_owner(|| self.records.save(&record)) {
             // The old record makes a restarted agent clean up, only more thoroughly.
             tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot update the record");
         }
@@ -208,12 +211,15 @@ impl Node {
         if superseded.is_cancelled() {
             return;
         }
-        if let Err(error) = ROUTING.remove(ns, record.mark_sysctls) {
-            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
-        }
-        if let Err(error) = self.records.remove(&record.uid) {
-            tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove the record");
-        }
+        // Another agent that has the pods waits for their last connections too.
+        let _ = self.seats.while_owner(|| {
+            if let Err(error) = ROUTING.remove(ns, record.mark_sysctls) {
+                tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove routing");
+            }
+            if let Err(error) = self.records.remove(&record.uid) {
+                tracing::warn!(pod = %record.uid, error = %causes(&error), "cannot remove the record");
+            }
+        });
         pods.remove(record.uid.as_str());
     }
 
@@ -222,7 +228,9 @@ impl Node {
     pub(super) async fn vanish(&self, record: &Record, live: &LivePod, what: &str) -> bool {
         tracing::info!(pod = %record.uid, what, "pod is gone");
         live.pod.gone().cancel();
-        if let Err(error) = live.detach() {
+        // Else the agent that has the pods sees the same.
+        let Ok(detached) = self.seats.while_owner(|| live.detach()) else { return true };
+        if let Err(error) = detached {
             let reason = format!("{what}, and {}", causes(&error));
             self.set_status(&record.uid, Status::Degraded(reason));
             return false;
@@ -238,7 +246,7 @@ impl Node {
 
     /// Drops record and table row.
     pub(super) fn forget(&self, uid: &PodUid) {
-        if let Err(error) = self.records.remove(uid) {
+        if let Ok(Err(error)) = self.seats.while_owner(|| self.records.remove(uid)) {
             tracing::warn!(pod = %uid, error = %causes(&error), "cannot remove the record");
         }
         self.pods.lock().remove(uid.as_str());

@@ -26,6 +26,7 @@ use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
 use super::questions::{DnsCapture, DnsPorts, SlotSockets};
 use super::records::{Record, RecordError};
 use super::self_test::{self, SelfTestError, Subject};
+use super::succession::NotOwner;
 
 /// Why a pod is not captured.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,9 @@ pub enum AttachError {
     /// Nobody received the event.
     #[error("the data plane does not take the pod")]
     DataPlane,
+    /// The pods were given away meanwhile.
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
 }
 
 /// A pod with hooks.
@@ -166,16 +170,18 @@ pub(super) async fn bring_up(
     if applied.global.is_empty() && origin == Origin::Fresh {
         return Err(AttachError::NoAddress);
     }
-    node.records.save(record)?;
+    node.seats.while_owner(|| node.records.save(record))??;
     let listeners = listeners::open(namespace, node.config.threads)?;
     let before = hooks::pinned_dns_ports(&node.programs, &record.uid);
     let questions = open_questions(record.dns, namespace, before)?;
     applied.settings.dns = questions.as_ref().map(|(_, ports)| *ports);
-    ROUTING.install(namespace)?;
-    let hooks = match origin {
-        Origin::Fresh => attach(node, record, namespace, cgroup, &applied, &listeners)?,
-        Origin::Pinned => adopt(node, record, &applied, &listeners)?,
-    };
+    let hooks = node.seats.while_owner(|| {
+        ROUTING.install(namespace)?;
+        match origin {
+            Origin::Fresh => attach(node, record, namespace, cgroup, &applied, &listeners),
+            Origin::Pinned => adopt(node, record, &applied, &listeners),
+        }
+    })??;
     let (sender, receiver) = watch::channel(applied.global.clone());
     let pod = Arc::new(CapturedPod::new(PodParts {
         uid: record.uid.clone(),
@@ -197,7 +203,7 @@ pub(super) async fn bring_up(
     });
     if !node.emit(PodEvent::Up { pod, acceptors }).await {
         if origin == Origin::Fresh {
-            live.detach()?;
+            node.seats.while_owner(|| live.detach())??;
         }
         return Err(AttachError::DataPlane);
     }
@@ -251,14 +257,17 @@ async fn replace_listeners(node: &Node, live: &LivePod) -> Result<(), AttachErro
     let listeners = listeners::open(live.pod.namespace(), node.config.threads)?;
     // On other ports: the old sockets that still work hold theirs.
     let questions = open_questions(live.pod.dns(), live.pod.namespace(), None)?;
-    match live.hooks.lock().as_ref() {
-        Some(hooks) => {
-            let mut applied = live.applied.lock();
-            applied.settings.dns = questions.as_ref().map(|(_, ports)| *ports);
-            hooks.maps().update_settings(&applied.settings)?;
-            fill_slots(hooks.maps(), &listeners)?;
-        }
-        None => return Ok(()),
+    let filled = node.seats.while_owner(|| {
+        let hooks = live.hooks.lock();
+        let Some(hooks) = hooks.as_ref() else { return Ok(false) };
+        let mut applied = live.applied.lock();
+        applied.settings.dns = questions.as_ref().map(|(_, ports)| *ports);
+        hooks.maps().update_settings(&applied.settings)?;
+        fill_slots(hooks.maps(), &listeners)?;
+        Ok::<_, AttachError>(true)
+    })??;
+    if !filled {
+        return Ok(());
     }
     let old = live.pod.renew_listeners();
     let acceptors = acceptors(node, &live.pod, listeners, questions);

@@ -183,6 +183,18 @@ pub struct Taken {
     _lock: Flock<File>,
 }
 
+impl Taken {
+    /// Locks a folder, if nobody has.
+    pub(super) fn lock(path: &Path) -> Result<Option<Self>, PinError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self { _lock: lock })),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(io_error("lock", path)(error.into())),
+        }
+    }
+}
+
 /// The folder of this layout.
 #[derive(Clone, Debug)]
 pub struct PinRoot(PathBuf);
@@ -241,12 +253,7 @@ impl PinRoot {
             Seat::Successor => self.0.join("pods"),
             Seat::Retiring => self.0.join("shared"),
         };
-        let file = File::open(&path).map_err(io_error("open", &path))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Taken { _lock: lock })),
-            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(io_error("lock", &path)(error.into())),
-        }
+        Taken::lock(&path)
     }
 
     /// The error of an agent that finds the owner's seat taken, and may not ask for it.

@@ -22,7 +22,8 @@ use super::programs::Predecessor;
 
 /// Between two looks at the successor's seat.
 const SUCCESSOR_POLL: Duration = Duration::from_millis(200);
-/// How long work on pods may take to end before their pods are given away.
+/// How long work on pods may take to end before their pods are given away. What takes longer finds that
+/// it may change nothing any more, see [`Seats::while_owner`].
 const WORK_END: Duration = Duration::from_secs(10);
 /// How long a seat is waited for. A successor may wait in vain for the owner's, which an agent that does
 /// not know of successors never leaves; then it does not start.
@@ -82,7 +83,26 @@ impl Seats {
     pub(super) fn new(owner: Taken, succession: Option<Taken>) -> Self {
         Self(Mutex::new(Held { owner: Some(owner), succession, retiring: None }))
     }
+
+    /// Does work on what is pinned or recorded, unless it is another agent's by now; it does not become
+    /// another's before the work is done. So the work is short, and does not wait.
+    pub(super) fn while_owner<T>(&self, work: impl FnOnce() -> T) -> Result<T, NotOwner> {
+        let held = self.0.lock();
+        if held.owner.is_some() { Ok(work()) } else { Err(NotOwner) }
+    }
+
+    /// Leaves the owner's seat and takes the other one.
+    fn retire(&self, retiring: Taken) {
+        let mut held = self.0.lock();
+        held.retiring = Some(retiring);
+        held.owner = None;
+    }
 }
+
+/// The pods were given to another agent meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another agent has the pods by now")]
+pub struct NotOwner;
 
 impl Capture {
     /// Resolves when another agent waits for the place of this one, and nobody waits for the end of
@@ -113,11 +133,7 @@ impl Capture {
         if let Err(error) = self.0.programs.retired() {
             tracing::warn!(error = %causes(&error), "cannot take the role of the agent before this one");
         }
-        {
-            let mut seats = self.0.seats.0.lock();
-            seats.retiring = Some(retiring);
-            seats.owner = None;
-        }
+        self.0.seats.retire(retiring);
         let adopted = tokio::time::timeout(ADOPTION_WAIT, pins.wait_for(Seat::Successor)).await;
         if let Ok(free) = adopted {
             drop(free?);
@@ -158,5 +174,33 @@ impl Node {
             // The place of a process that has ended: nobody is in it until somebody is put there.
             tracing::warn!(error = %causes(&error), "cannot take the role of the agent before this one");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn seat(path: &Path) -> Option<Taken> {
+        Taken::lock(path).expect("look at a seat")
+    }
+
+    #[test]
+    fn work_ends_with_the_owners_seat() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [owner, retiring] = ["owner", "retiring"].map(|name| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).expect("a seat");
+            path
+        });
+        let seats = Seats::new(seat(&owner).expect("free"), None);
+        let nobody_else = || seats.while_owner(|| seat(&owner).is_none());
+        assert_eq!(nobody_else(), Ok(true), "the seat is held while the work is done");
+        seats.retire(seat(&retiring).expect("free"));
+        assert_eq!(seats.while_owner(|| unreachable!("it is another's")), Err::<(), _>(NotOwner));
+        assert!(seat(&owner).is_some(), "the next agent may take it");
+        assert!(seat(&retiring).is_none());
     }
 }

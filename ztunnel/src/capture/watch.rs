@@ -111,7 +111,11 @@ impl Node {
                 return degrade(causes(&error));
             }
         }
-        if let Err(reason) = self.follow_addresses(record, live) {
+        // What the agent that has the pods meanwhile has told the hooks must stay.
+        let Ok(followed) = self.seats.while_owner(|| self.follow_addresses(record, live)) else {
+            return;
+        };
+        if let Err(reason) = followed {
             return degrade(reason);
         }
         if let Err(reason) = restore_routing(live) {
@@ -133,7 +137,7 @@ impl Node {
             tracing::info!(pod = %record.uid, "pod is verified");
             self.set_status(&record.uid, Status::Verified);
             let record = Record { progress: Progress::Verified, ..record.clone() };
-            if let Err(error) = self.records.save(&record) {
+            if let Ok(Err(error)) = self.seats.while_owner(|| self.records.save(&record)) {
                 tracing::warn!(pod = %uid, error = %causes(&error), "cannot update the record");
             }
         }
