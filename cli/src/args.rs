@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use admin::{Subject, Target};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::{PodUid, WorkloadKey};
 
 use crate::output::Format;
@@ -60,11 +60,68 @@ pub(crate) enum Verb {
         #[arg(value_name = "DST:PORT", value_parser = target)]
         destination: String,
     },
+    /// The control plane of this machine or pod, over its own socket
+    Cp {
+        /// The control plane's socket
+        #[arg(
+            long,
+            global = true,
+            value_name = "PATH",
+            env = "WARREN_CP_SOCKET",
+            default_value = admin::control_plane::DEFAULT_SOCKET
+        )]
+        cp_socket: PathBuf,
+        #[command(subcommand)]
+        verb: CpVerb,
+    },
     /// Policies, without an agent
     Policy {
         #[command(subcommand)]
         verb: PolicyVerb,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CpVerb {
+    /// Is it well? Exit code 1 if something is wrong
+    Status,
+    /// Each policy, where it is enforced and what became of it. Exit code 1 if one was not accepted
+    Policies,
+    /// Objects with something to say about them: conditions and mistakes
+    Objects,
+    /// The proxies that are served
+    Clients,
+    /// What is sent to proxies
+    Resources {
+        /// Only those whose name has this in it
+        #[arg(value_name = "TEXT", default_value = "")]
+        containing: String,
+    },
+    /// The certificate authority and its roots
+    Ca {
+        #[command(subcommand)]
+        verb: Option<CaVerb>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Go one step of the root's rotation
+    Rotate {
+        /// Which one: prepare, then switch, then finish
+        #[arg(value_enum)]
+        step: Step,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Step {
+    /// Make the new root and tell it to everybody
+    Prepare,
+    /// Sign under it
+    Switch,
+    /// Forget the old one; refused while somebody still needs it
+    Finish,
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +222,12 @@ mod tests {
             ("policy test -f x --file y -o json", true),
             ("policy test", false),
             ("policy", false),
+            ("cp policies --cp-socket /x -o json", true),
+            ("cp ca", true),
+            ("cp ca rotate prepare", true),
+            ("cp ca rotate", false),
+            ("cp resources cart", true),
+            ("cp", false),
             ("why shop/web 10.0.0.1", false),
             ("why a/b/c 10.0.0.1:80", false),
             ("", false),

@@ -1,9 +1,11 @@
-//! `warren`: asks the agent of this node, over its admin socket; `policy` asks nobody.
+//! `warren`: asks the agent of this node, over its admin socket; `cp` asks a control plane in the same
+//! way, `policy` asks nobody.
 //!
 //! One file a verb; `output` writes. Exit codes are an interface: 0 ok, 1 a check failed or the
 //! agent said no, 2 wrong usage or a wrong file, 3 the agent cannot be reached.
 
 mod args;
+mod cp;
 mod flows;
 mod output;
 mod pods;
@@ -106,6 +108,7 @@ async fn run(arguments: &Arguments) -> Result<Finding, Failed> {
         Verb::Why { source, destination } => {
             why::run(&mut agent().await?, &mut output, source, destination).await
         }
+        Verb::Cp { cp_socket, verb } => cp::run(cp_socket, verb, &mut output).await,
         Verb::Policy { verb: PolicyVerb::Test { files } } => policy::test(&mut output, files),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use admin::control_plane;
 use admin::{
     Direction, Failure, Flow, Handler, Party, Pod, PodCounts, PodState, Reply, Request, Response,
     Server, Status, Why, WhyRoute, WhyVerdict,
@@ -206,7 +207,7 @@ fn an_agent_that_is_not_there() {
     for line in ["status", "pods", "flows", "why a/b 10.0.0.1:80", "pods unenrol u"] {
         let (status, stdout, stderr) = run(&nobody, line);
         assert_eq!((status, stdout.as_str()), (Some(3), ""), "{line}: {stderr}");
-        assert!(stderr.starts_with("warren: cannot reach the agent at "), "{stderr}");
+        assert!(stderr.starts_with("warren: cannot reach "), "{stderr}");
     }
     // The socket comes from the environment where the option is absent.
     let mut from_environment = Command::new(env!("CARGO_BIN_EXE_warren"));
@@ -321,5 +322,95 @@ fn tested_policies_as_json() {
         ("/cases/1/differences", serde_json::json!([])),
     ] {
         assert_eq!(document.pointer(pointer), Some(&expected), "{pointer}: {stdout}");
+    }
+}
+
+/// A control plane whose answers are fixed.
+struct ScriptedControlPlane;
+
+impl Handler for ScriptedControlPlane {
+    type Request = control_plane::Request;
+    type Response = control_plane::Response;
+
+    async fn handle(&self, request: Self::Request) -> Reply<Self::Response> {
+        use control_plane::{Authority, Condition, Policy, Request, Response, Root, Status};
+        Reply::One(match request {
+            Request::Status => {
+                Response::Status(Box::new(Status { synced: true, ..Status::default() }))
+            }
+            Request::Policies => Response::Policies(vec![Policy {
+                kind: "AuthorizationPolicy".to_owned(),
+                namespace: "shop".to_owned(),
+                name: "l7".to_owned(),
+                action: "ALLOW".to_owned(),
+                enforced: "namespace shop".to_owned(),
+                conditions: vec![Condition {
+                    kind: "ZtunnelAccepted".to_owned(),
+                    status: false,
+                    reason: "UnsupportedValue".to_owned(),
+                    message: "methods".to_owned(),
+                }],
+            }]),
+            Request::Rotate { step: control_plane::RotationStep::Finish } => {
+                Response::Error(Failure::new("ROOT_IN_USE", "node-a still presents it"))
+            }
+            Request::Authority | Request::Rotate { .. } => {
+                let root = Root { fingerprint: "ab12".to_owned(), signs: true, ..Root::default() };
+                Response::Authority(Box::new(Authority {
+                    rotation: "steady".to_owned(),
+                    roots: vec![root],
+                    ..Authority::default()
+                }))
+            }
+            Request::Objects => Response::Objects(Vec::new()),
+            Request::Clients => Response::Clients(Vec::new()),
+            Request::Resources { containing } => {
+                Response::Resources(vec![control_plane::Resource {
+                    name: containing,
+                    ..control_plane::Resource::default()
+                }])
+            }
+        })
+    }
+}
+
+#[test]
+fn a_control_plane_is_asked_over_its_own_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("cp.sock");
+    let runtime = Runtime::new().expect("a runtime");
+    let entered = runtime.enter();
+    let owner = nix::unistd::Uid::effective().as_raw();
+    let server = Server::bind(&socket, owner).expect("bind");
+    runtime.spawn(server.serve(Arc::new(ScriptedControlPlane), std::future::pending()));
+    drop(entered);
+    let ask = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warren"));
+        command.env("WARREN_CP_SOCKET", &socket).args(line.split_whitespace());
+        let Output { status, stdout, stderr } = command.output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (status.code(), text(stdout), text(stderr))
+    };
+    for (line, code, out, err) in [
+        ("cp status", 0, "synced, 0 objects", ""),
+        (
+            "cp policies",
+            1,
+            "shop       l7    AuthorizationPolicy  ALLOW   namespace shop  not ZtunnelAccepted \
+             (UnsupportedValue): methods",
+            "",
+        ),
+        ("cp ca", 0, "ab12  signs", ""),
+        ("cp ca rotate prepare", 0, "rotation   steady", ""),
+        ("cp ca rotate finish", 1, "", "ROOT_IN_USE: node-a still presents it"),
+        ("cp objects", 0, "OBJECT", ""),
+        ("cp clients", 0, "PROXY", ""),
+        ("cp resources cart", 0, "cart", ""),
+        ("cp policies --cp-socket /nowhere", 3, "", "cannot reach /nowhere"),
+    ] {
+        let (status, stdout, stderr) = ask(line);
+        assert_eq!(status, Some(code), "{line}: {stdout}{stderr}");
+        assert!(stdout.contains(out), "{line}: {stdout}");
+        assert!(stderr.contains(err), "{line}: {stderr}");
     }
 }

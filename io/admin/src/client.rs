@@ -26,7 +26,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket, or it may not be used.
-    #[error("cannot reach the agent at {path}: {source}")]
+    #[error("cannot reach {path}: {source}")]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -34,19 +34,19 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The agent hung up: it is stopping, or does not serve this user.
-    #[error("the agent closed the connection (only root is served)")]
+    #[error("the connection was closed (only root is served)")]
     Closed,
     /// No answer in time.
-    #[error("no answer from the agent within {} seconds", .0.as_secs())]
+    #[error("no answer within {} seconds", .0.as_secs())]
     Timeout(Duration),
     /// Reading or writing failed.
-    #[error("cannot talk to the agent: {0}")]
+    #[error("cannot talk over the socket: {0}")]
     Stream(#[source] io::Error),
     /// The answer is not of this protocol.
-    #[error("the agent's answer cannot be read: {0}")]
+    #[error("the answer cannot be read: {0}")]
     Malformed(#[source] serde_json::Error),
     /// The answer is to another question.
-    #[error("the agent gave an unexpected answer")]
+    #[error("the answer is to another question")]
     Unexpected,
     /// The agent refused the request, or failed.
     #[error("{0}")]
