@@ -135,13 +135,17 @@ impl Snapshot {
     /// and with capacity.
     pub fn endpoints_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Workload>> {
         let entry = self.entry(service);
-        let members = entry.and_then(|_| self.members.get(service));
-        let members = members.into_iter().flat_map(Sequence::iter);
-        let members = members.map(|(_, workload)| workload);
-        members.filter(move |workload| entry.is_some_and(|entry| ready(&entry.service, workload)))
+        self.members_of(service)
+            .filter(move |workload| entry.is_some_and(|entry| ready(&entry.service, workload)))
     }
 
-    /// How many of them serve a port, in all networks together.
+    /// The workloads that serve a service, sorted by uid, those that may take no connections too.
+    pub fn members_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Workload>> {
+        let known = self.entry(service).and_then(|_| self.members.get(service));
+        known.into_iter().flat_map(Sequence::iter).map(|(_, workload)| workload)
+    }
+
+    /// How many of them may take connections to a port, in all networks together.
     #[must_use]
     pub fn endpoint_count(&self, service: &ServiceName, port: u16) -> usize {
         self.entry(service).map_or(0, |entry| entry.count(port))

@@ -1,6 +1,8 @@
 //! Table cases over one small mesh, each through one helper.
 
-use model::{GatewayDestination, NetworkAddress, ServiceAddress, Visibility, WeightedWaypoint};
+use model::{
+    GatewayDestination, Health, NetworkAddress, ServiceAddress, Visibility, WeightedWaypoint,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -279,7 +281,11 @@ fn plaintext_does_not_reach_what_believes_proxy_headers() {
 /// Who calls, from where: `name@ip`, `name@ip by gateway`, or `ip` for plaintext; and the outcome.
 #[track_caller]
 fn check_required(destination: &str, cases: &[(&str, bool)]) {
-    let mesh = mesh();
+    check_required_in(&mesh(), destination, cases);
+}
+
+#[track_caller]
+fn check_required_in(mesh: &Snapshot, destination: &str, cases: &[(&str, bool)]) {
     let network = Network::default();
     let destination: SocketAddr = destination.parse().expect("literal");
     let workload = mesh.workload_by_address(&network, destination.ip()).expect("known");
@@ -301,7 +307,7 @@ fn check_required(destination: &str, cases: &[(&str, bool)]) {
             from_gateway,
             destination,
         };
-        let judged = |setting| require_waypoint(&mesh, workload, &arrival, setting);
+        let judged = |setting| require_waypoint(mesh, workload, &arrival, setting);
         assert_eq!(judged(RequireWaypoint::Off), Ok(()));
         let enforced = judged(RequireWaypoint::Enforce);
         assert_eq!(enforced.is_ok(), *passes, "{caller} to {destination}: {enforced:?}");
@@ -347,6 +353,41 @@ fn a_workload_with_a_waypoint_is_reached_through_it_on_every_port() {
     check_required("10.0.0.3:5432", &cases);
     check_required("10.0.0.3:1", &cases);
     check_required("10.0.0.1:8080", &[("shop/apisa@10.0.0.2", true), ("192.0.2.1", true)]);
+}
+
+/// Behind a gateway only the identity tells who calls.
+#[test]
+fn a_waypoint_is_itself_whether_it_is_ready_or_not() {
+    let waypoint = |key, ip| serving(workload(key, &[ip]), "infra/wp.svc", &[]);
+    let sick = Workload { health: Health::Unhealthy, ..waypoint("infra/sick", "10.0.0.4") };
+    let idle = Workload { capacity: 0, ..waypoint("infra/idle", "10.0.0.5") };
+    let served = |key, ip, service| serving(workload(key, &[ip]), service, &[(80, 9090)]);
+    let mesh = Snapshot::build(
+        vec![
+            served("shop/api1", "10.0.0.1", "shop/api.svc"),
+            served("shop/vip1", "10.0.0.2", "shop/vip.svc"),
+            waypointed(workload("shop/db1", &["10.0.0.3"]), "/::ffff:10.0.0.4"),
+            sick,
+            idle,
+        ],
+        vec![
+            behind(service("shop/api.svc", &[], &[(80, 9090)]), "infra/wp.svc"),
+            behind(service("shop/vip.svc", &[], &[(80, 9090)]), "/::ffff:10.96.1.1"),
+            service("infra/wp.svc", &["10.96.1.1"], &[(15008, 15008)]),
+        ],
+    );
+    for (destination, idle) in
+        [("10.0.0.1:9090", true), ("10.0.0.2:9090", true), ("10.0.0.3:5432", false)]
+    {
+        let cases = [
+            ("infra/sicksa@192.0.2.1", true),
+            ("infra/sicksa@192.0.2.1 by gateway", true),
+            ("infra/idlesa@192.0.2.1 by gateway", idle),
+            ("shop/apisa@192.0.2.1 by gateway", false),
+            ("192.0.2.1 by gateway", false),
+        ];
+        check_required_in(&mesh, destination, &cases);
+    }
 }
 
 #[test]

@@ -93,15 +93,16 @@ fn is_from(snapshot: &Snapshot, arrival: &Arrival<'_>, gateway: &Gateway) -> boo
     {
         return snapshot.is_gateway(gateway, client) && is_peer(client);
     }
-    // The address is a gateway's, or that of a node.
+    // The address is a gateway's, or that of a node. An instance that is not ready still ends what it
+    // began, and others may know later than this node that it is ready.
     let any_instance = |service: &ServiceName| {
-        let mut instances = snapshot.endpoints_of(service);
+        let mut instances = snapshot.members_of(service);
         instances.any(|workload| is_peer(workload))
     };
     match &gateway.destination {
         GatewayDestination::Service(name) => any_instance(name),
         GatewayDestination::Address(address) => {
-            match snapshot.meaning(&address.network, address.ip, peer.namespace()) {
+            match snapshot.meaning(&address.network, address.ip.to_canonical(), peer.namespace()) {
                 Meaning::Service(entry) => any_instance(&entry.service.name),
                 Meaning::Workload(workload) => is_peer(workload),
                 Meaning::Block(_) | Meaning::Unknown => false,
