@@ -31,7 +31,7 @@ pub use mesh_config::MeshConfig;
 pub use meta::{Labels, Meta, ObjectName, Owner, Text};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use object::{Kind, Object, ObjectKey};
+pub use object::{Kind, Object, ObjectKey, Undecodable};
 pub use peer_authentication::PeerAuthentication;
 pub use pod::Pod;
 pub use readable::{Readable, Unreadable};

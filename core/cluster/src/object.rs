@@ -149,6 +149,26 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// Why an object could not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecodable {
+    /// The field, such as `spec.ports[0].number`; empty for the whole object.
+    pub field: String,
+    /// What is wrong.
+    pub cause: String,
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.cause)
+    }
+}
+
+impl std::error::Error for Undecodable {}
+
 macro_rules! objects {
     ($($kind:ident),* $(,)?) => {
         /// An object of any kind. Cheap to clone.
@@ -173,6 +193,33 @@ macro_rules! objects {
                 match self {
                     $(Self::$kind(object) => &object.metadata,)*
                 }
+            }
+
+            /// Decodes the text of an object of a kind that is known, as an API server writes it.
+            pub fn from_json(kind: Kind, text: &str) -> Result<Self, Undecodable> {
+                let read = match kind {
+                    $(Kind::$kind => serde_json::from_str::<$kind>(text).map(|mut object| {
+                        complete(kind, &mut object.metadata);
+                        Self::$kind(Arc::new(object))
+                    }),)*
+                };
+                // Which field it was is found out only where something is wrong: it takes longer.
+                let read = read.or_else(|_| {
+                    let value = serde_json::from_str(text).map_err(|error| Undecodable {
+                        field: String::new(),
+                        cause: error.to_string(),
+                    })?;
+                    Self::decode(kind, value).map_err(|error| Undecodable {
+                        // The path to the object itself is a dot.
+                        field: error.path().to_string().trim_matches('.').to_owned(),
+                        cause: error.inner().to_string(),
+                    })
+                })?;
+                if read.meta().name.is_empty() {
+                    let field = "metadata.name".to_owned();
+                    return Err(Undecodable { field, cause: "is missing".to_owned() });
+                }
+                Ok(read)
             }
 
             /// Decodes an object of a kind that is known.
@@ -233,3 +280,6 @@ fn complete(kind: Kind, meta: &mut Meta) {
         meta.labels = meta.labels.with("kubernetes.io/metadata.name", &meta.name);
     }
 }
+
+#[cfg(test)]
+mod tests;
