@@ -117,7 +117,7 @@ impl Driver {
             let rejected = machine.restore(records);
             (machine, rejected)
         });
-        let Ok((machine, rejected)) = work.await else { return self.begin_anew() };
+        let Ok((machine, rejected)) = work.await else { return self.lost_machine() };
         self.machine = machine;
         self.stored_as_of = Some(loaded.as_of);
         self.status.send_modify(|status| {
@@ -138,10 +138,15 @@ impl Driver {
     /// Forgets what the control plane has sent, so that it sends everything again. What is
     /// published stays until then.
     pub(crate) fn begin_anew(&mut self) {
-        self.machine = xds::Client::new(self.settings.client.clone());
-        // The new machine counts its look-ups from the start.
-        self.waiting.clear();
+        self.machine.begin_anew(&self.states.borrow().snapshot);
         self.keeper.begin_anew();
+    }
+
+    /// The machine is lost, and what it waited for.
+    pub(crate) fn lost_machine(&mut self) {
+        // The new one counts its look-ups from the start.
+        self.waiting.clear();
+        self.begin_anew();
     }
 
     fn report(&mut self, end: &End) {
@@ -220,6 +225,9 @@ impl Driver {
 
     fn expire(&mut self) {
         let expired = self.machine.expire(Instant::now());
+        if expired.published {
+            self.publish(SystemTime::now());
+        }
         if let Some(request) = expired.request {
             self.send(request);
         }

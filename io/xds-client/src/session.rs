@@ -144,7 +144,7 @@ impl Driver {
             (machine, received)
         });
         let Ok((machine, received)) = work.await else {
-            self.begin_anew();
+            self.lost_machine();
             return Err(End::Panicked);
         };
         self.machine = machine;

@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use model::{Network, NetworkAddress};
 use proto::security::AUTHORIZATION_TYPE;
+use proto::workload::Workload;
 use support::{Running, Server, TestXds, policy, settings, soon, uids, workload};
-use xds_client::{Mode, Settings, StoredSettings, Sync};
+use xds_client::{Existence, LookupKey, Mode, Settings, StoredSettings, Sync};
 
 fn stored(address: SocketAddr, path: &Path) -> Settings {
     let delay = Duration::from_millis(10);
@@ -148,4 +150,44 @@ async fn a_stored_state_that_is_lost_is_written_from_a_full_answer() {
     assert_eq!(state.policies.len(), 1);
     // The state in force was never taken back.
     assert!(state.revision > 2);
+}
+
+#[tokio::test]
+async fn on_demand_a_stored_state_that_is_lost_empties_nothing() {
+    let (_folder, path) = place();
+    let xds = some();
+    let server = Server::start(&xds).await;
+    let mut settings = stored(server.address, &path);
+    settings.client.mode = Mode::OnDemand;
+    let running = Running::start(settings);
+    let key = LookupKey::Address(NetworkAddress {
+        network: Network::default(),
+        ip: [10, 0, 0, 1].into(),
+    });
+    assert_eq!(running.client.lookup(key).await, Ok(Existence::Found));
+    running.status(|status| status.stored.bytes > 0).await;
+    let mut states = running.client.states();
+    std::fs::remove_file(&path).expect("stored");
+    // From then on, every state that is published holds what was asked for.
+    states.mark_unchanged();
+    xds.update(|set| {
+        set.workload(Workload { node: "moved".into(), ..workload(1) });
+    });
+    let first =
+        soon(xds.wait_for(|asked| {
+            asked.stream == 2 && asked.request.resource_names_subscribe.len() > 1
+        }));
+    let names = first.await.request.resource_names_subscribe;
+    assert!(names.iter().any(|name| name == "w1"), "{names:?}");
+    xds.update(|set| {
+        set.policy(&policy("q"));
+    });
+    loop {
+        soon(states.changed()).await.expect("the driver runs");
+        let state = states.borrow_and_update().clone();
+        assert_eq!(uids(&state), ["w1"]);
+        if state.policies.len() == 2 {
+            break;
+        }
+    }
 }

@@ -118,6 +118,14 @@ impl Lookups {
         Some(id)
     }
 
+    /// A new stream asks for that name too, though nobody waits for it. Beyond [`NAMES_MAX`] it does not:
+    /// the next connection that needs it looks it up.
+    pub(super) fn ask(&mut self, name: Arc<str>) {
+        if self.subscribed.len() < NAMES_MAX {
+            self.subscribed.insert(name);
+        }
+    }
+
     /// That name is in the state now.
     pub(super) fn found(&mut self, name: &str, released: &mut Vec<(WaiterId, Answer)>) {
         self.absent.remove(name);

@@ -95,6 +95,8 @@ pub struct Expired {
     pub request: Option<DeltaDiscoveryRequest>,
     /// Look-ups that waited in vain.
     pub released: Vec<(WaiterId, Answer)>,
+    /// There is a new state.
+    pub published: bool,
 }
 
 /// One client: its state of the mesh, and where it stands with the control plane.
@@ -110,8 +112,21 @@ pub struct Client {
     sync: Sync,
     /// Which types the control plane has sent in full, on whichever stream.
     complete: [bool; 2],
+    carried: Carried,
     stream: Option<Stream>,
     retry: retry::Retry,
+}
+
+/// Names that a client which begins anew asks for at once: a state without them would be a worse one
+/// than that which is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    /// There are none, or the control plane has answered.
+    Nothing,
+    /// It has not.
+    Asked,
+    /// It has not until then: what else it has said must not wait any longer.
+    Until(Instant),
 }
 
 /// An open stream.
@@ -144,6 +159,7 @@ impl Client {
             store,
             sync: Sync::Waiting,
             complete: [false, false],
+            carried: Carried::Nothing,
             stream: None,
             retry: retry::Retry::default(),
         }
@@ -182,6 +198,25 @@ impl Client {
         rejected.extend(self.apply_authorizations(authorizations).rejected);
         self.sync = Sync::Stored;
         rejected
+    }
+
+    /// Forgets what it holds, so that the control plane sends it again; look-ups go on. On demand, it asks
+    /// for what the state in force holds.
+    pub fn begin_anew(&mut self, in_force: &Snapshot) {
+        let lookups = std::mem::take(&mut self.lookups);
+        *self = Self { lookups, ..Self::new(self.settings.clone()) };
+        match self.settings.mode {
+            Mode::Wildcard => return,
+            Mode::OnDemand => {}
+        }
+        let workloads = in_force.workloads().map(|workload| workload.uid.0.clone());
+        let services = in_force.services().map(|service| service.name.to_string().into());
+        for name in workloads.chain(services) {
+            self.lookups.ask(name);
+        }
+        if self.lookups.subscribed().next().is_some() {
+            self.carried = Carried::Asked;
+        }
     }
 
     /// A stream is open; returns its first requests.
@@ -252,7 +287,7 @@ impl Client {
             Kind::Address => self.apply_addresses(response, Some(now)),
             Kind::Authorization => self.apply_authorizations(response),
         };
-        self.advance(kind);
+        self.advance(kind, now);
         Ok(Received {
             requests: self.resubscription(applied.changes).into_iter().collect(),
             kind: Some(kind),
@@ -267,16 +302,23 @@ impl Client {
     /// A response was applied: the state is complete once there was one of each type. The first
     /// of a type holds all there is of it, and what comes later keeps it so, since each stream
     /// begins with what is held.
-    fn advance(&mut self, kind: Kind) {
+    fn advance(&mut self, kind: Kind, now: Instant) {
         if let Some(stream) = &mut self.stream {
             stream.worked = true;
         }
         if let Some(complete) = self.complete.get_mut(place(kind)) {
             *complete = true;
         }
+        self.carried = match (kind, self.carried) {
+            (Kind::Address, _) | (_, Carried::Nothing) => Carried::Nothing,
+            (Kind::Authorization, Carried::Asked) => Carried::Until(now + LOOKUP_WAIT),
+            (Kind::Authorization, Carried::Until(end)) => Carried::Until(end),
+        };
         // On demand nothing is sent for no names. Requests are answered in order, so addresses had
         // their turn when policies arrive.
-        let on_demand = self.settings.mode == Mode::OnDemand && kind == Kind::Authorization;
+        let on_demand = self.settings.mode == Mode::OnDemand
+            && kind == Kind::Authorization
+            && self.carried == Carried::Nothing;
         if on_demand || self.complete == [true, true] {
             self.sync = Sync::Live;
         }
@@ -330,14 +372,26 @@ impl Client {
     /// When [`Self::expire`] is due, unless there is reason for it before.
     #[must_use]
     pub fn next_end(&self) -> Option<Instant> {
-        self.lookups.next_end()
+        let carried = match self.carried {
+            Carried::Until(end) => Some(end),
+            Carried::Nothing | Carried::Asked => None,
+        };
+        self.lookups.next_end().into_iter().chain(carried).min()
     }
 
     /// Ends look-ups that have waited long enough.
     pub fn expire(&mut self, now: Instant) -> Expired {
         let (mut released, mut changes) = (Vec::new(), Resubscribe::default());
         self.lookups.expire(now, &mut released, &mut changes);
-        Expired { request: self.resubscription(changes), released }
+        let published = match self.carried {
+            Carried::Until(end) => end <= now,
+            Carried::Nothing | Carried::Asked => false,
+        };
+        if published {
+            self.carried = Carried::Nothing;
+            self.sync = Sync::Live;
+        }
+        Expired { request: self.resubscription(changes), released, published }
     }
 
     /// A change of subscription; without a stream there is nobody to tell, and the next stream

@@ -254,3 +254,61 @@ fn a_wildcard_client_asks_nobody() {
     let name = LookupKey::Service(ServiceName::parse("shop/cart").expect("a name"));
     assert_eq!(known(&mut client, &name, now), Answer::Found);
 }
+
+/// A client that holds two workloads, one looked up by address, and has lost what was stored of them.
+fn begun_anew() -> (Client, Instant) {
+    let (mut client, now) = opened();
+    wait(&mut client, &by_address("10.0.0.1"), now);
+    let both = response(Kind::Address, "a", vec![address(1, "v"), address(2, "v")], &[]);
+    client.receive(both, now).expect("valid");
+    let policies = client.receive(response(Kind::Authorization, "b", vec![], &[]), now);
+    assert!(policies.expect("valid").published);
+    let in_force = client.snapshot().clone();
+    client.begin_anew(&in_force);
+    assert_eq!((client.sync(), client.snapshot().workloads().len()), (Sync::Waiting, 0));
+    (client, now)
+}
+
+#[test]
+fn a_client_that_begins_anew_asks_for_what_is_in_force() {
+    let (mut client, now) = begun_anew();
+    let (waiter, _) = wait(&mut client, &by_address("10.0.0.3"), now);
+    let requests = client.opened();
+    let names = ["*", "/10.0.0.1", "/10.0.0.3", "k//Pod/shop/w1", "k//Pod/shop/w2"];
+    assert_eq!(requests[0].resource_names_subscribe, names);
+    assert!(requests[0].initial_resource_versions.is_empty());
+    // Policies alone would make a state without the workloads.
+    let policies = client.receive(response(Kind::Authorization, "a", vec![], &[]), now);
+    assert!(!policies.expect("valid").published);
+    assert_eq!(client.sync(), Sync::Waiting);
+    let all = vec![address(1, "v"), address(2, "v"), address(3, "v")];
+    let received = client.receive(response(Kind::Address, "b", all, &[]), now).expect("valid");
+    assert!(received.published);
+    assert_eq!(received.released, [(waiter, Answer::Found)], "look-ups go on");
+    assert_eq!((client.sync(), client.snapshot().workloads().len()), (Sync::Live, 3));
+}
+
+#[test]
+fn policies_wait_for_carried_names_only_so_long() {
+    let (mut client, now) = begun_anew();
+    client.opened();
+    let first = client.receive(response(Kind::Authorization, "a", vec![], &[]), now);
+    assert!(!first.expect("valid").published);
+    let later = now + Duration::from_secs(1);
+    let second = client.receive(response(Kind::Authorization, "b", vec![], &[]), later);
+    assert!(!second.expect("valid").published, "it does not begin to wait again");
+    let end = now + LOOKUP_WAIT;
+    assert_eq!(client.next_end(), Some(end));
+    assert!(!client.expire(later).published);
+    assert!(client.expire(end).published);
+    assert_eq!((client.sync(), client.next_end()), (Sync::Live, None));
+}
+
+#[test]
+fn a_client_that_begins_anew_with_nothing_waits_for_no_address() {
+    let mut client = client(Mode::OnDemand);
+    client.begin_anew(&resolve::Snapshot::default());
+    client.opened();
+    let policies = client.receive(response(Kind::Authorization, "a", vec![], &[]), start());
+    assert!(policies.expect("valid").published);
+}
