@@ -1,8 +1,10 @@
-//! Delta xDS as a machine, and what its resources mean: the only reader of the wire types.
+//! Delta xDS as machines, the client's and the server's, and what its resources mean: the only
+//! reader of the wire types.
 
 mod client;
 mod kind;
 mod parse;
+pub mod server;
 
 pub use client::{
     ABSENT_FOR, ALIASES_MAX, Answer, Client, ClientSettings, Expired, LOOKUP_WAIT, Lookup,
