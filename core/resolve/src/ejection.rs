@@ -56,6 +56,8 @@ struct Ejection {
 pub enum Failed {
     /// The endpoint is ejected until then.
     Ejected(Instant),
+    /// It was ejected before, until then.
+    Out(Instant),
     /// A bound keeps it in place.
     Kept,
 }
@@ -102,14 +104,18 @@ impl Ejections {
         failed
     }
 
-    /// A connection to that endpoint was established: whatever it did before is forgotten.
-    pub fn succeeded(&mut self, choice: &Choice) {
+    /// A connection to that endpoint was established: whatever it did before is forgotten. Whether there
+    /// was anything.
+    pub fn succeeded(&mut self, choice: &Choice) -> bool {
         // Cheap where nothing is ejected, which is nearly always.
-        let Some(ejections) = self.services.get_mut(&choice.service) else { return };
+        let Some(ejections) = self.services.get_mut(&choice.service) else { return false };
+        let before = ejections.len();
         ejections.retain(|ejection| !ejection.is_of(choice));
+        let forgotten = ejections.len() < before;
         if ejections.is_empty() {
             self.services.remove(&choice.service);
         }
+        forgotten
     }
 
     /// Those that are ejected at that moment.
@@ -127,7 +133,7 @@ fn eject(known: &mut Vec<Ejection>, choice: &Choice, endpoints: usize, now: Inst
     if let Some(ejection) = place.and_then(|place| known.get(place))
         && ejection.until > now
     {
-        return Failed::Ejected(ejection.until);
+        return Failed::Out(ejection.until);
     }
     let out = known.iter().filter(|e| e.port == choice.port && e.until > now).count();
     if out >= endpoints / EJECTED_ONE_IN {

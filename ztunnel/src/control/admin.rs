@@ -76,7 +76,9 @@ impl Handler for AdminHandler {
             Request::Flows { follow, limit } => return self.flows(follow, limit),
             Request::Why { source, destination } => {
                 let mesh = self.mesh.current();
-                why(&self.config, &mesh, &self.pods.current(), &source, &destination)
+                let ejections = |service: &_| self.telemetry.ejections_of(service);
+                let question = (&*source, &*destination);
+                why(&self.config, &mesh, &self.pods.current(), &ejections, question)
                     .map(|why| Response::Why(Box::new(why)))
             }
         };

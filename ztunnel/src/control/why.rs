@@ -12,7 +12,10 @@ use crate::config::Config;
 use crate::flow::LocalPods;
 use crate::mesh::{MeshState, Sync};
 use crate::policy::{Via, Ways, denial};
+use crate::telemetry::Ejection;
 
+/// Endpoints that are left alone which an answer names. Further ones are left out.
+const EJECTIONS_TOLD_MAX: usize = 10;
 /// The source or destination names nothing that this node knows.
 const UNKNOWN_SUBJECT: &str = "UNKNOWN_SUBJECT";
 
@@ -21,8 +24,8 @@ pub(super) fn why(
     config: &Config,
     mesh: &MeshState,
     pods: &LocalPods,
-    source: &str,
-    destination: &str,
+    ejections: EjectionsOf<'_>,
+    (source, destination): (&str, &str),
 ) -> Result<Why, Failure> {
     let bad = |error: admin::SubjectError| Failure::new(Failure::BAD_REQUEST, error.to_string());
     let source = Subject::parse(source).map_err(bad)?;
@@ -30,7 +33,7 @@ pub(super) fn why(
     if mesh.sync == Sync::Waiting {
         return Ok(not_synced());
     }
-    let asker = Asker { config, mesh, pods };
+    let asker = Asker { config, mesh, pods, ejections };
     let client = asker.client(&source)?;
     let dialled = asker.dialled(&client, &target)?;
     Ok(asker.explain(&client, dialled))
@@ -47,10 +50,14 @@ fn not_synced() -> Why {
     Why { route, verdict: None, decided_here: true, explanation: vec![explanation.to_owned()] }
 }
 
+/// The endpoints of a service that threads of this agent leave alone.
+type EjectionsOf<'a> = &'a dyn Fn(&ServiceName) -> Vec<Ejection>;
+
 struct Asker<'a> {
     config: &'a Config,
     mesh: &'a MeshState,
     pods: &'a LocalPods,
+    ejections: EjectionsOf<'a>,
 }
 
 /// Where the client runs.
@@ -138,10 +145,12 @@ impl Asker<'_> {
         let captured =
             client.workload.as_ref().is_some_and(|workload| self.pods.running(workload).is_some());
         let identity = client.workload.as_ref().and_then(|workload| workload.identity().ok());
+        let mut ejected = Vec::new();
         let (route, server, identity) = match (&client.workload, captured) {
             (Some(workload), true) => {
                 steps.push(format!("{} is a verified pod of this node", workload.key));
                 let route = self.route(workload, dialled, Place::Here);
+                ejected = self.ejected(&route);
                 (described(&route), Server::of(&route), identity)
             }
             (Some(workload), false) if workload.protocol == model::TunnelProtocol::Hbone => {
@@ -150,6 +159,7 @@ impl Asker<'_> {
                     workload.key
                 ));
                 let route = self.route(workload, dialled, Place::Elsewhere);
+                ejected = self.ejected(&route);
                 (described(&route), Server::of(&route), identity)
             }
             _ => {
@@ -171,6 +181,7 @@ impl Asker<'_> {
             }
         };
         steps.push(describe(&route));
+        steps.append(&mut ejected);
         let mut why = Why { route, verdict: None, decided_here: false, explanation: steps };
         let Some(server) = server else { return why };
         why.decided_here = self.pods.running(&server.workload).is_some();
@@ -186,6 +197,23 @@ impl Asker<'_> {
             why.verdict = Some(verdict.0);
         }
         why
+    }
+
+    /// The endpoints that connections on this route are not given to for a while. The route may name one
+    /// of them all the same: another thread may not know it.
+    fn ejected(&self, route: &Route) -> Vec<String> {
+        let Some(choice) = route.choice() else { return Vec::new() };
+        let ejections = (self.ejections)(&choice.service).into_iter();
+        let told =
+            ejections.filter(|ejection| ejection.port == choice.port).take(EJECTIONS_TOLD_MAX);
+        told.map(|Ejection { workload, port, code, left }| {
+            let (service, seconds) = (&choice.service, left.as_secs_f64());
+            format!(
+                "{workload} is left alone as an endpoint of {service}:{port} for {seconds:.1} s more: \
+                 connections to it failed, {code}"
+            )
+        })
+        .collect()
     }
 
     fn route(&self, source: &Workload, dialled: SocketAddr, from: Place) -> Route {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use model::Code;
-use resolve::{Choice, blames_endpoint};
+use resolve::{Choice, Failed, blames_endpoint};
 
 use super::worker::Worker;
 
@@ -25,8 +25,10 @@ impl Attempt {
     /// The connection stands: the endpoint is well.
     pub(super) fn stands(&self) {
         self.stood.set(true);
-        if let Some(choice) = &self.choice {
-            self.worker.ejections.borrow_mut().succeeded(choice);
+        if let Some(choice) = &self.choice
+            && self.worker.ejections.borrow_mut().succeeded(choice)
+        {
+            self.worker.telemetry.recovered(choice);
         }
     }
 
@@ -38,6 +40,10 @@ impl Attempt {
         };
         let mesh = self.worker.mesh.borrow_mut().current().clone();
         let endpoints = mesh.snapshot.endpoint_count(&choice.service, choice.port);
-        self.worker.ejections.borrow_mut().failed(&choice, endpoints, Instant::now());
+        let failed = self.worker.ejections.borrow_mut().failed(&choice, endpoints, Instant::now());
+        match failed {
+            Failed::Ejected(until) => self.worker.telemetry.ejected(&choice, code, until),
+            Failed::Out(_) | Failed::Kept => {}
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! resolvers have metrics and a log line of their own.
 
 mod access_log;
+mod ejections;
 mod flows;
 mod lookups;
 mod metrics;
@@ -11,11 +12,13 @@ mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use model::{Outcome, Workload};
+use model::{Code, Outcome, ServiceName, Workload};
 use prometheus_client::registry::Registry;
+use resolve::Choice;
 
+pub(crate) use ejections::Ejection;
 pub(crate) use flows::{Flow, FlowRing};
 pub(crate) use metrics::{Kind, Reading, Readings};
 pub(crate) use open::{OpenConnection, OpenGuard};
@@ -28,6 +31,7 @@ pub(crate) struct Telemetry {
     traffic: traffic::Traffic,
     codes: metrics::Codes,
     lookups: lookups::Lookups,
+    ejections: ejections::Ejections,
     questions: questions::Questions,
     flows: FlowRing,
     open: open::OpenConnections,
@@ -41,6 +45,7 @@ impl Telemetry {
             traffic: traffic::Traffic::register(registry),
             codes: metrics::Codes::register(registry),
             lookups: lookups::Lookups::register(registry),
+            ejections: ejections::Ejections::register(registry),
             questions: questions::Questions::register(registry),
             flows: FlowRing::default(),
             open: open::OpenConnections::default(),
@@ -86,6 +91,21 @@ impl Telemetry {
     /// Counts a look-up of a workload's host name.
     pub(crate) fn looked_up(&self, source: &Arc<Workload>, hostname: &Arc<str>) {
         self.lookups.count(source, hostname);
+    }
+
+    /// An endpoint is left alone until then, because a connection to it ended for that reason.
+    pub(crate) fn ejected(&self, choice: &Choice, code: Code, until: Instant) {
+        self.ejections.ejected(choice, code, until, Instant::now());
+    }
+
+    /// An endpoint that was left alone takes connections again.
+    pub(crate) fn recovered(&self, choice: &Choice) {
+        self.ejections.recovered(choice);
+    }
+
+    /// The endpoints of a service that some thread leaves alone now.
+    pub(crate) fn ejections_of(&self, service: &ServiceName) -> Vec<Ejection> {
+        self.ejections.of(service, Instant::now())
     }
 
     /// The recent flows.

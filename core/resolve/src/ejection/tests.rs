@@ -22,6 +22,69 @@ fn out(ejections: &Ejections, of: &Choice, now: Instant) -> usize {
     ejections.at(now).of(&of.service, of.port).count()
 }
 
+/// Every code is an endpoint's fault or not, and a new one has to be thought about here.
+#[test]
+fn a_policy_a_client_and_this_node_are_no_endpoints_fault() {
+    let blamed = [
+        Code::HostnameUnresolved,
+        Code::ConnectTimeout,
+        Code::ConnectRefused,
+        Code::ConnectFailed,
+        Code::TunnelTimeout,
+        Code::TlsFailed,
+        Code::TlsTimeout,
+        Code::PeerIdentity,
+        Code::Http2Failed,
+        Code::TunnelLost,
+        Code::PeerRefused,
+    ];
+    let pardoned = [
+        Code::Ok,
+        // Another endpoint would be under the same policy.
+        Code::PolicyDenied,
+        Code::PolicyNoMatch,
+        Code::PolicyUnreadable,
+        Code::PolicyUnknown,
+        Code::PolicyDeniedByPeer,
+        Code::PolicyNotEnforceable,
+        Code::PolicyRevoked,
+        Code::WaypointRequired,
+        // This node did not know enough to connect.
+        Code::NotSynced,
+        Code::LookupTimeout,
+        Code::NoOriginalDst,
+        Code::SourceUnknown,
+        Code::WorkloadUnknown,
+        Code::IdentityNotReady,
+        Code::NoHealthyEndpoint,
+        Code::WaypointUnknown,
+        Code::GatewayUnknown,
+        Code::NoServicePort,
+        Code::RouteUnsupported,
+        Code::RevocationUnknown,
+        // What is revoked may be this node's own.
+        Code::CertificateRevoked,
+        // The client asked for what cannot be, or left.
+        Code::BadMethod,
+        Code::BadAuthority,
+        Code::HeadTooLarge,
+        Code::TooManyStreams,
+        Code::DestinationMismatch,
+        Code::SelfCall,
+        Code::Reset,
+        // This node's bounds, its end, its kernel.
+        Code::LimitReached,
+        Code::Draining,
+        Code::PodGone,
+        Code::Internal,
+    ];
+    for code in Code::ALL {
+        let (fault, none) = (blamed.contains(code), pardoned.contains(code));
+        assert!(fault != none, "{code} is in one of the lists");
+        assert_eq!(blames_endpoint(*code), fault, "{code}");
+    }
+}
+
 #[test]
 fn an_ejection_ends_and_the_next_one_is_longer() {
     let (mut ejections, mut now) = (Ejections::default(), Instant::now());
@@ -31,7 +94,7 @@ fn an_ejection_ends_and_the_next_one_is_longer() {
         assert_eq!(ejections.failed(&choice, 2, now), Failed::Ejected(until), "{seconds}");
         // A failure that was under way changes nothing.
         let late = now + SECOND / 2;
-        assert_eq!(ejections.failed(&choice, 2, late), Failed::Ejected(until));
+        assert_eq!(ejections.failed(&choice, 2, late), Failed::Out(until));
         assert_eq!(out(&ejections, &choice, now + seconds * SECOND * 3 / 4), 1);
         assert_eq!(out(&ejections, &choice, until), 0);
         now = until;
@@ -49,7 +112,8 @@ fn a_success_ends_an_ejection() {
     let [one, other] = [1, 2].map(|id| choice("shop/a", 80, id));
     assert_ne!(ejections.failed(&one, 4, now), Failed::Kept);
     assert_ne!(ejections.failed(&other, 4, now), Failed::Kept);
-    ejections.succeeded(&one);
+    assert!(ejections.succeeded(&one));
+    assert!(!ejections.succeeded(&one), "there is nothing to forget any more");
     assert_eq!(out(&ejections, &one, now), 1);
     assert!(ejections.at(now).holds(&other.service, 80, &other.workload.uid));
     ejections.succeeded(&other);

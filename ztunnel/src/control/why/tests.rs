@@ -1,6 +1,6 @@
 //! Questions about a small mesh, asked on a node that has no pods of its own.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use authz::{PolicyStore, Settings};
 use local_config::Defaults;
@@ -58,7 +58,18 @@ fn ask_of(
         revision: 1,
         applied_at: SystemTime::UNIX_EPOCH,
     };
-    why(&config, &state, &LocalPods::default(), source, destination)
+    // What threads leave alone is an endpoint of one service's port.
+    let ejections = |service: &ServiceName| {
+        let is_cart = service.to_string() == "shop/cart.svc";
+        let ejection = Ejection {
+            workload: model::WorkloadKey::parse("shop/cart/cart").expect("literal"),
+            port: 80,
+            code: Code::ConnectRefused,
+            left: Duration::from_millis(1_500),
+        };
+        is_cart.then_some(ejection).into_iter().collect()
+    };
+    why(&config, &state, &LocalPods::default(), &ejections, (source, destination))
 }
 
 /// `kind address` of the route, and the code of the verdict if there is one.
@@ -67,6 +78,18 @@ fn outline(why: &Why) -> (String, Option<&str>) {
     let code = why.route.code.as_deref().map_or_else(String::new, |code| format!(" {code}"));
     let verdict = why.verdict.as_ref().map(|verdict| &*verdict.code);
     (format!("{}{address}{code}", why.route.kind), verdict)
+}
+
+#[test]
+fn endpoints_that_are_left_alone_are_named() {
+    let told = "shop/cart/cart is left alone as an endpoint of shop/cart.svc:80 for 1.5 s more: \
+                connections to it failed, CONNECT_REFUSED";
+    for (destination, expected) in
+        [("10.1.0.1:80", true), ("10.1.0.1:90", false), ("10.0.0.2:80", false)]
+    {
+        let why = ask("shop/web", destination).expect("an answer");
+        assert_eq!(why.explanation.iter().any(|line| line == told), expected, "{why:?}");
+    }
 }
 
 #[test]
