@@ -20,8 +20,8 @@ pub use baggage::{BAGGAGE_MAX, BAGGAGE_MEMBERS_MAX, BAGGAGE_VALUE_MAX, Baggage};
 pub use forwarded::{FORWARDED_MAX, Forwarded};
 pub use inbound::{Action, HOLD_MAX, Input, Phase, Refusal, Stream};
 pub use pool::{
-    Checkout, Close, IDLE_DEFAULT, PoolLimits, PoolMachine, STREAMS_PER_TUNNEL_MAX, TUNNELS_MAX,
-    TUNNELS_PER_KEY_MAX, TunnelId,
+    Checkout, Close, IDLE_DEFAULT, PoolKey, PoolLimits, PoolMachine, STREAMS_PER_TUNNEL_MAX,
+    TUNNELS_MAX, TUNNELS_PER_KEY_MAX, TUNNELS_PER_POD_MAX, TunnelId,
 };
 pub use proxy_header::{PROXY_HEADER_MAX, ProxyHeader, ProxyHeaderError};
 pub use request::{ConnectHead, HeadError, METHOD, NETWORK_MAX};

@@ -21,6 +21,10 @@ pub const TUNNELS_PER_KEY_MAX: usize = 8;
 /// reached, the tunnel that has been idle longest gives way; if none is idle, a stream that needs
 /// a new one is refused with `LIMIT_REACHED`.
 pub const TUNNELS_MAX: usize = 4096;
+/// Most tunnels of one source pod in one pool, so that a pod which connects to everything leaves room for
+/// the others of its node. When it is reached, the pod's own tunnel that has been idle longest gives
+/// way; if none is idle, its stream is refused with `LIMIT_REACHED`.
+pub const TUNNELS_PER_POD_MAX: usize = TUNNELS_MAX / 4;
 /// How long a tunnel without streams is kept. Short, because a pod's address is soon reused.
 pub const IDLE_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -35,6 +39,8 @@ pub struct PoolLimits {
     pub streams_per_tunnel: u32,
     /// Tunnels of one key.
     pub tunnels_per_key: usize,
+    /// Tunnels of one source pod.
+    pub tunnels_per_pod: usize,
     /// Tunnels in all.
     pub tunnels: usize,
     /// Time without streams after which a tunnel is closed.
@@ -46,6 +52,7 @@ impl Default for PoolLimits {
         Self {
             streams_per_tunnel: STREAMS_PER_TUNNEL_MAX,
             tunnels_per_key: TUNNELS_PER_KEY_MAX,
+            tunnels_per_pod: TUNNELS_PER_POD_MAX,
             tunnels: TUNNELS_MAX,
             idle: IDLE_DEFAULT,
         }
@@ -74,12 +81,23 @@ pub enum Close {
     AtOnce(TunnelId),
 }
 
-/// The decisions of one pool. `K` is everything that two streams must share to share a tunnel.
+/// Everything that two streams must share to share a tunnel.
+pub trait PoolKey: Clone + Eq + Hash {
+    /// Names a source pod.
+    type Pod: Eq + Hash;
+
+    /// The pod whose streams these are.
+    fn pod(&self) -> Self::Pod;
+}
+
+/// The decisions of one pool.
 #[derive(Debug)]
-pub struct PoolMachine<K> {
+pub struct PoolMachine<K: PoolKey> {
     limits: PoolLimits,
     tunnels: BTreeMap<TunnelId, Tunnel<K>>,
     by_key: HashMap<K, Vec<TunnelId>>,
+    /// How many tunnels a pod has, those being dialled included.
+    by_pod: HashMap<K::Pod, usize>,
     /// Open tunnels without streams and since when, the longest first: asked for at every stream.
     idle: BTreeSet<(Instant, TunnelId)>,
     /// Bounded by `limits.tunnels`: each tunnel is put here once, when it is forgotten.
@@ -120,7 +138,7 @@ impl Open {
     }
 }
 
-impl<K: Clone + Eq + Hash> PoolMachine<K> {
+impl<K: PoolKey> PoolMachine<K> {
     /// An empty pool.
     #[must_use]
     pub fn new(limits: PoolLimits) -> Self {
@@ -128,6 +146,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             limits,
             tunnels: BTreeMap::new(),
             by_key: HashMap::new(),
+            by_pod: HashMap::new(),
             idle: BTreeSet::new(),
             to_close: VecDeque::new(),
             next: 0,
@@ -144,7 +163,7 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             return Checkout::Join(id);
         }
         let siblings = self.by_key.get(key).map_or(0, Vec::len);
-        if siblings < self.limits.tunnels_per_key && self.make_room(now) {
+        if siblings < self.limits.tunnels_per_key && self.make_room(key, now) {
             return Checkout::Dial(self.dial(key));
         }
         // Slow is better than refused.
@@ -308,11 +327,15 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
         let state = State::Dialing { waiting: 1 };
         self.tunnels.insert(id, Tunnel { key: key.clone(), state });
         self.by_key.entry(key.clone()).or_default().push(id);
+        *self.by_pod.entry(key.pod()).or_default() += 1;
         id
     }
 
     /// Is there, or can there be made, room for one more tunnel?
-    fn make_room(&mut self, now: Instant) -> bool {
+    fn make_room(&mut self, key: &K, now: Instant) -> bool {
+        if !self.make_room_of(&key.pod(), now) {
+            return false;
+        }
         if self.tunnels.len() < self.limits.tunnels {
             return true;
         }
@@ -323,6 +346,28 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             self.close(id);
         }
         self.tunnels.len() < self.limits.tunnels
+    }
+
+    /// The same, within what a pod may have.
+    fn make_room_of(&mut self, pod: &K::Pod, now: Instant) -> bool {
+        let has_room = |pool: &Self| {
+            pool.by_pod.get(pod).is_none_or(|count| *count < pool.limits.tunnels_per_pod)
+        };
+        if has_room(self) {
+            return true;
+        }
+        self.sweep(now);
+        if has_room(self) {
+            return true;
+        }
+        // Looks through what is idle, at most the whole pool: only for a pod at its bound, which is
+        // about to shake hands.
+        let own = |id: &TunnelId| self.tunnels.get(id).is_some_and(|t| t.key.pod() == *pod);
+        match self.idle.iter().map(|(_, id)| *id).find(own) {
+            Some(id) => self.close(id),
+            None => return false,
+        }
+        has_room(self)
     }
 
     fn open(&mut self, id: TunnelId) -> Option<&mut Open> {
@@ -347,6 +392,13 @@ impl<K: Clone + Eq + Hash> PoolMachine<K> {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.by_key.remove(&tunnel.key);
+            }
+        }
+        let pod = tunnel.key.pod();
+        if let Some(count) = self.by_pod.get_mut(&pod) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_pod.remove(&pod);
             }
         }
         Some(tunnel)

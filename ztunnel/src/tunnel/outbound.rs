@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hbone::PoolKey;
 use hbone_h2::{ClientError, Driver, OpenError, Tunnel};
 use model::{Code, Network, PodUid, SpiffeId, WorkloadUid};
 use netns::{Dial, DialError, NetnsFd, Source};
@@ -35,6 +36,14 @@ pub(crate) struct TunnelKey {
     pub(crate) address: SocketAddr,
     /// Whose certificate is accepted.
     pub(crate) expected: Vec<SpiffeId>,
+}
+
+impl PoolKey for TunnelKey {
+    type Pod = PodUid;
+
+    fn pod(&self) -> PodUid {
+        self.pod.clone()
+    }
 }
 
 /// Why no stream could be opened. Cheap to clone: all who waited for one dial share it.

@@ -3,9 +3,19 @@
 
 use super::*;
 
+/// Written `pod/destination`, or just a pod that has one.
+impl PoolKey for &'static str {
+    type Pod = &'static str;
+
+    fn pod(&self) -> &'static str {
+        self.split_once('/').map_or(*self, |(pod, _)| pod)
+    }
+}
+
 const SMALL: PoolLimits = PoolLimits {
     streams_per_tunnel: 2,
     tunnels_per_key: 2,
+    tunnels_per_pod: 2,
     tunnels: 3,
     idle: Duration::from_secs(10),
 };
@@ -108,6 +118,41 @@ fn idle_tunnels_close_and_give_way() {
 }
 
 #[test]
+fn a_pod_at_its_bound_gives_way_to_itself() {
+    let (mut pool, now) = pool();
+    let second = Duration::from_secs(1);
+    let others = dial(&mut pool, "q/1", now);
+    let first = dial(&mut pool, "p/1", now + second);
+    let other = dial(&mut pool, "p/2", now + second * 2);
+    // Its own that has been idle longest, though another's has been for longer.
+    let third = dial(&mut pool, "p/3", now + second * 3);
+    assert_eq!(closed(&mut pool), [Close::InOrder(first)]);
+    // What it uses stays; without any that is idle, it is refused, and others are not.
+    assert_eq!(pool.checkout(&"p/2", now), Checkout::Use(other));
+    assert_eq!(pool.checkout(&"p/3", now), Checkout::Use(third));
+    assert_eq!(pool.checkout(&"p/4", now), Checkout::Refuse(Code::LimitReached));
+    assert_eq!(closed(&mut pool), []);
+    assert_eq!(pool.checkout(&"p/3", now), Checkout::Use(third), "a tunnel that it has serves on");
+    assert!(matches!(pool.checkout(&"r/1", now + second * 3), Checkout::Dial(_)));
+    assert_eq!(closed(&mut pool), [Close::InOrder(others)]);
+    // A dial counts as well as a tunnel, and a place that is free again is free.
+    pool.lost(other);
+    let Checkout::Dial(fourth) = pool.checkout(&"p/4", now) else { panic!("must dial") };
+    assert_eq!(pool.checkout(&"p/5", now), Checkout::Refuse(Code::LimitReached));
+    pool.dial_failed(fourth);
+    assert!(matches!(pool.checkout(&"p/5", now), Checkout::Dial(_)));
+}
+
+#[test]
+fn a_pods_bound_leaves_tunnels_that_are_due_no_place() {
+    let (mut pool, now) = pool();
+    let [one, two] = ["p/1", "p/2"].map(|key| dial(&mut pool, key, now));
+    let late = now + SMALL.idle;
+    assert!(matches!(pool.checkout(&"p/3", late), Checkout::Dial(_)));
+    assert_eq!(closed(&mut pool), [Close::InOrder(one), Close::InOrder(two)]);
+}
+
+#[test]
 fn goaway_lets_streams_finish_and_removal_does_not() {
     let (mut pool, now) = pool();
     let a = dial(&mut pool, "a", now);
@@ -167,8 +212,8 @@ impl Shell {
         let first_open = self.open.keys().next().copied();
         let last_open = self.open.keys().next_back().copied();
         match kind {
-            0 | 1 => {
-                let key = if kind == 0 { "a" } else { "b" };
+            0..=2 => {
+                let key = ["p/a", "p/b", "q/c"][kind];
                 match pool.checkout(&key, now) {
                     Checkout::Use(id) => {
                         assert!(!self.away.contains(&id), "GOAWAY was received");
@@ -184,39 +229,39 @@ impl Shell {
                     Checkout::Refuse(code) => assert_eq!(code, Code::LimitReached),
                 }
             }
-            2 | 3 if !self.dialing.is_empty() => {
+            3 | 4 if !self.dialing.is_empty() => {
                 let id = self.dialing.remove(0);
-                if kind == 2 {
+                if kind == 3 {
                     assert!(pool.dialled(id, None, now));
                     self.open.insert(id, 0);
                 } else {
                     pool.dial_failed(id);
                 }
             }
-            4 => {
+            5 => {
                 if let Some((id, streams)) = self.open.iter_mut().find(|(_, n)| **n > 0) {
                     *streams -= 1;
                     pool.stream_closed(*id, now);
                 }
             }
-            5 => {
+            6 => {
                 if let Some(id) = first_open {
                     self.away.push(id);
                     pool.going_away(id);
                 }
             }
-            6 => {
+            7 => {
                 if let Some(id) = last_open {
                     self.open.remove(&id);
                     pool.lost(id);
                 }
             }
-            7 => {
+            8 => {
                 if let Some(id) = first_open {
                     pool.stalled(id);
                 }
             }
-            8 => pool.retire(|key| *key == "a"),
+            9 => pool.retire(|key| *key == "p/a"),
             _ => pool.sweep(now + SMALL.idle),
         }
         while let Some(close) = pool.poll_close() {
@@ -238,7 +283,7 @@ impl Shell {
 
 #[test]
 fn exhaustive() {
-    const KINDS: usize = 10;
+    const KINDS: usize = 11;
     const LENGTH: u32 = 6;
     let now = Instant::now();
     for seed in 0..KINDS.pow(LENGTH) {
@@ -247,6 +292,11 @@ fn exhaustive() {
             shell.step(&mut pool, left % KINDS, now);
             left /= KINDS;
         }
+        for pod in ["p", "q"] {
+            let tunnels = pool.tunnels.values().filter(|tunnel| tunnel.key.pod() == pod).count();
+            assert_eq!(pool.by_pod.get(pod).copied().unwrap_or(0), tunnels, "{seed}");
+            assert!(tunnels <= SMALL.tunnels_per_pod, "{seed}");
+        }
         pool.drain();
         while pool.poll_close().is_some() {}
         shell.dialing.drain(..).for_each(|id| pool.dial_failed(id));
@@ -254,6 +304,6 @@ fn exhaustive() {
             (0..streams).for_each(|_| pool.stream_closed(id, now));
         }
         assert_eq!(sizes(&pool), (0, 0), "{seed}");
-        assert!(pool.by_key.is_empty() && pool.idle.is_empty(), "{seed}");
+        assert!(pool.by_key.is_empty() && pool.by_pod.is_empty() && pool.idle.is_empty(), "{seed}");
     }
 }
