@@ -81,6 +81,31 @@ impl Resource {
         Self::new(Nature::Policy, name, Vec::new(), None, Box::default(), policy)
     }
 
+    /// A workload or a service that is encoded already: `body` is an `Address`. `None` if it is
+    /// neither.
+    #[must_use]
+    pub fn encoded_address(
+        name: Arc<str>,
+        aliases: Vec<Arc<str>>,
+        node: Option<Arc<str>>,
+        services: Vec<Arc<str>>,
+        body: &[u8],
+    ) -> Option<Self> {
+        // The key of the one field of an `Address` (workload.proto).
+        let nature = match body.first()? {
+            0x0a => Nature::Workload,
+            0x12 => Nature::Service,
+            _ => return None,
+        };
+        Some(Self::of_body(nature, name, aliases, node, services.into(), body))
+    }
+
+    /// A policy that is encoded already: `body` is an `Authorization`.
+    #[must_use]
+    pub fn encoded_policy(name: Arc<str>, body: &[u8]) -> Self {
+        Self::of_body(Nature::Policy, name, Vec::new(), None, Box::default(), body)
+    }
+
     fn new(
         nature: Nature,
         name: Arc<str>,
@@ -89,14 +114,24 @@ impl Resource {
         services: Box<[Arc<str>]>,
         body: &impl Message,
     ) -> Self {
+        Self::of_body(nature, name, aliases, node, services, &body.encode_to_vec())
+    }
+
+    fn of_body(
+        nature: Nature,
+        name: Arc<str>,
+        aliases: Vec<Arc<str>>,
+        node: Option<Arc<str>>,
+        services: Box<[Arc<str>]>,
+        body: &[u8],
+    ) -> Self {
         let url = match nature {
             Nature::Workload | Nature::Service => ResourceType::Address.url(),
             Nature::Policy => ResourceType::Authorization.url(),
         };
-        let body = body.encode_to_vec();
-        let version: Arc<str> = content_version(&body).into();
+        let version: Arc<str> = content_version(body).into();
         let mut encoded = BytesMut::new();
-        put(&mut encoded, &name, &version, url, &body);
+        put(&mut encoded, &name, &version, url, body);
         let body_at = encoded.len() - body.len();
         let aliases = aliases.into();
         let encoded = encoded.freeze();
@@ -260,4 +295,45 @@ fn content_version(body: &[u8]) -> String {
     let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
     let hash = body.iter().fold(OFFSET, step);
     format!("{:016x}", (hash ^ (hash >> 64)) & u128::from(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_already_is_the_same_resource() {
+        let workload = Workload {
+            uid: "k//Pod/shop/a".into(),
+            addresses: vec![vec![10, 0, 0, 7].into()],
+            node: "node-1".into(),
+            services: [("shop/b".into(), proto::workload::PortList::default())].into(),
+            ..Workload::default()
+        };
+        let service =
+            Service { namespace: "shop".into(), hostname: "b".into(), ..Service::default() };
+        let policy = Authorization {
+            name: "p".into(),
+            namespace: "shop".into(),
+            ..Authorization::default()
+        };
+        for made in [Resource::workload(workload), Resource::service(service)] {
+            let again = Resource::encoded_address(
+                made.name.clone(),
+                made.aliases.to_vec(),
+                made.node.clone(),
+                made.services.to_vec(),
+                &made.body(),
+            );
+            let again = again.expect("a workload or a service");
+            assert_eq!((again.nature, &again.version), (made.nature, &made.version));
+            assert_eq!(again.encoded, made.encoded);
+        }
+        let made = Resource::policy(&policy);
+        let again = Resource::encoded_policy(made.name.clone(), &made.body());
+        assert_eq!(again.encoded, made.encoded);
+        for garbage in [&b""[..], b"\x1a\x00"] {
+            assert!(Resource::encoded_address("x".into(), vec![], None, vec![], garbage).is_none());
+        }
+    }
 }
