@@ -22,18 +22,24 @@ pub(crate) struct LegError(#[from] DialError);
 
 impl LegError {
     pub(crate) fn code(&self) -> Code {
-        match &self.0 {
-            DialError::Timeout { .. } => Code::ConnectTimeout,
-            DialError::Refused(_) => Code::ConnectRefused,
-            DialError::Unreachable { .. } => Code::ConnectFailed,
-            DialError::Ports { .. } => Code::LimitReached,
-            DialError::Lookup(_) | DialError::Socket(_) => Code::Internal,
-        }
+        code_of(&self.0, Code::ConnectTimeout)
     }
 
     /// The chain of causes, for people.
     pub(crate) fn detail(&self) -> String {
         model::causes(&self.0)
+    }
+}
+
+/// The code of a connection that does not stand; `late`: that of one which was not answered, which is
+/// another where a tunnel was to begin.
+pub(super) fn code_of(error: &DialError, late: Code) -> Code {
+    match error {
+        DialError::Timeout { .. } => late,
+        DialError::Refused(_) => Code::ConnectRefused,
+        DialError::Unreachable { .. } => Code::ConnectFailed,
+        DialError::Ports { .. } => Code::LimitReached,
+        DialError::Lookup(_) | DialError::Socket(_) => Code::Internal,
     }
 }
 

@@ -10,6 +10,7 @@ use model::{Code, Network, PodUid, SpiffeId, WorkloadUid};
 use netns::{Dial, DialError, NetnsFd, Source};
 use tls::{Svid, TlsError, VerifiedPeer};
 
+use super::dial::code_of;
 use super::{HANDSHAKE_TIMEOUT, TunnelOptions};
 
 /// How long the peer's port 15008 may take to answer.
@@ -115,13 +116,7 @@ impl TunnelError {
 
 impl From<DialError> for TunnelError {
     fn from(error: DialError) -> Self {
-        let code = match &error {
-            DialError::Timeout { .. } => Code::TunnelTimeout,
-            DialError::Refused(_) => Code::ConnectRefused,
-            DialError::Unreachable { .. } => Code::ConnectFailed,
-            DialError::Ports { .. } => Code::LimitReached,
-            DialError::Lookup(_) | DialError::Socket(_) => Code::Internal,
-        };
+        let code = code_of(&error, Code::TunnelTimeout);
         Self::Dial { code, detail: model::causes(&error) }
     }
 }
