@@ -43,6 +43,8 @@ pub(crate) enum Failure {
     NoResolver,
     /// Too short to be a message. There is nothing to answer.
     Malformed,
+    /// The client's stream, the agent or the pod ended before the resolver answered.
+    Abandoned,
 }
 
 impl Failure {
@@ -54,6 +56,7 @@ impl Failure {
             Self::LimitReached => "LIMIT_REACHED",
             Self::NoResolver => "DNS_NO_RESOLVER",
             Self::Malformed => "DNS_MALFORMED",
+            Self::Abandoned => "DNS_ABANDONED",
         }
     }
 }

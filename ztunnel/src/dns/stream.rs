@@ -167,16 +167,17 @@ impl<S: Surroundings, C: AsyncRead + AsyncWrite> Stream<'_, S, C> {
         let Some(place) = self.surroundings.place() else {
             return self.refuse(asked, refusal, Failure::LimitReached).await;
         };
-        if self.upstream.is_none() {
-            match self.surroundings.dial().await {
-                Ok(upstream) => self.upstream = Some(Upstream::new(upstream)),
-                Err(failure) => return self.refuse(asked, refusal, failure).await,
-            }
-        }
-        let Some(upstream) = &mut self.upstream else { return Ok(()) };
         let id = Header::read(&message).map_or(0, |header| header.id);
         let due = Instant::now() + UPSTREAM_TIMEOUT;
         self.waiting.push(Waiting { id, asked, refusal, due, _place: place });
+        if self.upstream.is_none() {
+            match self.surroundings.dial().await {
+                Ok(upstream) => self.upstream = Some(Upstream::new(upstream)),
+                // Without a resolver none but this one waits.
+                Err(failure) => return self.refuse_all(failure).await,
+            }
+        }
+        let Some(upstream) = &mut self.upstream else { return Ok(()) };
         if write(&mut upstream.writer, &message).await.is_err() {
             // A part of the frame may have been sent: whatever followed would be read as its rest.
             self.upstream = None;
@@ -233,6 +234,15 @@ impl<S: Surroundings, C: AsyncRead + AsyncWrite> Stream<'_, S, C> {
 
     async fn finish(&mut self) -> io::Result<()> {
         self.writer.shutdown().await
+    }
+}
+
+impl<S: Surroundings, C> Drop for Stream<'_, S, C> {
+    /// Whoever ended it, what still waits has an end too.
+    fn drop(&mut self) {
+        for Waiting { asked, .. } in self.waiting.drain(..) {
+            self.surroundings.report(asked.report(Fate::Failed(Failure::Abandoned)));
+        }
     }
 }
 

@@ -113,11 +113,12 @@ async fn forward(
     let forwarding = dns::forward(namespace, resolver, &question.message, &worker.datagram);
     let answered = tokio::select! {
         answered = forwarding => answered,
-        _ = worker.stop.ending(&pod) => return,
+        _ = worker.stop.ending(&pod) => Err(Failure::Abandoned),
     };
     drop(place);
     let (message, fate) = match answered {
         Ok(message) => (Some(message), Fate::Forwarded),
+        Err(Failure::Abandoned) => (None, Fate::Failed(Failure::Abandoned)),
         Err(failure) => (names::servfail(&question.message), Fate::Failed(failure)),
     };
     if let Some(Err(error)) = message.map(|message| socket.answer(&question, &message)) {
@@ -209,7 +210,7 @@ fn report(worker: &Worker, pod: &Pod, report: Report) {
             ("ANSWERED", Upstream::Unasked, Some(service), *addresses)
         }
         Fate::Forwarded => ("FORWARDED", Upstream::Answered, None, 0),
-        Fate::Failed(failure @ (Failure::Timeout | Failure::Unreachable)) => {
+        Fate::Failed(failure @ (Failure::Timeout | Failure::Unreachable | Failure::Abandoned)) => {
             (failure.as_str(), Upstream::Failed, None, 0)
         }
         Fate::Failed(

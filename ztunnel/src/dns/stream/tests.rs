@@ -112,6 +112,34 @@ async fn run(fake: &Fake, play: impl AsyncFnOnce(End)) -> io::Result<()> {
 }
 
 #[tokio::test]
+async fn what_waits_when_the_stream_ends_is_reported() {
+    let abandoned = [Fate::Failed(Failure::Abandoned)];
+    // By the client, which breaks off in the middle of a message.
+    let (mut resolver, upstream) = pair();
+    let fake = Fake::new(vec![Ok(upstream)]);
+    let ended = run(&fake, async |mut client: End| {
+        client.send(&message(1, b"x")).await;
+        assert_eq!(resolver.next().await, Some(message(1, b"x")));
+        client.stream.write_all(&[0]).await.expect("written");
+    })
+    .await;
+    assert!(ended.is_err());
+    assert_eq!(*fake.fates.borrow(), abandoned);
+    // By the agent, which serves it no longer.
+    let (mut resolver, upstream) = pair();
+    let fake = Fake::new(vec![Ok(upstream)]);
+    let (mut client, served) = pair();
+    tokio::select! {
+        ended = serve(served, &fake) => panic!("{ended:?}"),
+        () = async {
+            client.send(&message(1, b"x")).await;
+            assert_eq!(resolver.next().await, Some(message(1, b"x")));
+        } => {}
+    }
+    assert_eq!(*fake.fates.borrow(), abandoned);
+}
+
+#[tokio::test]
 async fn answers_of_mesh_and_resolver_mix_by_their_ids() {
     let (mut resolver, upstream) = pair();
     let fake = Fake::new(vec![Ok(upstream)]);
