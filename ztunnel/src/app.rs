@@ -140,7 +140,7 @@ async fn run_on(
     };
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));
-    register_gauges(&mut registry, &capture, &mesh, dropped_lines);
+    register_gauges(&mut registry, &capture, &mesh, &svids, dropped_lines);
     let readiness = Readiness::default();
     let adopting = readiness.wait_for("pods of an earlier agent");
 

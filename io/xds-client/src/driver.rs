@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use xds::{Answer, ClientSettings, Lookup, WaiterId};
 
 use crate::client::{Client, LOOKUPS_QUEUED_MAX, Question};
+use crate::lines::Lines;
 use crate::session::End;
 use crate::state::{State, Sync};
 use crate::status::{LastError, Status};
@@ -56,6 +57,7 @@ pub fn new(settings: Settings) -> (Client, Driver) {
         waiting: HashMap::new(),
         outgoing: Outgoing::Closed,
         stored_as_of: None,
+        refusals: Lines::default(),
     };
     (client, driver)
 }
@@ -85,6 +87,8 @@ pub struct Driver {
     pub(crate) outgoing: Outgoing,
     /// When the control plane last confirmed what was restored.
     stored_as_of: Option<SystemTime>,
+    /// Of responses that were refused, or resources in them.
+    pub(crate) refusals: Lines,
 }
 
 impl Driver {

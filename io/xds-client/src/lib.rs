@@ -7,6 +7,7 @@
 mod client;
 mod codec;
 mod driver;
+mod lines;
 mod node;
 mod session;
 mod state;

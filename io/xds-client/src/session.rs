@@ -17,6 +17,7 @@ use xds::{Kind, Received, Termination, Violation};
 
 use crate::codec::RawResponses;
 use crate::driver::{Driver, Outgoing};
+use crate::lines::Lines;
 
 /// Largest response read, in bytes: some 400,000 workloads. A larger one ends the stream.
 const MESSAGE_BYTES_MAX: usize = 200 << 20;
@@ -164,7 +165,7 @@ impl Driver {
         if received.published {
             self.publish(now);
         }
-        log(&received, started);
+        log(&received, started, &mut self.refusals);
         let is_live = self.machine.sync() == xds::Sync::Live;
         let followed = received.kind.is_some() && is_live;
         if followed && self.status.borrow().stale_since.is_some() {
@@ -205,14 +206,18 @@ async fn call(
     Ok(grpc.streaming(requests, path, RawResponses).await?.into_inner())
 }
 
-fn log(received: &Received, started: Instant) {
-    if let Some(refusal) = &received.refusal {
-        tracing::warn!(%refusal, "response of the control plane refused");
-    }
+fn log(received: &Received, started: Instant, refusals: &mut Lines) {
     // The rest is in the status: a flood of bad resources does not become one of lines.
-    if let Some(first) = received.rejected.first() {
-        let count = received.rejected.len();
-        tracing::warn!(count, %first, "resources of the control plane rejected");
+    let first = received.rejected.first();
+    let is_refused = received.refusal.is_some() || first.is_some();
+    if let Some(left_out) = is_refused.then(|| refusals.next(started)).flatten() {
+        if let Some(refusal) = &received.refusal {
+            tracing::warn!(%refusal, left_out, "response of the control plane refused");
+        }
+        if let Some(first) = first {
+            let count = received.rejected.len();
+            tracing::warn!(count, %first, left_out, "resources of the control plane rejected");
+        }
     }
     if let Some(kind) = received.kind {
         let changed = received.records.len();

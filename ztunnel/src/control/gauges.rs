@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use daemon::ErrorCounter;
 use prometheus_client::registry::Registry;
+use svid::SvidStore;
 
 use crate::capture::Capture;
 use crate::discovery::Source;
@@ -17,6 +18,7 @@ pub(crate) fn register_gauges(
     registry: &mut Registry,
     capture: &Capture,
     mesh: &Source,
+    svids: &SvidStore,
     dropped_lines: ErrorCounter,
 ) {
     let pods = capture.clone();
@@ -69,7 +71,82 @@ pub(crate) fn register_gauges(
             vec![(Vec::new(), dropped)]
         }),
     }));
+    register_certificates(registry, svids);
     register_control_plane(registry, mesh);
+    register_stored(registry, mesh);
+}
+
+/// Of all identities together: a label for each would be a series for each workload.
+fn register_certificates(registry: &mut Registry, svids: &SvidStore) {
+    let store = svids.clone();
+    registry.register_collector(Box::new(Readings {
+        kind: Kind::Gauge,
+        name: "warren_certificate_expiry_seconds",
+        help: "Time until the first of the certificates in use expires; none without one",
+        read: Box::new(move || {
+            let in_use = store.list().into_iter().filter_map(|status| status.current);
+            soonest(in_use.map(|svid| svid.not_after()), SystemTime::now())
+        }),
+    }));
+    let store = svids.clone();
+    registry.register_collector(Box::new(Readings {
+        kind: Kind::Gauge,
+        name: "warren_identities_without_certificate",
+        help: "Identities of this node's pods that have no certificate, or none that is valid",
+        read: Box::new(move || {
+            let without = store.list().iter().filter(|status| status.current.is_none()).count();
+            vec![(Vec::new(), u64::try_from(without).unwrap_or(u64::MAX))]
+        }),
+    }));
+}
+
+fn soonest(ends: impl Iterator<Item = SystemTime>, now: SystemTime) -> Vec<Reading> {
+    let left = ends.min().map(|end| end.duration_since(now).unwrap_or_default().as_secs());
+    left.map(|left| (Vec::new(), left)).into_iter().collect()
+}
+
+/// The control plane's last state on disk.
+fn register_stored(registry: &mut Registry, mesh: &Source) {
+    type Read = fn(&xds_client::StoredStatus) -> Option<u64>;
+    const METRICS: [(Kind, &str, &str, Read); 4] = [
+        (
+            Kind::Counter,
+            "warren_stored_state_ignored",
+            "Stored states that were not used: damaged, foreign, or writable by others",
+            |stored| Some(stored.ignored),
+        ),
+        (
+            Kind::Counter,
+            "warren_stored_state_failures",
+            "Times that storing the state failed",
+            |stored| Some(stored.failures),
+        ),
+        (Kind::Gauge, "warren_stored_state_bytes", "Size of the stored state", |stored| {
+            Some(stored.bytes)
+        }),
+        (
+            Kind::Gauge,
+            "warren_stored_state_age_seconds",
+            "Time since the stored state was written or confirmed; none without one",
+            |stored| {
+                let age = SystemTime::now().duration_since(stored.as_of?);
+                Some(age.unwrap_or_default().as_secs())
+            },
+        ),
+    ];
+    for (kind, name, help, read) in METRICS {
+        let source = mesh.clone();
+        let stored = move || source.status().control_plane.map(|status| status.stored);
+        registry.register_collector(Box::new(Readings {
+            kind,
+            name,
+            help,
+            read: Box::new(move || {
+                let value = stored().filter(|stored| stored.path.is_some()).and_then(|s| read(&s));
+                value.map(|value| (Vec::new(), value)).into_iter().collect()
+            }),
+        }));
+    }
 }
 
 /// What is known of a control plane.
@@ -130,6 +207,20 @@ fn register_control_plane(registry: &mut Registry, mesh: &Source) {
     );
     add(
         registry,
+        Kind::Counter,
+        "warren_xds_nacks",
+        "Responses of the control plane that were refused, in part or as a whole",
+        |status| vec![(Vec::new(), status.nacks)],
+    );
+    add(
+        registry,
+        Kind::Counter,
+        "warren_xds_lookups_timed_out",
+        "Look-ups on demand that the control plane did not answer in time",
+        |status| vec![(Vec::new(), status.lookups_timed_out)],
+    );
+    add(
+        registry,
         Kind::Gauge,
         "warren_xds_staleness_seconds",
         "How old the state may be; 0 while the control plane is followed",
@@ -157,4 +248,24 @@ fn labelled<K: Display>(
     values: impl IntoIterator<Item = (K, u64)>,
 ) -> Vec<Reading> {
     values.into_iter().map(|(key, value)| (vec![(name, key.to_string())], value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_soonest_end_counts_and_what_is_over_is_zero() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let told = |ends: &[u64]| -> Vec<u64> {
+            let readings = soonest(ends.iter().map(|end| at(*end)), now);
+            readings.into_iter().map(|(_, value)| value).collect()
+        };
+        assert_eq!(told(&[1_300, 1_060, 4_600]), [60]);
+        assert_eq!(told(&[900, 1_060]), [0]);
+        assert!(told(&[]).is_empty());
+    }
 }
