@@ -17,6 +17,9 @@ mod selectors;
 mod tracked;
 mod values;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 
 use cluster::{Kind, Labels, Object, ObjectKey, Text, WorkloadSelector};

@@ -1,5 +1,7 @@
 //! One rule of a policy, as far as layer 4 goes.
 
+use std::collections::HashSet;
+
 use cluster::Text;
 use cluster::authorization_policy::{Condition, Operation, Rule, Source};
 use proto::security as wire;
@@ -7,6 +9,10 @@ use proto::security as wire;
 use super::principals::{Domains, both};
 use super::problem::{Cause, Problem};
 use super::values::{self, Pattern};
+
+/// Most pairs of a trust domain and a principal that are written for one source; more make its rule
+/// unreadable. A policy of pairs that many would be too large for a node anyway.
+const PAIRS_MAX: usize = 1 << 16;
 
 /// What rules are read against.
 #[derive(Debug)]
@@ -232,6 +238,11 @@ impl Reader<'_> {
         if principals.is_empty() {
             return domains.to_vec();
         }
+        if domains.len().saturating_mul(principals.len()) > PAIRS_MAX {
+            let cause = Cause::Said("and principals make too many pairs");
+            self.problems.push(cause.at(field));
+            return Vec::new();
+        }
         let mut found = Vec::new();
         for (domain, principal) in
             domains.iter().flat_map(|domain| principals.iter().map(move |each| (domain, each)))
@@ -254,12 +265,7 @@ impl Reader<'_> {
 
 /// As they are sent, each once.
 fn sent(patterns: Vec<Pattern>) -> Vec<wire::StringMatch> {
-    let mut sent: Vec<wire::StringMatch> = Vec::with_capacity(patterns.len());
-    for pattern in patterns {
-        let pattern = pattern.wire();
-        if !sent.contains(&pattern) {
-            sent.push(pattern);
-        }
-    }
-    sent
+    let mut seen = HashSet::with_capacity(patterns.len());
+    let unseen = patterns.into_iter().filter(|pattern| seen.insert(pattern.clone()));
+    unseen.map(Pattern::wire).collect()
 }

@@ -14,7 +14,7 @@ const VALUE_BYTES_MAX: usize = 2048;
 const MAPPED_BITS: u8 = 96;
 
 /// `*` is any that is not empty, `*x` a suffix, `x*` a prefix, and anything else itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pattern {
     Exact(String),
     Prefix(String),
