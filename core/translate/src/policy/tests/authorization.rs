@@ -640,13 +640,15 @@ fn what_an_agent_decides() {
         (&["{action: AUDIT, rules: [{}]}"], &[(plain(80), true)]),
         (
             &[
-                "{rules: [{from: [{source: {trustDomains: [cluster.local], principals: ['*/ns/web/sa/web']}}]}]}",
+                "{rules: [{from: [{source: {trustDomains: [cluster.local], \
+                 principals: ['*/ns/web/sa/web']}}]}]}",
             ],
             &[(mutual(web, 80), true), (mutual(old, 80), false), (mutual(api, 80), false)],
         ),
         (
             &[
-                "{rules: [{from: [{source: {serviceAccounts: [api]}}, {source: {ipBlocks: [10.0.0.1/32]}}]}]}",
+                "{rules: [{from: [{source: {serviceAccounts: [api]}}, \
+                 {source: {ipBlocks: [10.0.0.1/32]}}]}]}",
             ],
             &[
                 (mutual(api, 80), true),
