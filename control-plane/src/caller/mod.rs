@@ -1,11 +1,33 @@
 //! Who calls: every request of a proxy is that of somebody who proved it.
 
+mod certificate;
+mod chain;
+mod cluster_names;
+mod join_tokens;
+mod request;
+mod role;
+mod token_review;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use model::SpiffeId;
+
+pub use certificate::CertificateCallers;
+pub use chain::CallerChain;
+pub use cluster_names::ClusterNames;
+pub use join_tokens::{
+    JOIN_TOKEN_LIFE_MAX, JOIN_TOKEN_PREFIX, JOIN_TOKENS_FILE, JOIN_TOKENS_MAX, JoinToken,
+    JoinTokenCallers, JoinTokenError, JoinTokenFile,
+};
+pub use request::{PeerCertificate, TOKEN_BYTES_MAX};
+pub use role::{Account, NotAnAccount, Roles};
+pub use token_review::{
+    AUDIENCE, CACHE_MAX, CACHE_TIME, KubernetesReviewer, REVIEW_TIMEOUT, Review, ReviewError,
+    ReviewTokens, Reviewing, TokenCallers,
+};
 
 /// What a call came with.
 #[derive(Clone, Debug, Default)]

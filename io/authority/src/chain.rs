@@ -3,6 +3,7 @@
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 /// Most certificates between a leaf and its root. Peers take eight with the leaf; a longer chain is
@@ -129,21 +130,19 @@ fn issued_by<'a>(
 }
 
 fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
-    use x509_parser::extensions::ParsedExtension;
-    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(id) => {
-            id.key_identifier.as_ref().map(|id| id.0.to_vec())
-        }
-        #[expect(clippy::wildcard_enum_match_arm, reason = "one extension is looked for")]
-        _ => None,
+    certificate.extensions().iter().find_map(|extension| {
+        let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() else {
+            return None;
+        };
+        id.key_identifier.as_ref().map(|id| id.0.to_vec())
     })
 }
 
 fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
-    use x509_parser::extensions::ParsedExtension;
-    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "one extension is looked for")]
-        _ => None,
+    certificate.extensions().iter().find_map(|extension| {
+        let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(id.0.to_vec())
     })
 }

@@ -41,12 +41,19 @@ impl Fingerprint {
     /// Of a certificate.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self(sha256(certificate))
+        Self::of_bytes(certificate)
+    }
+
+    /// Of anything else that is told apart by a hash.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        Self(sha256(bytes))
     }
 
     /// Of several, in any order.
     #[must_use]
-    pub fn of_all<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> Self {
+    pub fn of_all<'a, 'der: 'a>(
+        certificates: impl IntoIterator<Item = &'a CertificateDer<'der>>,
+    ) -> Self {
         let mut each: Vec<_> = certificates.into_iter().map(Self::of).collect();
         each.sort_unstable();
         each.dedup();

@@ -59,11 +59,14 @@ pub fn read_external(
     }
     let found = parsed.subject_alternative_name().ok().flatten();
     let found = found.map(|names| names.value.general_names.clone()).unwrap_or_default();
-    let is_granted = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(uri) => *uri == names.identity().as_str(),
-        GeneralName::DNSName(name) => names.dns().any(|granted| granted == *name),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "refuses")]
-        _ => false,
+    let is_granted = |name: &GeneralName<'_>| {
+        if let GeneralName::URI(uri) = name {
+            *uri == names.identity().as_str()
+        } else if let GeneralName::DNSName(name) = name {
+            names.dns().any(|granted| granted == *name)
+        } else {
+            false
+        }
     };
     if found.len() != 1 + names.dns().count() || !found.iter().all(is_granted) {
         return Err(ExternalError::Names(format!("{found:?}")));

@@ -27,8 +27,8 @@ pub fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
 
 /// Several, one after the other.
 #[must_use]
-pub fn certificates_pem<'a>(
-    certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>,
+pub fn certificates_pem<'a, 'der: 'a>(
+    certificates: impl IntoIterator<Item = &'a CertificateDer<'der>>,
 ) -> String {
     certificates.into_iter().map(certificate_pem).collect()
 }

@@ -9,7 +9,7 @@ use rcgen::{
 };
 
 use crate::authority::BACKDATE;
-use crate::digest::sha256;
+use crate::digest::Fingerprint;
 use crate::leaf::serial;
 
 /// How long a root is valid: ten years. It is rotated by an operator, not by its end.
@@ -50,15 +50,14 @@ pub fn make_root(
         KeyAlgorithm::P256 => &PKCS_ECDSA_P256_SHA256,
         KeyAlgorithm::P384 => &PKCS_ECDSA_P384_SHA384,
     })?;
-    let mark: String =
-        sha256(key.der_bytes())[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let mark = Fingerprint::of_bytes(key.der_bytes()).short() >> 32;
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATE).into();
     params.not_after = (now + ROOT_LIFE).into();
     params.serial_number = Some(serial()?);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    params.distinguished_name.push(DnType::CommonName, format!("Warren root {mark}"));
+    params.distinguished_name.push(DnType::CommonName, format!("Warren root {mark:08x}"));
     let uri = format!("spiffe://{trust_domain}");
     params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

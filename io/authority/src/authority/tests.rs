@@ -118,7 +118,8 @@ fn a_leaf_follows_the_profile() {
     assert_eq!(at(leaf.validity().not_before), valid.not_before);
     assert_eq!(at(leaf.validity().not_after), valid.not_after);
     assert!(valid.not_before <= now - BACKDATE && valid.not_after <= now + HOUR);
-    let id = authority.bundle().verify_chain(&[signed.leaf.clone()], now).expect("believed");
+    let id =
+        authority.bundle().verify_chain(std::slice::from_ref(&signed.leaf), now).expect("believed");
     assert_eq!(id.as_str(), CART);
     let again = authority.sign(&request(&cart()), &cart(), HOUR, now).expect("signed");
     let again = parse(&again.leaf).expect("a certificate");

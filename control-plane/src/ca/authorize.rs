@@ -1,0 +1,109 @@
+//! Whose certificate a caller may have.
+
+use cluster::ObjectName;
+use model::{SpiffeId, TrustDomain};
+
+use super::pods::{PodIndex, Pods};
+use crate::caller::{Caller, Proof, Refusal, Role};
+
+/// Decides by what runs where now.
+#[derive(Clone, Debug)]
+pub struct Authorizer {
+    trust_domain: TrustDomain,
+    pods: Pods,
+}
+
+/// Who gets a certificate, and who answers for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Whose certificate it is.
+    pub identity: SpiffeId,
+    /// The node that holds it, or the identity itself: for the ledger.
+    pub holder: String,
+}
+
+impl Authorizer {
+    /// For identities of our trust domain.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, pods: Pods) -> Self {
+        Self { trust_domain, pods }
+    }
+
+    /// `impersonated`: in whose name a node's agent asks. Everybody else gets their own identity
+    /// and no other.
+    pub fn grant(&self, caller: &Caller, impersonated: Option<&str>) -> Result<Granted, Refusal> {
+        if caller.identity.trust_domain() != self.trust_domain.as_str() {
+            return Err(forbidden(format!("{} is of another trust domain", caller.identity)));
+        }
+        match impersonated {
+            Some(wanted) => self.impersonate(caller, wanted),
+            None => Ok(Granted {
+                identity: caller.identity.clone(),
+                holder: caller.node.as_deref().unwrap_or(caller.identity.as_str()).to_owned(),
+            }),
+        }
+    }
+
+    fn impersonate(&self, caller: &Caller, wanted: &str) -> Result<Granted, Refusal> {
+        const SHOWN: usize = 256;
+        match caller.role {
+            Role::NodeProxy => {}
+            Role::Gateway | Role::Workload => {
+                let why = format!("{} may not ask in the name of others", caller.identity);
+                return Err(forbidden(why));
+            }
+        }
+        let identity = SpiffeId::parse(wanted).map_err(|_| {
+            let shown: String = wanted.chars().take(SHOWN).collect();
+            forbidden(format!("{shown:?} is no workload's identity"))
+        })?;
+        if identity.trust_domain() != self.trust_domain.as_str() {
+            return Err(forbidden(format!("{identity} is not of our trust domain")));
+        }
+        self.pods.read(|pods| {
+            let node = node(pods, caller)?;
+            if pods.runs(node, identity.namespace(), identity.service_account()) {
+                return Ok(Granted { identity: identity.clone(), holder: node.to_owned() });
+            }
+            Err(forbidden(format!("no pod of {identity} that is in the mesh runs on node {node}")))
+        })
+    }
+}
+
+/// The caller's node, proved: by its join token, or by its own pod as it is now.
+fn node<'a>(pods: &'a PodIndex, caller: &'a Caller) -> Result<&'a str, Refusal> {
+    match caller.proof {
+        Proof::JoinToken => {
+            caller.node.as_deref().ok_or_else(|| forbidden("a token without a node".to_owned()))
+        }
+        Proof::Certificate => {
+            Err(forbidden(format!("a certificate does not say where {} runs", caller.identity)))
+        }
+        Proof::ServiceAccountToken => {
+            let pod = caller.pod.as_ref();
+            let pod = pod.ok_or_else(|| forbidden("the token is bound to no pod".to_owned()))?;
+            let name = ObjectName::new(caller.identity.namespace(), &pod.name);
+            // Perhaps not yet: pods and tokens come by different ways.
+            let found = pods.pod(&name).ok_or_else(|| {
+                Refusal::Unavailable(format!("the caller's pod {name} is not known"))
+            })?;
+            if found.uid != pod.uid {
+                return Err(forbidden(format!("pod {name} is another instance than the token's")));
+            }
+            if *found.account != *caller.identity.service_account() {
+                return Err(forbidden(format!("pod {name} runs as another account")));
+            }
+            if !found.lives() || found.node.is_empty() {
+                return Err(forbidden(format!("pod {name} does not run")));
+            }
+            Ok(&found.node)
+        }
+    }
+}
+
+fn forbidden(why: String) -> Refusal {
+    Refusal::Forbidden(why)
+}
+
+#[cfg(test)]
+mod tests;

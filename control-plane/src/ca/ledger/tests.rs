@@ -1,0 +1,71 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::ca::store::FileStore;
+use authority::CertificateDer;
+
+fn root(number: u8) -> Fingerprint {
+    Fingerprint::of(&CertificateDer::from(vec![number]))
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn holders(left: &[Left]) -> Vec<&str> {
+    left.iter().map(|left| left.holder.as_str()).collect()
+}
+
+#[test]
+fn a_record_ends_with_its_last_certificate() {
+    let ledger = Ledger::default();
+    ledger.record("n1", root(1), 10, at(100));
+    ledger.record("n1", root(1), 10, at(50));
+    ledger.record("n2", root(2), 11, at(200));
+    assert_eq!(holders(&ledger.presenting(root(1), at(99))), ["n1"]);
+    assert_eq!(ledger.presenting(root(1), at(99))[0].until, at(100));
+    assert!(ledger.presenting(root(1), at(100)).is_empty());
+    assert_eq!(holders(&ledger.without(11, at(0))), ["n1"]);
+    assert_eq!(holders(&ledger.without(12, at(0))), ["n1", "n2"]);
+}
+
+#[test]
+fn a_renewed_certificate_does_not_hide_one_that_lives() {
+    let ledger = Ledger::default();
+    ledger.record("n1", root(1), 10, at(100));
+    // Of another pod on that node.
+    ledger.record("n1", root(2), 11, at(200));
+    assert_eq!(holders(&ledger.presenting(root(1), at(50))), ["n1"]);
+}
+
+#[tokio::test]
+async fn what_replicas_recorded_is_merged() {
+    let folder = TempDir::new().expect("folder");
+    let store = FileStore::open(folder.path(), "issued.json").expect("store");
+    let (one, two) = (Ledger::default(), Ledger::default());
+    one.record("n1", root(1), 10, at(100));
+    two.record("n2", root(1), 10, at(200));
+    two.record("n1", root(1), 10, at(150));
+    two.record("n3", root(1), 10, at(5));
+    one.merge(&store, at(10)).await.expect("written");
+    two.merge(&store, at(10)).await.expect("written");
+    one.merge(&store, at(10)).await.expect("read");
+    let restarted = Ledger::default();
+    restarted.merge(&store, at(10)).await.expect("read");
+    for ledger in [one, two, restarted] {
+        let left = ledger.presenting(root(1), at(10));
+        let found: Vec<_> = left.iter().map(|left| (left.holder.as_str(), left.until)).collect();
+        assert_eq!(found, [("n1", at(150)), ("n2", at(200))], "what has ended is forgotten");
+    }
+}
+
+#[test]
+fn holders_beyond_the_bound_share_a_record() {
+    let ledger = Ledger::default();
+    for number in 0..HOLDERS_MAX + 3 {
+        ledger.record(&format!("n{number:05}"), root(1), 10, at(100));
+    }
+    ledger.record("n99999", root(1), 10, at(300));
+    assert_eq!(ledger.0.lock().holders.len(), HOLDERS_MAX + 1);
+    assert_eq!(holders(&ledger.presenting(root(1), at(200))), [OTHERS]);
+}

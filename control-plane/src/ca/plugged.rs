@@ -1,0 +1,382 @@
+//! An operator's intermediate: files in a folder, or the same texts in a Secret.
+//!
+//! Named as Istio's `cacerts` or as cert-manager's secrets. Looked at every second; what is broken
+//! or half there leaves the last good authority in force and is told. A new root takes over by
+//! itself as a rotation does: it is told first, signs when every living certificate came with it,
+//! and the one before is dropped when no living certificate leads to it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use authority::{Authority, AuthorityPem, CertificateDer, Fingerprint, certificates_pem};
+use model::{TrustDomain, causes};
+use parking_lot::Mutex;
+use tls::TrustBundle;
+
+use super::current::{Current, InForce};
+use super::ledger::{Ledger, Left};
+use super::rotation::{
+    CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, check, status,
+};
+use super::store::{SecretStore, StoreError, Texts};
+
+/// How often the texts are looked at.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest file read, in bytes.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Of the object that remembers roots which the operator has removed.
+const RETAINED: &str = "retained-root-cert.pem";
+/// Tries to write against others who write.
+const TRIES_MAX: usize = 5;
+
+const CA_CERT: &str = "ca-cert.pem";
+const CA_KEY: &str = "ca-key.pem";
+const CERT_CHAIN: &str = "cert-chain.pem";
+const ROOT_CERT: &str = "root-cert.pem";
+const CRL: &str = "ca-crl.pem";
+const TLS_CERT: &str = "tls.crt";
+const TLS_KEY: &str = "tls.key";
+const CA_ROOT: &str = "ca.crt";
+const NAMES: [&str; 8] = [CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT, CRL, TLS_CERT, TLS_KEY, CA_ROOT];
+
+/// Where the texts are.
+#[derive(Clone)]
+pub enum PluggedPlace {
+    /// Files.
+    Folder(PathBuf),
+    /// A Secret, or a file of texts.
+    Store(Arc<dyn SecretStore>),
+}
+
+impl PluggedPlace {
+    async fn read(&self) -> Result<Texts, StoreError> {
+        match self {
+            Self::Folder(folder) => read_folder(folder),
+            Self::Store(store) => {
+                let mut texts = store.get().await?.map(|stored| stored.texts).unwrap_or_default();
+                texts.retain(|name, _| NAMES.contains(&name.as_str()));
+                Ok(texts)
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.display().to_string(),
+            Self::Store(store) => store.place(),
+        }
+    }
+}
+
+fn read_folder(folder: &Path) -> Result<Texts, StoreError> {
+    let mut texts = Texts::new();
+    for name in NAMES {
+        let path = folder.join(name);
+        let failed = |operation, source| StoreError::File { operation, path: path.clone(), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("cannot open", error)),
+        };
+        let mut text = String::new();
+        file.take(FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| failed("cannot read", error))?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+            let problem = format!("larger than {FILE_BYTES_MAX} bytes");
+            return Err(StoreError::Content { place: path.display().to_string(), problem });
+        }
+        texts.insert(name.to_owned(), text);
+    }
+    Ok(texts)
+}
+
+/// An operator's authority.
+pub struct Plugged {
+    place: PluggedPlace,
+    memory: Arc<dyn SecretStore>,
+    trust_domain: TrustDomain,
+    ledger: Arc<Ledger>,
+    ledger_store: Arc<dyn SecretStore>,
+    current: Current,
+    crl: tokio::sync::watch::Sender<Option<Arc<str>>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    texts: Texts,
+    /// A new authority whose root is told, and which does not sign yet.
+    next: Option<Arc<Authority>>,
+    /// Roots that the operator has removed and certificates still lead to.
+    retained: Vec<CertificateDer<'static>>,
+    problem: Option<String>,
+}
+
+/// Where the things beside the operator's texts are kept.
+#[derive(Clone)]
+pub struct PluggedMemory {
+    /// Roots that were removed and are told yet.
+    pub roots: Arc<dyn SecretStore>,
+    /// The ledger.
+    pub ledger: Arc<dyn SecretStore>,
+}
+
+impl Plugged {
+    /// Loads the authority. Here what is missing is an error; later it is a problem to be shown.
+    pub async fn open(
+        place: PluggedPlace,
+        memory: PluggedMemory,
+        trust_domain: TrustDomain,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, RotationError> {
+        let PluggedMemory { roots: memory, ledger: ledger_store } = memory;
+        let now = SystemTime::now();
+        let texts = place.read().await?;
+        let authority = Arc::new(load(&texts, &place.name(), &trust_domain, now)?);
+        let retained = match memory.get().await? {
+            Some(stored) => match stored.texts.get(RETAINED).filter(|pem| !pem.is_empty()) {
+                Some(pem) => roots(&trust_domain, pem)?,
+                None => Vec::new(),
+            },
+            None => Vec::new(),
+        };
+        ledger.merge(&*ledger_store, now).await?;
+        let current = Current::new(InForce::new(authority, retained.clone())?);
+        let crl = tokio::sync::watch::channel(texts.get(CRL).map(|crl| crl.as_str().into())).0;
+        let state = Mutex::new(State { texts, next: None, retained, problem: None });
+        Ok(Self { place, memory, trust_domain, ledger, ledger_store, current, crl, state })
+    }
+
+    /// What it signs with.
+    #[must_use]
+    pub fn current(&self) -> &Current {
+        &self.current
+    }
+
+    /// The operator's revocation list, now and later: for whoever publishes it.
+    #[must_use]
+    pub fn crl(&self) -> tokio::sync::watch::Receiver<Option<Arc<str>>> {
+        self.crl.subscribe()
+    }
+
+    /// Looks at the texts again, and takes the steps of a rotation whose time has come.
+    pub async fn look(&self) {
+        let looked = match self.place.read().await {
+            Ok(texts) => self.apply(texts).await,
+            Err(error) => Err(error.into()),
+        };
+        let stepped = match looked {
+            Ok(()) => self.advance(Care::Check).await,
+            Err(error) => Err(error),
+        };
+        let problem = stepped.err().map(|error| causes(&error));
+        let mut state = self.state.lock();
+        if problem.is_some() && problem != state.problem {
+            tracing::error!(problem, "the plugged-in authority cannot be used as it is");
+        }
+        state.problem = problem;
+    }
+
+    /// Looks from time to time, until it is dropped. Cancel safe.
+    pub async fn watch(&self) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            self.look().await;
+        }
+    }
+
+    async fn apply(&self, texts: Texts) -> Result<(), RotationError> {
+        if self.state.lock().texts == texts {
+            return Ok(());
+        }
+        let loaded = load(&texts, &self.place.name(), &self.trust_domain, SystemTime::now())?;
+        let loaded = Arc::new(loaded);
+        let before = self.current.get();
+        let told: Vec<_> = before.bundle.certificates().cloned().collect();
+        // Roots that were told and are removed stay until nobody needs them.
+        let retained: Vec<_> =
+            told.into_iter().filter(|root| !has(loaded.bundle(), root)).collect();
+        self.remember(&retained).await?;
+        let is_same_root = before.authority.root() == loaded.root();
+        let more = retained.iter().cloned();
+        let in_force = if is_same_root {
+            InForce::new(loaded.clone(), more)?
+        } else {
+            // Not everybody believes its root yet: the authority before signs on.
+            let more = more.chain(loaded.bundle().certificates().cloned());
+            InForce::new(before.authority.clone(), more)?
+        };
+        self.crl.send_replace(texts.get(CRL).map(|crl| crl.as_str().into()));
+        self.current.replace(in_force);
+        let mut state = self.state.lock();
+        state.next = (!is_same_root).then_some(loaded);
+        state.retained = retained;
+        state.texts = texts;
+        Ok(())
+    }
+
+    /// Takes each step that leaves nobody behind.
+    async fn advance(&self, care: Care) -> Result<(), RotationError> {
+        let now = SystemTime::now();
+        let (next, retained) = {
+            let state = self.state.lock();
+            (state.next.clone(), state.retained.clone())
+        };
+        if let Some(next) = next {
+            self.ledger.merge(&*self.ledger_store, now).await?;
+            let in_force = self.current.get();
+            let has_ended = in_force.authority.not_after() <= now;
+            if care == Care::Force || has_ended || self.left_by_switch(now).is_empty() {
+                self.current.replace(InForce::new(next, retained)?);
+                self.state.lock().next = None;
+            }
+            return Ok(());
+        }
+        if retained.is_empty() {
+            return Ok(());
+        }
+        self.ledger.merge(&*self.ledger_store, now).await?;
+        let needed: Vec<_> = retained
+            .iter()
+            .filter(|root| {
+                let root = Fingerprint::of(root);
+                care == Care::Check && !self.ledger.presenting(root, now).is_empty()
+            })
+            .cloned()
+            .collect();
+        if needed.len() < retained.len() {
+            self.remember(&needed).await?;
+            let authority = self.current.get().authority.clone();
+            self.current.replace(InForce::new(authority, needed.clone())?);
+            self.state.lock().retained = needed;
+        }
+        Ok(())
+    }
+
+    fn left_by_switch(&self, now: SystemTime) -> Vec<Left> {
+        self.ledger.without(self.current.get().mark, now)
+    }
+
+    fn left_by_finish(&self, now: SystemTime) -> Vec<Left> {
+        let retained = self.state.lock().retained.clone();
+        retained
+            .iter()
+            .flat_map(|root| self.ledger.presenting(Fingerprint::of(root), now))
+            .collect()
+    }
+
+    async fn remember(&self, retained: &[CertificateDer<'static>]) -> Result<(), RotationError> {
+        let texts = Texts::from([(RETAINED.to_owned(), certificates_pem(retained))]);
+        for _ in 0..TRIES_MAX {
+            let is_written = match self.memory.get().await? {
+                Some(stored) if stored.texts == texts => true,
+                Some(stored) => self.memory.replace(texts.clone(), stored.version).await?.is_some(),
+                None if retained.is_empty() => true,
+                None => self.memory.create(texts.clone()).await?.texts == texts,
+            };
+            if is_written {
+                return Ok(());
+            }
+        }
+        Err(RotationError::Conflict)
+    }
+
+    fn stage(&self) -> RotationStage {
+        let state = self.state.lock();
+        match (&state.next, state.retained.is_empty()) {
+            (Some(_), _) => RotationStage::Prepared,
+            (None, false) => RotationStage::Switched,
+            (None, true) => RotationStage::Steady,
+        }
+    }
+
+    async fn step(
+        &self,
+        step: &'static str,
+        at: RotationStage,
+        care: Care,
+    ) -> Result<CaStatus, RotationError> {
+        self.look().await;
+        let now = SystemTime::now();
+        if self.stage() != at {
+            let why = "files or Secret say what is told and what signs";
+            return Err(RotationError::Turn { step, why });
+        }
+        let left = match at {
+            RotationStage::Steady => Vec::new(),
+            RotationStage::Prepared => self.left_by_switch(now),
+            RotationStage::Switched => self.left_by_finish(now),
+        };
+        check(step, care, left)?;
+        self.advance(care).await?;
+        Ok(self.status())
+    }
+}
+
+impl Rotate for Plugged {
+    fn prepare(&self) -> Rotating<'_> {
+        let why = "put the new certificate, key and roots in place of the old ones";
+        Box::pin(async move { Err(RotationError::Turn { step: "prepare", why }) })
+    }
+
+    fn switch(&self, care: Care) -> Rotating<'_> {
+        Box::pin(self.step("switch", RotationStage::Prepared, care))
+    }
+
+    fn finish(&self, care: Care) -> Rotating<'_> {
+        Box::pin(self.step("finish", RotationStage::Switched, care))
+    }
+
+    fn status(&self) -> CaStatus {
+        let now = SystemTime::now();
+        let stage = self.stage();
+        let left = match stage {
+            RotationStage::Steady => Vec::new(),
+            RotationStage::Prepared => self.left_by_switch(now),
+            RotationStage::Switched => self.left_by_finish(now),
+        };
+        let problem = self.state.lock().problem.clone();
+        let source = format!("plugged in from {}", self.place.name());
+        status(source, stage, &self.current.get(), &left, problem)
+    }
+}
+
+fn has(bundle: &TrustBundle, root: &CertificateDer<'_>) -> bool {
+    bundle.certificates().any(|one| one == root)
+}
+
+fn roots(
+    trust_domain: &TrustDomain,
+    pem: &str,
+) -> Result<Vec<CertificateDer<'static>>, RotationError> {
+    let bundle = TrustBundle::from_pem(trust_domain.clone(), pem.as_bytes())?;
+    Ok(bundle.certificates().cloned().collect())
+}
+
+fn load(
+    texts: &Texts,
+    place: &str,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<Authority, RotationError> {
+    let text = |what: &'static str| {
+        let found = texts.get(what).map(String::as_str).filter(|text| !text.trim().is_empty());
+        found.ok_or_else(|| RotationError::Missing { place: place.to_owned(), what })
+    };
+    let is_cert_manager = [CA_CERT, CA_KEY].iter().all(|name| !texts.contains_key(*name))
+        && [TLS_CERT, TLS_KEY].iter().any(|name| texts.contains_key(*name));
+    let pem = if is_cert_manager {
+        let (certificate, key) = (text(TLS_CERT)?, text(TLS_KEY)?);
+        AuthorityPem { certificate, key, chain: "", roots: text(CA_ROOT)? }
+    } else {
+        let (certificate, key) = (text(CA_CERT)?, text(CA_KEY)?);
+        AuthorityPem { certificate, key, chain: text(CERT_CHAIN)?, roots: text(ROOT_CERT)? }
+    };
+    Ok(Authority::from_pem(trust_domain, &pem, now)?)
+}
+
+#[cfg(test)]
+mod tests;

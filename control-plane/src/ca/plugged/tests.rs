@@ -1,0 +1,145 @@
+use authority::{CertificateRequest, KeyAlgorithm, MadeRoot, Names, OwnKey, make_root};
+use model::SpiffeId;
+use tempfile::TempDir;
+
+use super::*;
+use crate::ca::sign::{Asked, Sign};
+use crate::ca::store::FileStore;
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn root() -> MadeRoot {
+    make_root(&TrustDomain::default(), KeyAlgorithm::P256, SystemTime::now()).expect("made")
+}
+
+struct Folders {
+    keys: TempDir,
+    memory: TempDir,
+}
+
+impl Folders {
+    fn new() -> Self {
+        let folder = || TempDir::new().expect("folder");
+        Self { keys: folder(), memory: folder() }
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        std::fs::write(self.keys.path().join(name), text).expect("written");
+    }
+
+    /// As Istio's `cacerts` has it.
+    fn plug(&self, root: &MadeRoot, roots: &str) {
+        self.put(CA_CERT, &root.certificate);
+        self.put(CA_KEY, &root.key);
+        self.put(CERT_CHAIN, &root.certificate);
+        self.put(ROOT_CERT, roots);
+    }
+
+    async fn open(&self) -> Result<Plugged, RotationError> {
+        let store = |name| Arc::new(FileStore::open(self.memory.path(), name).expect("store"));
+        let memory = PluggedMemory { roots: store("roots.json"), ledger: store("issued.json") };
+        let place = PluggedPlace::Folder(self.keys.path().to_owned());
+        Plugged::open(place, memory, TrustDomain::default(), Arc::default()).await
+    }
+}
+
+async fn issue(plugged: &Plugged, node: &str, life: Duration) {
+    let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").expect("literal");
+    let names = Names::of(identity);
+    let own = OwnKey::new(&names).expect("made");
+    let request = CertificateRequest::from_pem(&own.request).expect("read");
+    let asked = Asked { request: &request, pem: &own.request, names: &names, ttl: life };
+    let signed = plugged.current().sign(asked).await.expect("signed");
+    plugged.ledger.record(node, signed.root.expect("ours"), signed.mark, signed.not_after);
+}
+
+fn signs(plugged: &Plugged, root: &MadeRoot) -> bool {
+    let signing = plugged.current().get().authority.clone();
+    authority::certificate_pem(signing.certificate()) == root.certificate.replace('\r', "")
+}
+
+#[tokio::test]
+async fn both_ways_to_name_the_parts_are_read() {
+    let (folders, made) = (Folders::new(), root());
+    folders.plug(&made, &made.certificate);
+    folders.put(CRL, "a list");
+    let plugged = folders.open().await.expect("opened");
+    assert!(signs(&plugged, &made));
+    assert_eq!(plugged.crl().borrow().as_deref(), Some("a list"));
+    let folders = Folders::new();
+    folders.put(TLS_CERT, &made.certificate);
+    folders.put(TLS_KEY, &made.key);
+    folders.put(CA_ROOT, &made.certificate);
+    assert!(signs(&folders.open().await.expect("opened"), &made));
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let made = root();
+    for missing in [CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT] {
+        let folders = Folders::new();
+        folders.plug(&made, &made.certificate);
+        std::fs::remove_file(folders.keys.path().join(missing)).expect("removed");
+        let error = folders.open().await.map(drop).expect_err("partial").to_string();
+        assert!(error.ends_with(missing), "{error}");
+    }
+    for (there, missing) in [(TLS_CERT, TLS_KEY), (TLS_KEY, TLS_CERT)] {
+        let folders = Folders::new();
+        folders.put(there, "something");
+        let error = folders.open().await.map(drop).expect_err("partial").to_string();
+        assert!(error.ends_with(missing), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_change_leaves_the_old_one_in_force() {
+    let (folders, old, new) = (Folders::new(), root(), root());
+    folders.plug(&old, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    folders.put(CA_KEY, &new.key);
+    plugged.look().await;
+    let problem = plugged.status().problem.expect("told");
+    assert!(problem.contains("not that of the certificate"), "{problem}");
+    assert!(signs(&plugged, &old));
+    issue(&plugged, "n1", HOUR).await;
+    folders.plug(&old, &old.certificate);
+    plugged.look().await;
+    assert_eq!(plugged.status().problem, None);
+}
+
+#[tokio::test]
+async fn a_new_root_takes_over_without_leaving_anybody_behind() {
+    let (folders, old, new) = (Folders::new(), root(), root());
+    folders.plug(&old, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    let mut told = plugged.current().bundle_pem();
+    issue(&plugged, "n1", Duration::from_secs(2)).await;
+
+    // The operator replaces everything at once.
+    folders.plug(&new, &new.certificate);
+    plugged.look().await;
+    assert!(
+        told.has_changed().expect("open") && told.borrow_and_update().contains(&*new.certificate)
+    );
+    let status = plugged.status();
+    assert_eq!((status.stage, status.roots.len()), (RotationStage::Prepared, 2));
+    assert!(signs(&plugged, &old), "n1 does not believe the new root yet");
+    assert!(plugged.switch(Care::Check).await.is_err());
+    issue(&plugged, "n2", Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    plugged.look().await;
+    assert!(signs(&plugged, &new));
+    let status = plugged.status();
+    assert_eq!((status.stage, status.roots.len()), (RotationStage::Switched, 2));
+    assert!(plugged.finish(Care::Check).await.is_err(), "n2 presents the old root");
+
+    // A restart does not forget the root that the operator removed.
+    drop(plugged);
+    let plugged = folders.open().await.expect("opened");
+    assert_eq!(plugged.status().stage, RotationStage::Switched);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    plugged.look().await;
+    let status = plugged.status();
+    assert_eq!((status.stage, status.roots.len()), (RotationStage::Steady, 1));
+    assert!(plugged.prepare().await.is_err(), "files say it");
+}

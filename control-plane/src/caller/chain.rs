@@ -1,0 +1,42 @@
+//! Several ways to prove who one is: the kind of credential says which is asked.
+
+use std::sync::Arc;
+
+use super::{Authenticate, Authenticating, Credentials, JOIN_TOKEN_PREFIX, Refusal};
+
+/// Asks the one that the credential is for. A credential that is there and wrong is refused: no
+/// other is tried in its place.
+#[derive(Clone, Default)]
+pub struct CallerChain {
+    /// For client certificates.
+    pub certificates: Option<Arc<dyn Authenticate>>,
+    /// For tokens of nodes.
+    pub join_tokens: Option<Arc<dyn Authenticate>>,
+    /// For tokens of service accounts.
+    pub account_tokens: Option<Arc<dyn Authenticate>>,
+}
+
+impl Authenticate for CallerChain {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials) -> Authenticating<'a> {
+        let (kind, asked) = match &credentials.token {
+            // A token says more than a certificate: which pod, on which node.
+            Some(token) if token.starts_with(JOIN_TOKEN_PREFIX) => {
+                ("tokens of nodes", &self.join_tokens)
+            }
+            Some(_) => ("tokens of service accounts", &self.account_tokens),
+            None if credentials.certificate.is_some() => {
+                ("client certificates", &self.certificates)
+            }
+            None => {
+                let why = "neither certificate nor token".to_owned();
+                return Box::pin(async { Err(Refusal::Unauthenticated(why)) });
+            }
+        };
+        match asked {
+            Some(asked) => asked.authenticate(credentials),
+            None => Box::pin(async move {
+                Err(Refusal::Unauthenticated(format!("{kind} are not accepted here")))
+            }),
+        }
+    }
+}
