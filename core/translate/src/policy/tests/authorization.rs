@@ -639,17 +639,13 @@ fn what_an_agent_decides() {
         (&[not_web], &[(mutual(web, 80), true), (mutual(old, 80), false), (plain(80), false)]),
         (&["{action: AUDIT, rules: [{}]}"], &[(plain(80), true)]),
         (
-            &[
-                "{rules: [{from: [{source: {trustDomains: [cluster.local], \
-                 principals: ['*/ns/web/sa/web']}}]}]}",
-            ],
+            &["{rules: [{from: [{source: {trustDomains: [cluster.local], \
+                 principals: ['*/ns/web/sa/web']}}]}]}"],
             &[(mutual(web, 80), true), (mutual(old, 80), false), (mutual(api, 80), false)],
         ),
         (
-            &[
-                "{rules: [{from: [{source: {serviceAccounts: [api]}}, \
-                 {source: {ipBlocks: [10.0.0.1/32]}}]}]}",
-            ],
+            &["{rules: [{from: [{source: {serviceAccounts: [api]}}, \
+                 {source: {ipBlocks: [10.0.0.1/32]}}]}]}"],
             &[
                 (mutual(api, 80), true),
                 (From { ip: "10.9.9.9", ..mutual(api, 80) }, true),
