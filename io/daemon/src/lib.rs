@@ -3,11 +3,14 @@
 
 mod http_port;
 mod logging;
+mod posts;
 mod readiness;
 mod signals;
 
+pub use http::StatusCode;
 pub use http_port::{HttpPort, HttpPortError, Reply, Routes, metrics_reply};
 pub use logging::{LogFormat, LogGuard, LoggingError, init_logging};
+pub use posts::{PostRoutes, serve_posts};
 pub use readiness::{Pending, Readiness};
 pub use signals::{SignalError, StopSignals};
 pub use tracing_appender::non_blocking::ErrorCounter;
