@@ -4,6 +4,7 @@
 //! into resources, `serve` gives them to proxies, `ca` signs their certificates, `status` writes back
 //! what became of each object. `app` puts them together.
 
+pub mod backoff;
 pub mod ca;
 pub mod caller;
 pub mod config;
