@@ -23,6 +23,7 @@ pub mod selector;
 pub mod service;
 pub mod service_entry;
 pub mod workload_entry;
+mod yaml;
 
 pub use authorization_policy::AuthorizationPolicy;
 pub use endpoint_slice::EndpointSlice;

@@ -80,7 +80,7 @@ pub fn read(text: &str) -> Manifest {
     }
     for (index, document) in documents(text).enumerate() {
         let place = Place { document: index + 1, line: document.line };
-        let value: Value = match serde_saphyr::from_str(document.text) {
+        let value: Value = match crate::yaml::value(document.text) {
             Ok(value) => value,
             Err(error) => {
                 let line = error.location().map_or(1, |at| usize::try_from(at.line()).unwrap_or(1));

@@ -83,7 +83,7 @@ impl MeshConfig {
         if text.len() > BYTES_MAX {
             return Err(format!("longer than {BYTES_MAX} bytes"));
         }
-        let value: serde_json::Value = serde_saphyr::from_str(text)
+        let value: serde_json::Value = crate::yaml::value(text)
             .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())?;
         if value.is_null() {
             return Ok(Self::default());

@@ -79,6 +79,13 @@ fn what_kubectl_prints_is_read() {
 }
 
 #[test]
+fn words_are_no_booleans() {
+    let list = objects("apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {a: y, b: off}}\n");
+    assert_eq!(&*list[0].meta().name, "n");
+    assert_eq!((list[0].meta().label("a"), list[0].meta().label("b")), (Some("y"), Some("off")));
+}
+
+#[test]
 fn a_mistake_names_document_and_field_and_leaves_the_rest() {
     let manifest = read(
         "\
