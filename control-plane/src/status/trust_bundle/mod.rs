@@ -99,7 +99,7 @@ impl TrustBundle {
                 },
                 _ = tick.tick() => {
                     if has_names && has_maps && (is_due || Instant::now() >= again_at) {
-                        is_due = self.round(client, leadership, &plan).await;
+                        is_due = self.round(client, leadership, &mut plan).await;
                         again_at = Instant::now() + RETRY;
                     }
                 }
@@ -108,10 +108,11 @@ impl TrustBundle {
     }
 
     /// Does what is to be done. Tells whether there is more.
-    async fn round(&mut self, client: &Client, leadership: &Leadership, plan: &Plan) -> bool {
+    async fn round(&mut self, client: &Client, leadership: &Leadership, plan: &mut Plan) -> bool {
         let bundle = self.bundle.borrow_and_update().clone();
         let mut refused = Vec::new();
         let mut failed = BTreeMap::new();
+        let mut vanished = Vec::new();
         let mut writes = 0;
         let mut has_more = false;
         for (namespace, task, version) in plan.tasks(&bundle) {
@@ -122,18 +123,28 @@ impl TrustBundle {
                 Task::Create | Task::Replace => {
                     writes += 1;
                     let api = Api::namespaced(client.clone(), namespace);
-                    if let Err(error) = write(&api, task, version, &bundle, leadership).await {
-                        failed.insert(namespace, error);
+                    match write(&api, task, version, &bundle, leadership).await {
+                        Ok(Written::Done) => {}
+                        Ok(Written::Vanished) => vanished.push((namespace.to_owned(), task)),
+                        Err(error) => drop(failed.insert(namespace.to_owned(), error)),
                     }
                 }
             }
         }
         self.problems.state(PLACE, texts(&refused, &failed));
+        for (namespace, task) in vanished {
+            has_more = true;
+            if task == Task::Create {
+                plan.no_namespace(&namespace);
+            } else {
+                plan.found(&namespace, None);
+            }
+        }
         has_more
     }
 }
 
-fn texts(refused: &[&str], failed: &BTreeMap<&str, String>) -> Vec<String> {
+fn texts(refused: &[&str], failed: &BTreeMap<String, String>) -> Vec<String> {
     let mut texts = Vec::new();
     if !refused.is_empty() {
         let names: Vec<_> = refused.iter().take(NAMES_MAX).copied().collect();
@@ -149,15 +160,23 @@ fn texts(refused: &[&str], failed: &BTreeMap<&str, String>) -> Vec<String> {
     texts
 }
 
-/// Writes one. A conflict is no failure: what somebody else did is seen, and judged anew.
+/// What became of one.
+enum Written {
+    /// It is there, or somebody else did something that is seen and judged anew.
+    Done,
+    /// The namespace, or what was to be replaced, is gone: it vanished between two lists.
+    Vanished,
+}
+
+/// Writes one. A conflict is no failure.
 async fn write(
     maps: &Api<ConfigMap>,
     task: Task,
     version: &str,
     bundle: &str,
     leadership: &Leadership,
-) -> Result<(), String> {
-    let Some(until) = leadership.until() else { return Ok(()) };
+) -> Result<Written, String> {
+    let Some(until) = leadership.until() else { return Ok(Written::Done) };
     let limit = until.min(Instant::now() + REQUEST_TIMEOUT);
     let map = ConfigMap {
         metadata: ObjectMeta {
@@ -178,14 +197,13 @@ async fn write(
         }
     };
     match tokio::time::timeout_at(limit.into(), request).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(_)) => Ok(Written::Done),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Written::Vanished),
         // 403 with this cause: the namespace is being deleted, which is seen next.
         Ok(Err(kube::Error::Api(status)))
-            if status.code == 404
-                || status.code == 409
-                || status.message.contains("being terminated") =>
+            if status.code == 409 || status.message.contains("being terminated") =>
         {
-            Ok(())
+            Ok(Written::Done)
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
@@ -210,7 +228,7 @@ fn take_namespace(
             plan.no_namespace(&namespace.name_any());
             false
         }
-        // One that vanished between two lists is found out when nothing can be made in it.
+        // One that vanishes between two lists is found out when nothing can be made in it.
         Ok(watcher::Event::Init) => false,
         Ok(watcher::Event::InitDone) => true,
         Err(error) => {
@@ -235,7 +253,8 @@ fn take_map(plan: &mut Plan, event: watcher::Result<watcher::Event<ConfigMap>>) 
             plan.found(&map.namespace().unwrap_or_default(), None);
             false
         }
-        // One that vanished between two lists: replacing it fails with 404, and then it is made.
+        // One that vanishes between two lists is found out when it cannot be replaced. Until then the
+        // one that it had counts.
         Ok(watcher::Event::Init) => false,
         Ok(watcher::Event::InitDone) => true,
         Err(error) => {
