@@ -10,7 +10,7 @@ use cluster::{
 };
 
 use crate::names;
-use crate::selectors::SelectorIndex;
+use crate::selectors::{LabelIndex, SelectorIndex};
 use crate::settings::Settings;
 
 /// What selects workloads of its namespace.
@@ -33,6 +33,8 @@ pub(crate) struct Space {
     /// Policies of all kinds: they are given away again when the namespace is seen or not.
     pub(crate) policies: HashMap<ObjectKey, Object>,
     pub(crate) selectors: SelectorIndex<Selecting>,
+    pub(crate) pods_by_label: LabelIndex,
+    pub(crate) workload_entries_by_label: LabelIndex,
     pub(crate) slices_by_service: HashMap<Text, BTreeSet<Text>>,
     /// Slices of services without a selector that name a pod.
     pub(crate) slices_by_pod: HashMap<Text, BTreeSet<Text>>,
@@ -130,9 +132,11 @@ impl Store {
         self.space(&name.namespace)?.gateways.get(&name.name)
     }
 
-    /// Whether objects of a namespace are seen at all.
+    /// Whether objects of a namespace are seen at all. The root namespace always is: its policies
+    /// hold for the whole mesh, and a selector that forgets it must not lift them.
     pub(crate) fn is_seen(&self, settings: &Settings, namespace: &str) -> bool {
-        settings.discovery_selectors.is_empty() || {
+        let is_root = *namespace == *settings.root_namespace;
+        is_root || settings.discovery_selectors.is_empty() || {
             let labels = self.namespace_labels(namespace);
             settings.discovery_selectors.iter().any(|selector| selector.matches(&labels))
         }

@@ -40,9 +40,10 @@ pub(crate) fn first_label<'l>(labels: &'l Labels, keys: &[&str]) -> Option<&'l s
     keys.iter().find_map(|key| labels.get(key)).filter(|value| !value.is_empty())
 }
 
-/// An address, IPv4 if it is one in an IPv6 form.
+/// An address, IPv4 if it is one in an IPv6 form. The one that means any is none.
 pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().map(model::canonical_ip)
+    let ip = text.parse::<IpAddr>().ok().map(model::canonical_ip);
+    ip.filter(|ip| !ip.is_unspecified())
 }
 
 /// An address or a block, without the bits that a block does not have.

@@ -158,6 +158,12 @@ status: {phase: Running, podIP: 1.2.3.4}
     mesh.delete(Kind::Namespace, "", "ns");
     assert_eq!(mesh.names(), [""; 0]);
     assert!(mesh.policies.is_empty());
+    // What holds for the whole mesh does not depend on selectors.
+    mesh.set(
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
+          metadata: {name: q, namespace: istio-system}}",
+    );
+    assert!(mesh.policies.contains_key("istio-system/q"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::store::{Selecting, Space, is_ours};
 use crate::text;
 use crate::waypoint::gateway_of;
 use crate::wire_value::parse_ip;
-use crate::workload::entry_ip;
+use crate::workload::{entry_ip, labels_of};
 
 impl Translator {
     /// Notes a change. Cheap: what it means is found out by [`Translator::settle`].
@@ -154,6 +154,7 @@ impl Translator {
             self.dirty.add_selected(namespace, selector);
         }
         let (old, new) = (old.as_ref().map(|s| &s.metadata), new.map(|s| &s.metadata));
+        self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
         self.dirty.add(key);
     }
@@ -173,6 +174,7 @@ impl Translator {
             self.dirty.add_selected(namespace, selector);
         }
         let (old, new) = (old.as_ref().map(|e| &e.metadata), new.map(|e| &e.metadata));
+        self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
         self.dirty.add(key);
     }
@@ -201,17 +203,24 @@ impl Translator {
         let ObjectName { namespace, name } = &key.name;
         let space = self.world.store.space_mut(namespace);
         let old = put(&mut space.workload_entries, name, new);
+        let labels = |entry: &Arc<WorkloadEntry>| labels_of(entry);
+        let (old_labels, new_labels) = (old.as_ref().map(labels), new.map(labels));
+        space.workload_entries_by_label.set(name, old_labels.as_ref(), new_labels.as_ref());
         let (old_ip, new_ip) =
             (old.as_deref().and_then(entry_ip), new.and_then(|new| entry_ip(new)));
         self.claim(key, old_ip.as_slice(), new_ip.as_slice());
         let (old, new) = (old.as_ref().map(|e| &e.metadata), new.map(|e| &e.metadata));
+        self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
         self.dirty.add(key);
     }
 
     fn pod(&mut self, key: &ObjectKey, new: Option<&Arc<Pod>>) {
         let ObjectName { namespace, name } = &key.name;
-        let old = put(&mut self.world.store.space_mut(namespace).pods, name, new);
+        let space = self.world.store.space_mut(namespace);
+        let old = put(&mut space.pods, name, new);
+        let old_labels = old.as_ref().map(|pod| &pod.metadata.labels);
+        space.pods_by_label.set(name, old_labels, new.map(|pod| &pod.metadata.labels));
         let ips = |pod: &Pod| {
             let has_own = !pod.spec.host_network && !pod.has_ended();
             pod.ips().filter(|_| has_own).filter_map(parse_ip).collect::<Vec<_>>()
@@ -239,6 +248,7 @@ impl Translator {
         }
         let (old, new) = (old.as_ref().map(|p| &p.metadata), new.map(|p| &p.metadata));
         self.pod_of_gateway(old, new);
+        self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
         self.dirty.add(key);
     }
@@ -320,6 +330,16 @@ impl Translator {
                 claimants.push(key.clone());
                 claimants.sort_unstable();
             }
+        }
+    }
+
+    /// An object that takes the place of another of its name has a status of its own.
+    fn notice(&mut self, key: &ObjectKey, old: Option<&Meta>, new: Option<&Meta>) {
+        if let (Some(old), Some(new)) = (old, new)
+            && old.uid != new.uid
+        {
+            self.out.conditions.forget(key);
+            self.out.assignments.forget(key);
         }
     }
 

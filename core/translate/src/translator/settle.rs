@@ -1,9 +1,11 @@
 //! Looking at what changed, stage by stage. A stage may add to later ones, never to earlier ones.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::mem::take;
+use std::sync::Arc;
 
-use cluster::{Kind, Labels, ObjectKey, ObjectName, Text};
+use cluster::{Kind, Labels, ObjectKey, ObjectName, Pod, Text, WorkloadEntry};
 use prost::Message;
 use proto::workload as wire;
 
@@ -13,7 +15,7 @@ use crate::condition::Condition;
 use crate::hosts::{Claim, Moved, Source};
 use crate::policy::Rebind;
 use crate::problem::{Part, Problem};
-use crate::selectors::SelectorIndex;
+use crate::selectors::{LabelIndex, SelectorIndex};
 use crate::service::{self, Translated};
 use crate::settings::EntryVisibility;
 use crate::waypoint::{self, Traffic, allow_policy, allow_policy_name, bind, condition};
@@ -266,23 +268,13 @@ impl Translator {
 
     /// Pods and workload entries that one of the selectors selects.
     fn mark_selected(&mut self, namespace: &Text, selectors: &[Labels]) {
-        let mut index = SelectorIndex::default();
-        for selector in selectors {
-            index.insert(selector, ());
-        }
         let Some(space) = self.world.store.space(namespace) else { return };
         let of = |name: &Text| ObjectName { namespace: namespace.clone(), name: name.clone() };
-        let is_selected = |labels: &Labels| index.matching(labels).next().is_some();
-        for (name, pod) in &space.pods {
-            if is_selected(&pod.metadata.labels) {
-                self.dirty.pods.insert(of(name));
-            }
-        }
-        for (name, entry) in &space.workload_entries {
-            if is_selected(&labels_of(entry)) {
-                self.dirty.workload_entries.insert(of(name));
-            }
-        }
+        let pods = selected(&space.pods, &space.pods_by_label, pod_labels, selectors);
+        self.dirty.pods.extend(pods.into_iter().map(of));
+        let (entries, by_label) = (&space.workload_entries, &space.workload_entries_by_label);
+        let entries = selected(entries, by_label, entry_labels, selectors);
+        self.dirty.workload_entries.extend(entries.into_iter().map(of));
     }
 
     fn look_at_policies(&mut self) -> PolicyChanges {
@@ -380,5 +372,42 @@ impl Translator {
         for address in addresses {
             self.out.published.set(address);
         }
+    }
+}
+
+fn pod_labels(pod: &Arc<Pod>) -> Cow<'_, Labels> {
+    Cow::Borrowed(&pod.metadata.labels)
+}
+
+fn entry_labels(entry: &Arc<WorkloadEntry>) -> Cow<'_, Labels> {
+    Cow::Owned(labels_of(entry))
+}
+
+/// Names of the workloads that one of the selectors selects. Few selectors are looked up; when that
+/// would cost more than one look at every workload, they all are looked at.
+fn selected<'s, T>(
+    all: &'s HashMap<Text, T>,
+    by_label: &'s LabelIndex,
+    labels: fn(&T) -> Cow<'_, Labels>,
+    selectors: &[Labels],
+) -> Vec<&'s Text> {
+    let mut index = SelectorIndex::default();
+    let mut candidates = Some(Vec::new());
+    for selector in selectors {
+        index.insert(selector, ());
+        let more = by_label.candidates(selector);
+        candidates = candidates.zip(more).map(|(mut list, more)| {
+            list.extend(more);
+            list
+        });
+        candidates = candidates.filter(|list| list.len() <= all.len());
+    }
+    let is_selected = |workload: &T| index.matching(&labels(workload)).next().is_some();
+    if let Some(names) = candidates {
+        let is_selected = |name: &&Text| all.get(&***name).is_some_and(is_selected);
+        names.into_iter().filter(is_selected).collect()
+    } else {
+        let selected = all.iter().filter(|(_, workload)| is_selected(workload));
+        selected.map(|(name, _)| name).collect()
     }
 }
