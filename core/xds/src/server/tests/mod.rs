@@ -1,1 +1,5 @@
-
+mod convergence;
+mod demand;
+mod pairs;
+mod stream;
+mod wire;
