@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use cluster::{ObjectKey, Text};
 
-/// Objects' parts whose problems are kept. Problems of more are counted ([`Problems::omitted`]) and
-/// not shown until they are looked at again; what they are about is left out all the same.
+/// Objects' parts whose problems are kept. Problems of more are only counted
+/// ([`crate::Translator::problems_omitted`]) until they are looked at again; what they are about is
+/// left out all the same.
 pub const PROBLEMS_MAX: usize = 10_000;
 /// Problems kept of one part of an object. More of them would say the same.
 pub const PROBLEMS_EACH_MAX: usize = 16;
