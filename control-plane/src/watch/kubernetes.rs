@@ -29,6 +29,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const ABSENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A failure this long after the one before is the first of a new outage.
 const CALM: Duration = Duration::from_mins(1);
+/// A watch that has been quiet for so long after a failure works again: one that begins says nothing
+/// of it. Longer than a connection may take to be made.
+const QUIET: Duration = Duration::from_secs(35);
 /// Looks in a row that must not find a kind before its objects are taken to be gone: a server that
 /// starts may not know its CRDs yet, and policies must not vanish because of that. Deleting a CRD
 /// deletes its objects first, one by one, which is seen at once.
@@ -49,6 +52,7 @@ pub async fn run(
             problems: problems.clone(),
             known: Known::default(),
             broken: HashSet::new(),
+            is_listing: true,
             is_synced: false,
             absent_looks: 0,
             state: State::Followed,
@@ -76,6 +80,8 @@ struct Follower {
     known: Known,
     /// Objects whose latest version was not understood: one entry each, of those known.
     broken: HashSet<ObjectName>,
+    /// Whether a list is under way: it does not work before it is whole.
+    is_listing: bool,
     is_synced: bool,
     /// How often in a row the kind was not found.
     absent_looks: u32,
@@ -111,13 +117,21 @@ impl Follower {
         loop {
             let config = watcher::Config::default().page_size(PAGE_OBJECTS);
             let mut stream = pin!(watcher(api.clone(), config));
-            while let Some(next) = stream.next().await {
-                let error = match next {
-                    Ok(event) => {
+            loop {
+                // Cancelling it is safe: the stream keeps where it is.
+                let error = match tokio::time::timeout(QUIET, stream.next()).await {
+                    Ok(Some(Ok(event))) => {
                         self.take(event).await?;
                         continue;
                     }
-                    Err(error) => error,
+                    Ok(Some(Err(error))) => error,
+                    Ok(None) => break,
+                    Err(_) => {
+                        if !self.is_listing {
+                            self.followed();
+                        }
+                        continue;
+                    }
                 };
                 match self.remedy(&error) {
                     Remedy::AwaitKind => {
@@ -147,7 +161,10 @@ impl Follower {
 
     async fn take(&mut self, event: watcher::Event<Watched>) -> Result<(), Closed> {
         match event {
-            watcher::Event::Init => self.known.begin(),
+            watcher::Event::Init => {
+                self.is_listing = true;
+                self.known.begin();
+            }
             watcher::Event::InitApply(object) => self.set(&object).await?,
             watcher::Event::Apply(object) => {
                 self.followed();
@@ -160,6 +177,7 @@ impl Follower {
                 self.gone(name, was_in_force).await?;
             }
             watcher::Event::InitDone => {
+                self.is_listing = false;
                 self.followed();
                 for (name, was_in_force) in self.known.end() {
                     self.gone(name, was_in_force).await?;
