@@ -6,9 +6,11 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{SpiffeId, VerifiedIdentity};
+use rustls::ServerConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -67,11 +69,31 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     perform(handshake, timeout).await
 }
 
-/// The only call of `assertion` for a peer.
+/// Accepts a client that may show a certificate. One that is shown has to be trusted.
+pub(crate) async fn accept_with<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+) -> Result<(TlsStream<S>, Option<VerifiedPeer>), TlsError> {
+    let acceptor = TlsAcceptor::from(config);
+    let handshake = async { Ok(TlsStream::Server(acceptor.accept(stream).await?)) };
+    perform_with(handshake, timeout).await
+}
+
 async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
     handshake: impl Future<Output = std::io::Result<TlsStream<S>>>,
     timeout: Duration,
 ) -> Result<(TlsStream<S>, VerifiedPeer), TlsError> {
+    let (stream, peer) = perform_with(handshake, timeout).await?;
+    let peer = peer.ok_or(TlsError::PeerIdentity(IdentityProblem::Unreadable))?;
+    Ok((stream, peer))
+}
+
+/// The only call of `assertion` for a peer.
+async fn perform_with<S: AsyncRead + AsyncWrite + Unpin>(
+    handshake: impl Future<Output = std::io::Result<TlsStream<S>>>,
+    timeout: Duration,
+) -> Result<(TlsStream<S>, Option<VerifiedPeer>), TlsError> {
     let slotted = FOUND.scope(RefCell::new(None), async {
         let stream = handshake.await.map_err(TlsError::from_handshake)?;
         Ok((stream, FOUND.with(RefCell::take)))
@@ -82,6 +104,9 @@ async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
         return Err(TlsError::Alpn);
     }
-    let (id, chain) = found.ok_or(TlsError::PeerIdentity(IdentityProblem::Unreadable))?;
-    Ok((stream, VerifiedPeer { identity: VerifiedIdentity::assertion(id), chain }))
+    let peer = found.map(|(id, chain)| {
+        let identity = VerifiedIdentity::assertion(id);
+        VerifiedPeer { identity, chain }
+    });
+    Ok((stream, peer))
 }

@@ -4,7 +4,8 @@
 //! TLS 1.3 only, X25519MLKEM768 preferred, ALPN `h2` on both sides, no server name, no resumption
 //! and no early data: both would skip the verifier. Built on rustls with aws-lc-rs (ADR 0003).
 //! Whom a handshake believes is a value of its own, [`Trust`], which changes while certificates and
-//! connections stand. TLS to a control plane, which has a name and no SPIFFE ID, is [`ServerTrust`].
+//! connections stand. TLS to a control plane, which has a name and no SPIFFE ID, is [`ServerTrust`];
+//! its other end, where a client may come without a certificate, is [`ServerTls`].
 
 mod bundle;
 mod chain;
@@ -14,6 +15,7 @@ mod handshake;
 mod provider;
 mod response;
 mod revocation;
+mod server_identity;
 mod server_trust;
 mod spiffe;
 mod svid;
@@ -28,6 +30,7 @@ pub use handshake::{ALPN, TlsStream, VerifiedPeer, accept, connect};
 pub use provider::Compliance;
 pub use response::{IssuedChain, RESPONSE_BYTES_MAX, ResponseError, issued_chain};
 pub use revocation::{CRL_FILE_MAX, CRLS_MAX, CrlError};
+pub use server_identity::{ServerIdentity, ServerIdentityError, ServerTls};
 pub use server_trust::{ROOTS_FILE_MAX, RootSource, ServerRootsError, ServerTrust, ServerVerifier};
 pub use svid::{Svid, SvidError};
 pub use trust::{
