@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::current::{Current, InForce};
+
 /// Label of [`CaMetrics::sign_errors`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabel {
@@ -97,7 +99,26 @@ impl CaMetrics {
         self.issued.inc();
     }
 
-    /// When the roots and the signing chain end.
+    /// Shows when what is in force ends, now and after each change, until it is dropped. Cancel
+    /// safe.
+    pub async fn follow(&self, current: &Current) {
+        let mut watch = current.watch();
+        loop {
+            self.show(&watch.borrow_and_update().clone());
+            if watch.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn show(&self, in_force: &InForce) {
+        let chain = in_force.authority.not_after();
+        let roots = in_force.bundle.certificates().filter_map(authority::not_after);
+        self.expiries(roots.min().unwrap_or(chain), chain);
+    }
+
+    /// When the first of the roots and the signing chain end: for an authority elsewhere, which
+    /// nothing here follows.
     pub fn expiries(&self, root: SystemTime, chain: SystemTime) {
         let seconds = |time: SystemTime| {
             time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()

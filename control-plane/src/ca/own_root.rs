@@ -59,13 +59,12 @@ impl OwnRoot {
     ) -> Result<Self, RotationError> {
         let Places { keys: store, ledger: ledger_store } = places;
         let now = SystemTime::now();
-        let stored = match store.get().await? {
-            Some(stored) => stored,
-            None => {
-                let root = make_root(&trust_domain, algorithm, now)?;
-                let texts = [(CERTIFICATE, root.certificate), (KEY, root.key)];
-                store.create(texts.map(|(name, text)| (name.to_owned(), text)).into()).await?
-            }
+        let stored = if let Some(stored) = store.get().await? {
+            stored
+        } else {
+            let root = make_root(&trust_domain, algorithm, now)?;
+            let texts = [(CERTIFICATE, root.certificate), (KEY, root.key)];
+            store.create(texts.map(|(name, text)| (name.to_owned(), text)).into()).await?
         };
         let in_force = in_force(&stored.texts, &store.place(), &trust_domain, now)?;
         let current = Current::new(in_force);

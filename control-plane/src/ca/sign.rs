@@ -46,12 +46,9 @@ impl SigningError {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Request(_) => "CSR_ERROR",
-            Self::Own(SignError::Expired) => "CA_NOT_READY",
-            Self::Own(SignError::TrustDomain(_)) => "CSR_ERROR",
-            Self::Own(SignError::Make(_)) => "CERT_GEN_ERROR",
-            Self::Kubernetes(_) => "CA_NOT_READY",
-            Self::External(_) => "CERT_GEN_ERROR",
+            Self::Request(_) | Self::Own(SignError::TrustDomain(_)) => "CSR_ERROR",
+            Self::Kubernetes(_) | Self::Own(SignError::Expired) => "CA_NOT_READY",
+            Self::External(_) | Self::Own(SignError::Make(_)) => "CERT_GEN_ERROR",
         }
     }
 

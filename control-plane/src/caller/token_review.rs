@@ -220,7 +220,9 @@ impl Authenticate for TokenCallers {
 
 impl fmt::Debug for TokenCallers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCallers").field("known", &self.known.lock().len()).finish()
+        f.debug_struct("TokenCallers")
+            .field("known", &self.known.lock().len())
+            .finish_non_exhaustive()
     }
 }
 

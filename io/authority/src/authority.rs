@@ -295,6 +295,12 @@ fn validity<'a>(
     Ok(common)
 }
 
+/// When a certificate ends; `None` if it cannot be read.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    parse(certificate).map(|parsed| at(parsed.validity().not_after))
+}
+
 /// A moment; one before 1970 is 1970.
 pub(crate) fn at(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);

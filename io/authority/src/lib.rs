@@ -17,7 +17,9 @@ mod pem;
 mod request;
 mod root;
 
-pub use authority::{Authority, AuthorityError, AuthorityPem, BACKDATE, SignError, Signed};
+pub use authority::{
+    Authority, AuthorityError, AuthorityPem, BACKDATE, SignError, Signed, not_after,
+};
 pub use chain::{ChainError, INTERMEDIATES_MAX};
 pub use digest::{Fingerprint, RandomError, equal, random, sha256};
 pub use external::{ExternalError, ExternallySigned, read_external};

@@ -3,20 +3,13 @@
 //! P-256, an empty subject, and one extension: a critical subject alternative name that holds the
 //! SPIFFE ID. The key is made for this request and never written anywhere.
 
+use authority::{Names, OwnKey};
 use model::SpiffeId;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// Why a request could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum CsrError {
-    /// No key.
-    #[error("a P-256 key could not be made")]
-    Key(#[source] rcgen::Error),
-    /// The request could not be encoded or signed.
-    #[error("the signing request could not be made")]
-    Request(#[source] rcgen::Error),
-}
+pub use authority::OwnKeyError as CsrError;
 
 /// A signing request and the key it is for.
 pub struct Csr {
@@ -29,14 +22,8 @@ pub struct Csr {
 impl Csr {
     /// Makes a key and a request for it.
     pub fn new(identity: &SpiffeId) -> Result<Self, CsrError> {
-        let key = new_key().map_err(CsrError::Key)?;
-        let mut params = CertificateParams::default();
-        // rcgen marks the name critical because the subject is empty (RFC 5280, 4.1.2.6).
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri(identity.as_str()).map_err(CsrError::Request)?];
-        let request = params.serialize_request(&key).map_err(CsrError::Request)?;
-        let pem = request.pem().map_err(CsrError::Request)?;
-        Ok(Self { pem, key: pkcs8(&key) })
+        let own = OwnKey::new(&Names::of(identity.clone()))?;
+        Ok(Self { pem: own.request, key: own.key })
     }
 }
 

@@ -11,10 +11,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use authority::{BACKDATE, LeafTemplate, Names, Validity};
 use model::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -36,8 +37,6 @@ pub const CERTIFICATE_FILE: &str = "ca.crt";
 const FILE_MAX: u64 = 64 * 1024;
 /// How long the root is valid.
 const ROOT_LIFE: time::Duration = time::Duration::days(3650);
-/// How far before its making a certificate becomes valid: nodes' clocks differ.
-const BACKDATE: time::Duration = time::Duration::minutes(5);
 
 /// Why the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +89,7 @@ pub enum DevCaError {
 pub struct DevCa {
     issuer: rcgen::Issuer<'static, KeyPair>,
     bundle: TrustBundle,
-    root_not_after: OffsetDateTime,
+    root_not_after: SystemTime,
 }
 
 impl DevCa {
@@ -120,19 +119,14 @@ impl DevCa {
         }
         let made = |source| DevCaError::Make { what: "a certificate", source };
         let key = new_key().map_err(made)?;
-        let mut params = CertificateParams::default();
-        let now = OffsetDateTime::from(SystemTime::now());
-        params.not_before = now - BACKDATE;
-        params.not_after = self.root_not_after.min(now + ttl);
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri(identity.as_str()).map_err(made)?];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&key, &self.issuer).map_err(made)?;
-        let chain = vec![leaf.der().clone()];
+        let now = SystemTime::now();
+        let not_after = now
+            .checked_add(ttl)
+            .map_or(self.root_not_after, |until| self.root_not_after.min(until));
+        let names = Names::of(identity.clone());
+        let validity = Validity { not_before: now - BACKDATE, not_after };
+        let leaf = LeafTemplate { names: &names, validity }.sign(&key, &self.issuer);
+        let chain = vec![leaf.map_err(made)?];
         Ok(Issued { chain, key: pkcs8(&key), bundle: self.bundle.clone() })
     }
 
@@ -206,12 +200,12 @@ fn root_params(trust_domain: &TrustDomain) -> Result<CertificateParams, DevCaErr
     Ok(params)
 }
 
-fn root_not_after(path: &Path, root: &CertificateDer<'_>) -> Result<OffsetDateTime, DevCaError> {
+fn root_not_after(path: &Path, root: &CertificateDer<'_>) -> Result<SystemTime, DevCaError> {
     let not_after = parse(path, root)?.validity().not_after.to_datetime();
     if not_after <= OffsetDateTime::from(SystemTime::now()) {
         return Err(content_error(path, "it has expired; remove the folder".to_owned()));
     }
-    Ok(not_after)
+    Ok(not_after.into())
 }
 
 fn parse<'a>(path: &Path, root: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, DevCaError> {

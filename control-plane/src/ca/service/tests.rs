@@ -7,6 +7,7 @@ use prost_types::{Struct, Value};
 use serde_json::json;
 use std::time::SystemTime;
 use tls::issued_chain;
+use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
 
 use super::*;
 use crate::ca::{Current, InForce, Pods, Serving};
@@ -154,7 +155,6 @@ async fn refusals_are_opaque() {
         ..message(CART, Some(CART))
     };
     let max = i64::try_from(TTL_MAX.as_secs()).expect("fits");
-    use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
     let cases = [
         ("a wrong token", message(CART, Some(CART)), "wrong", Unauthenticated),
         ("no pod of that account", message(bank, Some(bank)), "right", PermissionDenied),
@@ -233,4 +233,16 @@ async fn our_own_certificate_is_renewed_and_follows_the_roots() {
     }
     let second = watch.borrow_and_update().clone();
     assert!(second.not_after > first.not_after && second.chain != first.chain);
+}
+
+#[tokio::test]
+async fn the_ends_of_roots_and_chain_are_shown() {
+    let plane = plane();
+    let follow = plane.service.0.metrics.follow(&plane.current);
+    // It shows them at once, and then waits for others.
+    assert!(tokio::time::timeout(Duration::from_millis(20), follow).await.is_err());
+    let ends = plane.current.get().authority.not_after();
+    let seconds = ends.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let metrics = plane.metrics();
+    assert!(metrics.contains(&format!("root_cert_expiry_timestamp {seconds}.0")), "{metrics}");
 }
