@@ -109,7 +109,11 @@ proptest! {
             match step {
                 Step::Take => drop(world.take()),
                 Step::Reconnect => world.reconnect(),
-                _ => world.on_the_way.extend(std::iter::from_fn(|| world.stream.respond())),
+                Step::Pod(..)
+                | Step::Endpoint(_)
+                | Step::Service(_)
+                | Step::Policy(..)
+                | Step::Remove(_) => world.on_the_way.extend(std::iter::from_fn(|| world.stream.respond())),
             }
         }
         while world.take() {}

@@ -8,7 +8,7 @@ use super::wire::{
     said, set, settle, subscribe, uid,
 };
 use crate::server::{
-    Collection, FIRST_RESPONSE_BYTES_MAX, Heard, NAME_BYTES_MAX, RECENT_CHANGES_MAX,
+    Catalog, Collection, FIRST_RESPONSE_BYTES_MAX, Heard, NAME_BYTES_MAX, RECENT_CHANGES_MAX,
     RESPONSE_BYTES_MAX, RequestViolation, Resource, ResourceType, SUBSCRIBED_MAX, WORKLOAD_TYPE,
 };
 use ResourceType::{Address, Authorization};
@@ -159,7 +159,7 @@ fn only_later_responses_are_split() {
         let pods = (0..=255).map(|number| pod(number, &format!("{revision}{long}")));
         set(pods.map(Resource::workload).collect())
     };
-    let first = after(&Default::default(), many("1"));
+    let first = after(&Catalog::default(), many("1"));
     let mut stream = connection(&first);
     stream.receive(request(Address)).expect("valid");
     stream.settle();

@@ -1,0 +1,56 @@
+//! Who is served, and until when.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+use xds::server::ResourceType;
+
+use super::support::{Server, pod, soon};
+use crate::serve::ServeSettings;
+
+#[tokio::test]
+async fn only_agents_and_gateways_are_served_and_others_are_not_told_why() {
+    let server = Server::start(ServeSettings::default()).await;
+    for (token, want) in [
+        ("node", None),
+        ("gateway", None),
+        ("workload", Some((Code::PermissionDenied, "not allowed"))),
+        ("stranger", Some((Code::Unauthenticated, "authentication failed"))),
+        ("later", Some((Code::Unavailable, "authentication is not available"))),
+    ] {
+        let refused = server.connect(token).await.err();
+        let refused = refused.as_ref().map(|status| (status.code(), status.message()));
+        assert_eq!(refused, want, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_graceful_stop_tells_clients_to_come_again() {
+    let drain = Duration::from_secs(2);
+    let server = Server::start(ServeSettings { drain, ..ServeSettings::default() }).await;
+    server.set(vec![pod(1, 1)]);
+    let mut stream = server.follow().await;
+    assert_eq!(server.clients.list().len(), 1);
+    let asked = Instant::now();
+    server.stop.cancel();
+    let status = stream.message().await.expect_err("moved");
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "moving away"));
+    drop(stream);
+    soon(server.task).await.expect("stopped");
+    assert!(asked.elapsed() < drain + Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(server.clients.list().is_empty());
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_come_again() {
+    let connection_age = Duration::from_millis(400);
+    let server = Server::start(ServeSettings { connection_age, ..Default::default() }).await;
+    let mut stream = server.connect("node").await.expect("served");
+    stream.ask(ResourceType::Authorization).await;
+    stream.next().await;
+    let status = stream.message().await.expect_err("moved");
+    assert_eq!(status.code(), Code::Unavailable);
+    // The next one is served as well.
+    server.follow().await;
+}

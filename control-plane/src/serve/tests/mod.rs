@@ -1,0 +1,5 @@
+//! Over real sockets, with TLS.
+
+mod callers;
+mod following;
+mod support;
