@@ -94,12 +94,15 @@ impl OwnRoot {
         seen.problem = problem;
     }
 
-    /// Looks from time to time, until it is dropped. Cancel safe.
+    /// Looks from time to time and writes the ledger down, until it is dropped. Cancel safe.
     pub async fn watch(&self) {
-        loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            self.look().await;
-        }
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                self.look().await;
+            }
+        };
+        tokio::join!(look, self.ledger.keep(&*self.ledger_store));
     }
 
     fn apply(&self, stored: Stored) -> Result<(), RotationError> {
