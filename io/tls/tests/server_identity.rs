@@ -31,8 +31,7 @@ async fn without_certificate(
     let trust = ServerTrust::new(roots, NAME, [], Compliance::Default).expect("a name");
     let verifier = trust.read().await.expect("roots");
     let (client, stream) = duplex(64 * 1024);
-    let (accepted, connected) =
-        tokio::join!(server.accept(stream, SOON), verifier.connect(client));
+    let (accepted, connected) = tokio::join!(server.accept(stream, SOON), verifier.connect(client));
     accepted.map(|(_, peer)| (peer, connected.map(drop)))
 }
 
@@ -60,10 +59,8 @@ async fn a_certificate_that_is_shown_has_to_be_trusted() {
         (stranger.svid_in(Leaf::of(&[FOREIGN]), "other.example", &view), None),
     ] {
         let (client, stream) = duplex(64 * 1024);
-        let (accepted, _) = tokio::join!(
-            server.accept(stream, SOON),
-            tls::connect(client, &svid, &expected, SOON)
-        );
+        let (accepted, _) =
+            tokio::join!(server.accept(stream, SOON), tls::connect(client, &svid, &expected, SOON));
         let identity = accepted.ok().and_then(|(_, peer)| peer);
         let identity = identity.map(|peer| peer.identity.id().as_str().to_owned());
         assert_eq!(identity.as_deref(), want);
