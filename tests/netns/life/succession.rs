@@ -18,7 +18,7 @@ const LOADED: u16 = 9001;
 /// Each agent is replaced while this runs.
 const LOAD: Duration = Duration::from_secs(4);
 /// Exit code of an agent that was replaced. A supervisor does not start it again on that.
-const REPLACED: i32 = 75;
+const REPLACED_CODE: i32 = 75;
 /// From the next agent's start to the end of the one before, on a busy machine.
 const REPLACED: Duration = Duration::from_secs(30);
 
@@ -119,7 +119,7 @@ fn soak_an_agent_is_replaced_under_load_and_nothing_is_lost_or_unjudged() -> any
         }
         for agent in &mut retired {
             let status = eventually("it ends with its connections", SOON, || agent.ended())?;
-            ensure!(status.code() == Some(REPLACED), "it ended with {status}");
+            ensure!(status.code() == Some(REPLACED_CODE), "it ended with {status}");
         }
         web.greet(shop, "by the next ones")?;
         old.greet(web, "by the next ones")?;
@@ -164,7 +164,7 @@ fn a_successor_that_gives_up_leaves_the_agent_alone() -> anyhow::Result<()> {
         let mut next = world.agent(1, take_over("next-agent"))?;
         next.wait_message(mark, "ready", SOON * 3)?;
         let status = eventually("the first one ends", SOON, || west.ended())?;
-        ensure!(status.code() == Some(REPLACED), "it ended with {status}");
+        ensure!(status.code() == Some(REPLACED_CODE), "it ended with {status}");
         next.signal(Signal::SIGKILL)?;
         next.kill9()?;
         let refused = web.connect(shop).err().context("nobody takes what it sends")?;
@@ -211,7 +211,7 @@ fn an_agent_that_retires_keeps_its_role_when_its_successor_dies() -> anyhow::Res
         talk(&kept, "by the first, under the third")?;
         kept.close()?;
         let status = eventually("the first one ends", SOON, || west.ended())?;
-        ensure!(status.code() == Some(REPLACED), "it ended with {status}");
+        ensure!(status.code() == Some(REPLACED_CODE), "it ended with {status}");
         let gone = || Ok((roles()?.retiring_cgroup == 0).then_some(()));
         eventually("its role is gone", SOON, gone)?;
         web.greet(shop, "by the third")
