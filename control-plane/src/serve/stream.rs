@@ -50,7 +50,7 @@ pub(super) async fn run(
         entry,
         machine,
         sender: sender.clone(),
-        behind: Some(published.at.max(Instant::now())),
+        behind: Some(Instant::now()),
         sent: [None; 3],
         turn: None,
     };
