@@ -4,11 +4,13 @@
 //! into resources, `serve` gives them to proxies, `ca` signs their certificates, `status` writes back
 //! what became of each object. `app` puts them together.
 
+pub mod app;
 pub mod backoff;
 pub mod ca;
 pub mod caller;
 pub mod config;
 pub mod serve;
 pub mod status;
+pub mod translation;
 pub mod watch;
 pub mod webhook;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+const STATE_DIR: &str = "/var/lib/warren/control-plane";
+
 /// Turns a cluster's objects into a mesh, and signs its certificates.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,9 +29,9 @@ pub struct Arguments {
 pub enum Verb {
     /// Tokens with which a node joins, where there is no API server to ask
     JoinToken {
-        /// The file of tokens, as `--join-tokens` names it
-        #[arg(long, value_name = "FILE")]
-        file: PathBuf,
+        /// The folder of what must outlive a restart, as the control plane has it
+        #[arg(long, value_name = "DIR", env = "WARREN_CP_STATE_DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
         /// What to do with it
         #[command(subcommand)]
         verb: TokenVerb,
@@ -51,12 +53,13 @@ pub enum TokenVerb {
         #[arg(long, default_value = "30d", value_parser = lifetime)]
         ttl: std::time::Duration,
     },
-    /// Forgets the tokens of a node
+    /// Ends a token
     Revoke {
-        /// Whose
-        #[arg(long)]
-        node: String,
+        /// Its id, as `list` shows it, or the token itself
+        token: String,
     },
+    /// Shows every token's id, node, account and end
+    List,
 }
 
 /// How to serve.
@@ -114,12 +117,12 @@ pub struct ServeArguments {
     )]
     pub admin_socket: PathBuf,
     /// Folder of what must outlive a restart; mode 0700. Holds the authority's key where nothing
-    /// else does
+    /// else does, and the join tokens
     #[arg(
         long,
         value_name = "DIR",
         env = "WARREN_CP_STATE_DIR",
-        default_value = "/var/lib/warren/control-plane"
+        default_value = STATE_DIR
     )]
     pub state_dir: PathBuf,
     /// Folder of an authority that was made elsewhere (`cacerts` or cert-manager's files); followed
@@ -152,9 +155,6 @@ pub struct ServeArguments {
         default_value = "istio-system/ztunnel"
     )]
     pub node_accounts: Vec<String>,
-    /// File of join tokens; followed
-    #[arg(long, value_name = "FILE", env = "WARREN_CP_JOIN_TOKENS")]
-    pub join_tokens: Option<PathBuf>,
     /// Lifetime of certificates for which none is asked
     #[arg(long, value_name = "TIME", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = lifetime)]
     pub default_ttl: std::time::Duration,

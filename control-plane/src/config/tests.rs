@@ -61,9 +61,15 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn times_have_units() {
-    for (text, good) in
-        [("90d", true), ("24h", true), ("20s", true), ("5", true), ("0h", false), ("h", false), ("1w", false)]
-    {
+    for (text, good) in [
+        ("90d", true),
+        ("24h", true),
+        ("20s", true),
+        ("5", true),
+        ("0h", false),
+        ("h", false),
+        ("1w", false),
+    ] {
         let words = ["control-plane", "--default-ttl", text];
         assert_eq!(Arguments::try_parse_from(words).is_ok(), good, "{text}");
     }

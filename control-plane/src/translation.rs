@@ -1,0 +1,256 @@
+//! The one place that owns the translation: takes what sources say, and tells what became of it.
+//!
+//! It has a thread of its own. Events are taken in batches, so that a storm costs one look at what
+//! depends on it; nothing is published before every source has said all that was there at the
+//! start, since proxies take the first response for the whole mesh.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::{Kind, Object, ObjectKey};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use translate::{Change, Changes, Condition, Settings, Translator};
+use xds::server::{Collection, Resource, Update};
+
+use crate::ca::pods::Pods;
+use crate::serve::Publisher;
+use crate::status::StatusWriter;
+use crate::watch::{Event, Source};
+
+/// Events that are taken at once. More wait in their channel.
+const BATCH_MAX: usize = 1024;
+/// A translation that took this long is logged.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// What is told of changes.
+pub struct Outputs {
+    /// Proxies.
+    pub publisher: Arc<Publisher>,
+    /// Statuses of objects.
+    pub statuses: StatusWriter,
+    /// Who may have which certificate.
+    pub pods: Pods,
+}
+
+/// What the translation knows, for those who ask. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Knowledge(Arc<Mutex<State>>);
+
+struct State {
+    translator: Translator,
+    /// How many objects of each kind there are.
+    present: BTreeMap<Kind, BTreeSet<ObjectKey>>,
+    policies: BTreeMap<ObjectKey, Object>,
+    counts: Counts,
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events taken.
+    pub events: u64,
+    /// Resources that changed.
+    pub changed: u64,
+    /// Time spent.
+    pub busy: Duration,
+}
+
+/// An object with something to say about it.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// What became of it.
+    pub conditions: Vec<Condition>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+impl Knowledge {
+    /// A cluster without objects.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            translator: Translator::new(settings),
+            present: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            counts: Counts::default(),
+        })))
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.0.lock().present.values().map(BTreeSet::len).sum()
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.lock().counts
+    }
+
+    /// Every policy, with its conditions.
+    #[must_use]
+    pub fn policies(&self) -> Vec<(Object, Vec<Condition>)> {
+        let state = self.0.lock();
+        let mut conditions: HashMap<&ObjectKey, &[Condition]> =
+            state.translator.statuses().collect();
+        let policy = |(key, object): (&ObjectKey, &Object)| {
+            (object.clone(), conditions.remove(key).unwrap_or_default().to_vec())
+        };
+        state.policies.iter().map(policy).collect()
+    }
+
+    /// Every object with something to say about it, and how many problems are not kept.
+    #[must_use]
+    pub fn findings(&self) -> (BTreeMap<ObjectKey, Findings>, usize) {
+        let state = self.0.lock();
+        let mut found: BTreeMap<ObjectKey, Findings> = BTreeMap::new();
+        for (key, conditions) in state.translator.statuses() {
+            found.entry(key.clone()).or_default().conditions = conditions.to_vec();
+        }
+        for (key, problem) in state.translator.problems() {
+            found.entry(key.clone()).or_default().problems.push(problem.to_string());
+        }
+        (found, state.translator.problems_omitted())
+    }
+}
+
+/// Translates until every source is gone. Blocks: it wants a thread. `sources` are those that have
+/// to be synced before anything is published; `synced` becomes true then.
+pub fn run(
+    knowledge: &Knowledge,
+    mut events: mpsc::Receiver<Event>,
+    mut sources: BTreeSet<Source>,
+    outputs: &Outputs,
+    synced: &watch::Sender<bool>,
+) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while events.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        let start = Instant::now();
+        let events = batch.len();
+        let mut state = knowledge.0.lock();
+        outputs.pods.write(|pods| {
+            for event in batch.drain(..) {
+                match event {
+                    Event::Set(object) => state.set(object, pods),
+                    Event::Delete(key) => state.delete(key, pods, &outputs.statuses),
+                    Event::Synced(source) => {
+                        sources.remove(&source);
+                    }
+                }
+            }
+        });
+        if !sources.is_empty() {
+            continue;
+        }
+        let changes = state.translator.settle();
+        let changed = changes.addresses.len() + changes.policies.len();
+        let busy = start.elapsed();
+        state.counts.events += u64::try_from(events).unwrap_or(u64::MAX);
+        state.counts.changed += u64::try_from(changed).unwrap_or(u64::MAX);
+        state.counts.busy += busy;
+        drop(state);
+        if busy > SLOW {
+            tracing::info!(events, changed, ms = busy.as_millis(), "translated");
+        }
+        tell(changes, outputs);
+        // Only a change is told to who waits.
+        synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+    }
+}
+
+impl State {
+    fn set(&mut self, object: Object, pods: &mut crate::ca::pods::PodIndex) {
+        let key = object.key();
+        match &object {
+            Object::Pod(pod) => pods.upsert_pod(pod),
+            Object::Namespace(namespace) => pods.upsert_namespace(namespace),
+            Object::AuthorizationPolicy(_) | Object::PeerAuthentication(_) => {
+                self.policies.insert(key.clone(), object.clone());
+            }
+            Object::Node(_)
+            | Object::GatewayClass(_)
+            | Object::Gateway(_)
+            | Object::RequestAuthentication(_)
+            | Object::Service(_)
+            | Object::ServiceEntry(_)
+            | Object::EndpointSlice(_)
+            | Object::WorkloadEntry(_) => {}
+        }
+        self.present.entry(key.kind).or_default().insert(key);
+        self.translator.apply(Change::Set(object));
+    }
+
+    fn delete(
+        &mut self,
+        key: ObjectKey,
+        pods: &mut crate::ca::pods::PodIndex,
+        statuses: &StatusWriter,
+    ) {
+        match key.kind {
+            Kind::Pod => pods.remove_pod(&key.name),
+            Kind::Namespace => pods.remove_namespace(&key.name.name),
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+                self.policies.remove(&key);
+            }
+            Kind::Node
+            | Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::RequestAuthentication
+            | Kind::Service
+            | Kind::ServiceEntry
+            | Kind::EndpointSlice
+            | Kind::WorkloadEntry => {}
+        }
+        statuses.forget(&key);
+        self.present.entry(key.kind).or_default().remove(&key);
+        self.translator.apply(Change::Delete(key));
+    }
+}
+
+fn tell(changes: Changes, outputs: &Outputs) {
+    let mut update = Update::default();
+    for (name, address) in changes.addresses {
+        let Some(address) = address else {
+            update.removed.push((Collection::Addresses, name));
+            continue;
+        };
+        let node = Some(address.node).filter(|node| !node.is_empty());
+        let resource = Resource::encoded_address(
+            address.name,
+            address.aliases,
+            node,
+            address.services,
+            &address.bytes,
+        );
+        match resource {
+            Some(resource) => update.set.push(resource),
+            // The translation makes workloads and services only.
+            None => tracing::error!(name = &*name, "neither a workload nor a service"),
+        }
+    }
+    for (name, policy) in changes.policies {
+        match policy {
+            Some(policy) => update.set.push(Resource::encoded_policy(policy.name, &policy.bytes)),
+            None => update.removed.push((Collection::Policies, name)),
+        }
+    }
+    outputs.publisher.publish(update);
+    for (key, conditions) in changes.conditions {
+        for condition in conditions.iter().filter(|condition| !condition.status) {
+            let (reason, message) = (condition.reason, &*condition.message);
+            tracing::warn!(object = %key, condition = condition.kind, reason, "{message}");
+        }
+        outputs.statuses.conditions(key, conditions);
+    }
+    for (key, assignments) in changes.assignments {
+        outputs.statuses.assignments(key, assignments);
+    }
+    for (key, problems) in changes.problems {
+        for problem in problems {
+            tracing::warn!(object = %key, "{problem}");
+        }
+    }
+}
