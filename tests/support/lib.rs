@@ -1,5 +1,5 @@
 //! The test world: nodes and pods as network namespaces and cgroups, the agents that run in them,
-//! and actors that open real sockets inside the pods.
+//! and actors that open real sockets inside the pods. Beside it an API server, [`ApiServer`].
 //!
 //! Whatever a [`World`] makes carries its [`Prefix`], and one [`Teardown`], which needs nothing but
 //! that prefix, removes it: at the end, after a panic, after Ctrl-C, and for a process that died.
@@ -13,6 +13,7 @@ mod control_plane;
 mod frames;
 mod house;
 mod http;
+mod kube;
 mod mesh;
 mod namespace;
 mod node;
@@ -38,6 +39,7 @@ pub use control_plane::{
 };
 pub use frames::{Frame, TcpSegment};
 pub use house::{ECHO_PORT, House, has_ended, talk};
+pub use kube::{ApiServer, ApiServerOptions, Cluster, ClusterPod, until};
 pub use mesh::{Mesh, ServiceSpec};
 pub use namespace::Namespace;
 pub use node::Node;

@@ -8,6 +8,7 @@ mod arguments;
 mod ebpf;
 mod fuzz;
 mod gates;
+mod kubernetes;
 mod layers;
 mod programs;
 mod setup;
@@ -25,8 +26,9 @@ cargo xtask VERB
 
   setup [--check]   install what the build and the tests need (Debian); --check only reports
   ebpf              build the eBPF programs into target/ebpf/
-  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, fuzz, soak
-                    (repeatable, or T,T); --filter NAME runs the tests whose name contains NAME
+  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, kube, fuzz,
+                    soak (repeatable, or T,T); --filter NAME runs the tests whose name contains
+                    NAME
   demo [--keep]     two nodes with pods on this machine, shown at work (root)
   bench quick       Warren beside direct connections, as ratios (root)
   bench core        what decisions cost, each figure beside its bound

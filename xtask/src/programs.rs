@@ -17,7 +17,7 @@ use crate::{ebpf, setup};
 
 /// The crates whose binaries the demo, the benchmark and the privileged tests start. Always built
 /// together: the features of shared dependencies, and so the artifacts, stay the same.
-pub(crate) const CRATES: [&str; 3] = ["ztunnel", "cli", "tests"];
+pub(crate) const CRATES: [&str; 4] = ["ztunnel", "control-plane", "cli", "tests"];
 /// Speed near `release` without its link time.
 pub(crate) const PROFILE: &str = "fast";
 /// Tells a program of `tests` where `ztunnel`, `warren` and its own actors are.
@@ -31,11 +31,11 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     match arguments.first().map(String::as_str) {
         Some("quick") => start("bench", arguments),
         // It asks nothing of the machine: neither root nor the eBPF programs.
-        Some("core") => {
+        Some("core" | "control-plane") => {
             build(&["--package", "tests", "--bin", "bench"])?;
             become_program("bench", arguments)
         }
-        _ => Err(Usage::new("bench takes: quick, core").into()),
+        _ => Err(Usage::new("bench takes: quick, core, control-plane").into()),
     }
 }
 

@@ -4,12 +4,13 @@
 //! package: on a distribution that is not Debian the same list says what to provide.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::arguments::Usage;
+use crate::kubernetes;
 use crate::step::{output, run, step};
 use crate::toolchain::{LINKER_VERSION, LLVM_MAJOR, compiler, linker, linker_root};
 
@@ -29,6 +30,10 @@ const PROGRAMS: [(&str, &str); 7] = [
 const C_LIBRARY: (&str, &str) = ("/usr/include/stdio.h", "libc6-dev");
 /// The compiler of last resort and the sources of its `core`, of one version.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
+/// The store of an API server.
+const ETCD_PACKAGE: &str = "etcd-server";
+/// Builds the API server, where Debian's is new enough.
+const GO_PACKAGE: &str = "golang-go";
 
 pub(crate) fn verb(arguments: &[String]) -> anyhow::Result<()> {
     match arguments {
@@ -58,7 +63,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
             return Ok(());
         }
         println!("{}", missing.describe());
-        if !missing.packages.is_empty() || missing.linker {
+        if !missing.packages.is_empty() || missing.linker || missing.etcd {
             if !is_debian() {
                 bail!(
                     "this is not Debian: provide what is listed above (the names are Debian's), \
@@ -70,11 +75,14 @@ pub(crate) fn install() -> anyhow::Result<()> {
         if missing.linker {
             step("bpf-linker", install_linker)?;
         }
+        if missing.etcd {
+            step("etcd", unpack_etcd)?;
+        }
         if missing.bpf_fs {
             step("mount bpffs", mount_bpf_fs)?;
         }
         let left = Missing::look();
-        if !left.is_nothing() {
+        if !left.is_nothing_to_install() {
             bail!("still missing after installing:\n{}", left.describe());
         }
         Ok(())
@@ -82,11 +90,15 @@ pub(crate) fn install() -> anyhow::Result<()> {
 }
 
 /// What this machine lacks.
+#[expect(clippy::struct_excessive_bools, reason = "each thing is there or not, for itself")]
 struct Missing {
     packages: Vec<&'static str>,
     /// Why no compiler qualifies, if none does.
     compiler: Option<String>,
     linker: bool,
+    etcd: bool,
+    /// Why no Go qualifies, if none does and Debian has none that would.
+    go: Option<String>,
     bpf_fs: bool,
     cgroup2: bool,
 }
@@ -106,18 +118,32 @@ impl Missing {
         if compiler.is_some() {
             packages.extend(COMPILER_PACKAGES);
         }
+        let provided = kubernetes::provided().is_ok_and(|folder| folder.is_some());
+        let mut go = kubernetes::go().err().filter(|_| !provided);
+        if go.is_some() && debian_go_suits() {
+            packages.push(GO_PACKAGE);
+            go = None;
+        }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         Self {
             packages,
             compiler,
             linker: linker().is_none(),
+            etcd: !provided && kubernetes::etcd().is_none(),
+            go,
             bpf_fs: !is_mounted(&mounts, "bpf", Some(BPF_FS)),
             cgroup2: !is_mounted(&mounts, "cgroup2", None),
         }
     }
 
     fn is_nothing(&self) -> bool {
-        self.packages.is_empty() && !self.linker && !self.bpf_fs && !self.cgroup2
+        self.is_nothing_to_install() && self.go.is_none()
+    }
+
+    /// Without Go the tier `kube` fails, with this reason; everything else runs.
+    fn is_nothing_to_install(&self) -> bool {
+        let files = self.packages.is_empty() && !self.linker && !self.etcd;
+        files && !self.bpf_fs && !self.cgroup2
     }
 
     fn describe(&self) -> String {
@@ -132,6 +158,17 @@ impl Missing {
             lines.push(format!(
                 "bpf-linker {LINKER_VERSION} in {} (built against LLVM {LLVM_MAJOR})",
                 linker_root().display()
+            ));
+        }
+        if self.etcd {
+            let root = kubernetes::etcd_root();
+            lines.push(format!("etcd on PATH, or {ETCD_PACKAGE} unpacked in {}", root.display()));
+        }
+        if let Some(why) = &self.go {
+            let oldest = kubernetes::oldest_go();
+            lines.push(format!(
+                "Go {oldest} or newer for the tests of the tier kube: {why}, and Debian's \
+                 {GO_PACKAGE} here is older too; install it from go.dev (setup does not)"
             ));
         }
         if self.bpf_fs {
@@ -204,6 +241,31 @@ fn install_linker() -> anyhow::Result<()> {
     run(&mut command)
 }
 
+/// Unpacked, not installed: installing it would start a service, now and at every boot.
+fn unpack_etcd() -> anyhow::Result<()> {
+    let root = kubernetes::etcd_root();
+    let download = root.join("download");
+    fs::create_dir_all(&download).with_context(|| format!("make {}", download.display()))?;
+    if is_root() {
+        run(apt().arg("update"))?;
+    }
+    // The user that apt becomes for a download may not write into our cache.
+    let as_caller = ["-o", "APT::Sandbox::User=root"];
+    run(apt().current_dir(&download).args(as_caller).args(["download", ETCD_PACKAGE]))?;
+    for package in fs::read_dir(&download).context("list what was downloaded")? {
+        let package = package.context("list what was downloaded")?.path();
+        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
+    }
+    fs::remove_dir_all(&download).context("remove what was downloaded")
+}
+
+/// Whether `apt-get install` would give a Go that is new enough.
+fn debian_go_suits() -> bool {
+    let policy = output(Command::new("apt-cache").args(["policy", GO_PACKAGE])).unwrap_or_default();
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    candidate.and_then(kubernetes::two_numbers).is_some_and(|go| go >= kubernetes::OLDEST_GO)
+}
+
 fn mount_bpf_fs() -> anyhow::Result<()> {
     if !is_root() {
         bail!("mounting needs root: mount -t bpf bpf {BPF_FS}");
@@ -230,12 +292,17 @@ fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 
-/// Administrators' programs are often outside a user's PATH.
 fn on_path(program: &str) -> bool {
+    find_on_path(program).is_some()
+}
+
+/// Administrators' programs are often outside a user's PATH.
+pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(Into::into))
-        .any(|folder| folder.join(program).exists())
+        .map(|folder| folder.join(program))
+        .find(|path| path.exists())
 }
 
 /// Whether a line of `/proc/self/mounts` shows this file system type (at this folder).

@@ -1,7 +1,7 @@
 //! Runs the tests, tier by tier, and counts them.
 //!
-//! The core tier needs nothing but cargo. The others need root, a kernel with eBPF, and the
-//! binaries under test; a test that lacks one of these fails and says so.
+//! The core tier needs nothing but cargo, the tier kube also Go and etcd. The others need root, a
+//! kernel with eBPF, and the binaries under test; a test that lacks one of these fails and says so.
 
 mod report;
 
@@ -17,10 +17,12 @@ pub(crate) use report::Tally;
 use crate::arguments::Usage;
 use crate::programs::{BINARIES_VARIABLE, CRATES, PROFILE, binaries};
 use crate::workspace::{cargo, root};
-use crate::{ebpf, fuzz, gates, setup};
+use crate::{ebpf, fuzz, gates, kubernetes, setup};
 
 /// What the names of long tests begin with.
 const SOAK: &str = "soak_";
+/// Tests of the tier kube mostly wait, and a few start servers of their own.
+const KUBE_TESTS_AT_ONCE: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
@@ -30,6 +32,8 @@ enum Tier {
     Bpf,
     /// Pods as network namespaces and cgroups, nodes as processes, real sockets.
     Netns,
+    /// A real kube-apiserver and etcd.
+    Kube,
     /// Each fuzz target, briefly.
     Fuzz,
     /// Tests of the netns tier that take long, named `soak_…`. Only when asked for.
@@ -37,15 +41,16 @@ enum Tier {
 }
 
 impl Tier {
-    const ALL: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz, Self::Soak];
+    const ALL: [Self; 6] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz, Self::Soak];
     /// What runs when no tier is named: all that CI has time for.
-    const DEFAULT: [Self; 4] = [Self::Core, Self::Bpf, Self::Netns, Self::Fuzz];
+    const DEFAULT: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz];
 
     fn name(self) -> &'static str {
         match self {
             Self::Core => "core",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::Kube => "kube",
             Self::Fuzz => "fuzz",
             Self::Soak => "soak",
         }
@@ -58,13 +63,15 @@ impl Tier {
             Self::Netns => {
                 &["harness", "netns_capture", "netns_control", "netns_life", "netns_traffic"]
             }
+            Self::Kube => &["kube"],
             Self::Soak => &["netns_life", "netns_traffic"],
             Self::Core | Self::Fuzz => &[],
         }
     }
 
-    /// Whether it loads eBPF programs into this machine's kernel.
-    fn is_privileged(self) -> bool {
+    /// Whether it needs what setup provides, and the eBPF programs: the crate `tests` is built with
+    /// the agent, which embeds them.
+    fn needs_setup(self) -> bool {
         !self.suites().is_empty()
     }
 }
@@ -127,7 +134,7 @@ pub(crate) fn verb(arguments: &[String]) -> anyhow::Result<()> {
         ebpf::build()?;
         gates::all()?;
         request.tiers.extend(Tier::DEFAULT);
-    } else if request.tiers.iter().any(|tier| tier.is_privileged()) {
+    } else if request.tiers.iter().any(|tier| tier.needs_setup()) {
         setup::install()?;
         ebpf::build()?;
     }
@@ -198,6 +205,7 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     match tier {
         Tier::Core => core(filter),
         Tier::Bpf | Tier::Netns | Tier::Soak => privileged(tier, filter),
+        Tier::Kube => kube(tier, filter),
         Tier::Fuzz => Ok(Report { tally: fuzz::run_all(filter)?, cases: Vec::new() }),
     }
 }
@@ -213,17 +221,37 @@ fn core(filter: Option<&str>) -> anyhow::Result<Report> {
 fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     let mut report = Report::default();
     for suite in build_suites(tier.suites())? {
-        let mut command = Command::new(suite);
+        let mut command = suite_command(&suite, filter);
         command
-            .args(filter)
             .args(if tier == Tier::Soak { &[SOAK][..] } else { &["--skip", SOAK] })
-            .arg("--test-threads=1")
-            .current_dir(root().join("tests"))
-            .env("CARGO_MANIFEST_DIR", root().join("tests"))
-            .env(BINARIES_VARIABLE, binaries());
+            .arg("--test-threads=1");
         report += report::watch(&mut command)?;
     }
     Ok(report)
+}
+
+/// The suites that share an API server, in namespaces of their own.
+fn kube(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
+    let assets = kubernetes::assets()?;
+    let mut report = Report::default();
+    for suite in build_suites(tier.suites())? {
+        let mut command = suite_command(&suite, filter);
+        command
+            .arg(format!("--test-threads={KUBE_TESTS_AT_ONCE}"))
+            .env(kubernetes::ASSETS_VARIABLE, &assets);
+        report += report::watch(&mut command)?;
+    }
+    Ok(report)
+}
+
+fn suite_command(suite: &str, filter: Option<&str>) -> Command {
+    let mut command = Command::new(suite);
+    command
+        .args(filter)
+        .current_dir(root().join("tests"))
+        .env("CARGO_MANIFEST_DIR", root().join("tests"))
+        .env(BINARIES_VARIABLE, binaries());
+    command
 }
 
 /// Builds the suites together with the binaries that they start; returns the suites' programs.
@@ -280,7 +308,7 @@ mod tests {
     fn an_unknown_tier_is_answered_with_the_list() {
         for line in ["--tier moon", "--tier"] {
             let error = parse(line).expect_err("not a tier").to_string();
-            assert!(error.contains("core, bpf, netns, fuzz, soak"), "{error}");
+            assert!(error.contains("core, bpf, netns, kube, fuzz, soak"), "{error}");
         }
         assert!(parse("--fast").is_err());
     }
