@@ -8,10 +8,10 @@ use crate::pod::Pod;
 /// A service.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    namespace: String,
-    name: String,
-    vips: Vec<IpAddr>,
-    ports: Vec<(u16, u16)>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) vips: Vec<IpAddr>,
+    pub(crate) ports: Vec<(u16, u16)>,
     endpoints: Vec<String>,
     identities: Vec<String>,
     further: Vec<String>,

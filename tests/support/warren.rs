@@ -32,7 +32,18 @@ impl Answer {
 
 /// Runs it and waits.
 pub(crate) fn run(socket: &Path, arguments: &[&str]) -> anyhow::Result<Answer> {
-    let output = command(socket, arguments)?.output().context("start warren")?;
+    answer(&mut command(socket, arguments)?)
+}
+
+/// Runs `warren cp` and waits.
+pub(crate) fn ask_control_plane(socket: &Path, arguments: &[&str]) -> anyhow::Result<Answer> {
+    let mut command = Command::new(binary("warren")?);
+    command.arg("cp").args(arguments).arg("--cp-socket").arg(socket).stdin(Stdio::null());
+    answer(&mut command)
+}
+
+fn answer(command: &mut Command) -> anyhow::Result<Answer> {
+    let output = command.output().context("start warren")?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(Answer {
         status: output.status.code().unwrap_or(-1),

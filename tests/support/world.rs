@@ -18,13 +18,14 @@ use crate::cgroup;
 use crate::mesh::Mesh;
 use crate::namespace::{self, Namespace};
 use crate::node::Node;
+use crate::plane;
 use crate::pod::{Pod, PodSpec};
 use crate::prefix::Prefix;
 use crate::sniffer::Sniffer;
 use crate::teardown::{self, BPFFS, Teardown};
 
 /// Nodes of a world at most; their number is part of addresses.
-const NODES_MAX: u8 = 64;
+pub(crate) const NODES_MAX: u8 = 64;
 /// How long a pod's removal may be awaited before it is an error.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -108,6 +109,11 @@ impl World {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The cgroup that everything of it is below.
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// The namespace of the bridge between the nodes; node `n` is on its interface `n<n>`.
@@ -228,6 +234,8 @@ fn make_nodes(prefix: &Prefix, count: u8, cgroup: &Path) -> anyhow::Result<(Name
     // Without snooping, neighbour discovery is not delayed by a bridge that learns groups.
     let mut lines = vec!["link add br0 type bridge mcast_snooping 0".to_owned()];
     lines.push("link set br0 up".to_owned());
+    // A control plane is reached here.
+    lines.push(format!("addr add {}/24 dev br0", plane::ADDRESS));
     for node in &nodes {
         let (n, name) = (node.number, node.namespace.name());
         lines.push(format!("link add n{n} type veth peer name eth0 netns {name}"));

@@ -1,7 +1,7 @@
 //! What the demo shows, one function a step.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tests::protocol::Amount;
@@ -16,6 +16,9 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A flow is in the ring when its connection has ended on both sides.
 const FLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// From the edit of a policy to its effect.
+const POLICY_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Runs them all. Only a broken stage ends it early; a failed check does not.
 pub(crate) fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> anyhow::Result<()> {
     let wire = Wire::tap(stage)?;
@@ -25,6 +28,8 @@ pub(crate) fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> anyhow::Result<
     server_first(stage, narrator);
     denied(stage, narrator);
     from_outside(stage, narrator, &wire);
+    everywhere(stage, narrator);
+    policy_changes(stage, narrator);
     narrator.step("What the wire between the nodes carried");
     narrator.check("the wire holds TLS, not the requests", || wire.judge());
     Ok(())
@@ -150,6 +155,67 @@ fn from_outside(stage: &Stage<'_>, narrator: &mut Narrator, wire: &Wire) {
         ensure!(line.source_identity.is_empty(), "an identity was made up");
         let end = refused(&stage.clients.legacy, stage.mail.at(MAIL_PORT))?;
         Ok(format!("allowed on {HTTP_PORT}, without identity; on {MAIL_PORT}: {end}"))
+    });
+}
+
+fn everywhere(stage: &Stage<'_>, narrator: &mut Narrator) {
+    narrator.step("web asks every other server of its namespace, on both nodes");
+    narrator.check("each server answers under its own identity", || {
+        for pod in &stage.others {
+            let (agent, mark) = marked(stage, pod);
+            let target = pod.at(HTTP_PORT);
+            let answer = stage.clients.web.http_get(target, "/", "")?;
+            answered_by(&answer, pod.name())?;
+            let line = agent.wait_access(mark, "of web's request", |line| {
+                line.direction == "inbound" && line.destination_workload == pod.name()
+            })?;
+            let path = if pod.node() == stage.web.node() { "local" } else { "hbone" };
+            narrator::say(&between(&line, &stage.web, pod, path)?);
+        }
+        Ok(format!("{} servers", stage.others.len()))
+    });
+}
+
+fn policy_changes(stage: &Stage<'_>, narrator: &mut Narrator) {
+    narrator.step("The policy is edited in the folder: web is taken out of it");
+    narrator.check("verdicts follow, and open connections end", || {
+        let open = stage.clients.web.connect(stage.mail.at(MAIL_PORT))?;
+        open.receive(GREETING.len())?;
+        stage.write_policy(false)?;
+        let start = Instant::now();
+        let end = match open.receive_within(Amount::All(1000), REFUSAL_TIMEOUT) {
+            Ok((data, true)) => {
+                ensure!(data.is_empty(), "got {:?}", String::from_utf8_lossy(&data));
+                "closed".to_owned()
+            }
+            Ok((_, false)) => anyhow::bail!("it was answered"),
+            Err(failure) if failure.errno == Some(libc::ETIMEDOUT) => anyhow::bail!("{failure}"),
+            Err(failure) => failure.to_string(),
+        };
+        let elapsed = start.elapsed();
+        // Whether its socket is closed cleanly is not what is shown.
+        let _ = open.close();
+        let refusal = refused(&stage.clients.web, stage.orders.at(HTTP_PORT))?;
+        ensure!(elapsed < POLICY_TIMEOUT, "only after {} ms", elapsed.as_millis());
+        Ok(format!("{end} after {} ms; a new one: {refusal}", elapsed.as_millis()))
+    });
+    narrator.check("put back, it holds again", || {
+        stage.write_policy(true)?;
+        let start = Instant::now();
+        eventually("web is answered", POLICY_TIMEOUT, || {
+            let answer = stage.clients.web.http_get(stage.orders.at(HTTP_PORT), "/", "");
+            Ok(answer.ok().filter(|answer| answer.status == 200))
+        })?;
+        Ok(format!("after {} ms", start.elapsed().as_millis()))
+    });
+    narrator.check("the control plane tells where it is enforced", || {
+        let answer = stage.plane.warren(&["policies"])?;
+        narrator::command("warren cp policies", &answer.stdout);
+        ensure!(answer.status == 0, "exit code {}: {}", answer.status, answer.stderr);
+        let line = answer.stdout.lines().find(|line| line.contains("who-may-shop"));
+        let line = line.context("the policy is not listed")?;
+        ensure!(line.contains("namespace shop") && line.contains("ZtunnelAccepted"), "{line}");
+        Ok("namespace shop, accepted".to_owned())
     });
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn invite(stage: &Stage<'_>) -> anyhow::Result<()> {
     let folder = stage.world.folder();
     let pods =
         [&stage.web, &stage.cart, &stage.intruder, &stage.legacy, &stage.orders, &stage.mail];
-    for pod in pods {
+    for pod in pods.into_iter().chain(&stage.others) {
         write(&folder.join(pod.name()), &in_pod(pod))?;
     }
     for agent in &stage.agents {
@@ -23,6 +23,13 @@ pub(crate) fn invite(stage: &Stage<'_>) -> anyhow::Result<()> {
         let text = format!("exec {} --socket {} \"$@\"", warren.display(), socket.display());
         write(&folder.join(format!("warren-{}", agent.node().number())), &text)?;
     }
+    let warren = binaries()?.join("warren");
+    let text = format!(
+        "exec {} cp \"$@\" --cp-socket {}",
+        warren.display(),
+        stage.plane.socket().display()
+    );
+    write(&folder.join("warren-cp"), &text)?;
     let (folder, orders) = (folder.display(), stage.orders.at(HTTP_PORT));
     println!("\nEverything is still up. In another terminal, as root:\n");
     println!("  cd {folder}");
@@ -31,7 +38,8 @@ pub(crate) fn invite(stage: &Stage<'_>) -> anyhow::Result<()> {
     println!("  ./warren-2 flows                          # why; also: status, pods, flows -f");
     println!("  ./warren-2 why elsewhere/intruder {orders}");
     println!("  tail -f node-2/ztunnel.log                # access log and more");
-    println!("  vi mesh.yaml                              # workloads, services, policies");
+    println!("  vi control-plane/manifests/policy.yaml    # verdicts follow at once");
+    println!("  ./warren-cp policies                      # also: status, clients, objects, ca");
     println!("  {}", tcpdump(stage.world.node(1)));
     println!("\nCtrl-C here takes everything down.");
     Ok(())
