@@ -35,8 +35,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STREAMS_MAX: u32 = 128;
 /// A client that is silent for so long is asked whether it is there.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it has to answer. Then the connection is closed.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it has to answer. Then the connection is closed. Generous: when all clients come back at
+/// once for a large mesh, an answer waits behind what others are sent.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after the kernel refused to give us a connection, for want of files for example.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

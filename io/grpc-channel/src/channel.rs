@@ -20,6 +20,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer to a ping may take; then the connection is lost.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the server may send before we take it: the first response of a large mesh has tens of
+/// megabytes, which the protocol's default of 64 KiB lets through at one window a round trip.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// The same for all calls of a connection together.
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Addresses tried for one connection; those after are not.
 const ADDRESSES_MAX: usize = 8;
 
@@ -108,6 +113,8 @@ impl ControlPlane {
             }
         });
         let endpoint = Endpoint::from(self.address.uri().clone())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(false);
