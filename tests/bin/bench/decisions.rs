@@ -118,14 +118,31 @@ pub(crate) fn nanoseconds_each<T>(mut operation: impl FnMut(usize) -> T) -> anyh
 pub(crate) fn run(rounds: u32) -> anyhow::Result<bool> {
     let mut figures = Vec::new();
     println!("CPU time of one thread, {rounds} rounds\n");
-    println!("{:<58} {:>10}  {:>10} {:>10}  {:>10}", "FIGURE", "MEDIAN", "LEAST", "MOST", "BOUND");
+    println!("{}", header());
     for source in SOURCES {
         for figure in source(rounds)? {
             println!("{}", figure.row());
             figures.push(figure);
         }
     }
-    let path = write(&figures)?;
+    conclude("core", &figures)
+}
+
+/// Prints the figures of another benchmark and writes them. Whether every bound was kept.
+pub(crate) fn publish(name: &str, figures: &[Figure]) -> anyhow::Result<bool> {
+    println!("\n{}", header());
+    for figure in figures {
+        println!("{}", figure.row());
+    }
+    conclude(name, figures)
+}
+
+fn header() -> String {
+    format!("{:<58} {:>10}  {:>10} {:>10}  {:>10}", "FIGURE", "MEDIAN", "LEAST", "MOST", "BOUND")
+}
+
+fn conclude(name: &str, figures: &[Figure]) -> anyhow::Result<bool> {
+    let path = write(name, figures)?;
     println!("\nwritten to {}", path.display());
     let missed = figures.iter().filter(|figure| figure.missed()).count();
     if missed > 0 {
@@ -135,10 +152,10 @@ pub(crate) fn run(rounds: u32) -> anyhow::Result<bool> {
 }
 
 /// Beside the binaries, as `bench quick` does.
-fn write(figures: &[Figure]) -> anyhow::Result<PathBuf> {
+fn write(name: &str, figures: &[Figure]) -> anyhow::Result<PathBuf> {
     let folder = ::tests::binaries()?.with_file_name("bench");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let path = folder.join("core.json");
+    let path = folder.join(format!("{name}.json"));
     write_to(&path, figures)?;
     Ok(path)
 }

@@ -1,10 +1,11 @@
-//! The benchmarks: `cargo xtask bench quick`, and `core` in `decisions`.
+//! The benchmarks: `cargo xtask bench quick`, `core` in `decisions` and `control-plane` in `cluster`.
 //!
 //! `quick` is the same load directly between pods and through Warren, side by side. Both take the same veth path on the same machine in the same minute: rounds of direct and
 //! Warren alternate, and what counts is the ratio within a round. Exit code 1 if any case had
 //! errors; figures that come with errors mean nothing.
 
 mod case;
+mod cluster;
 mod decisions;
 mod field;
 mod report;
@@ -17,6 +18,9 @@ use tests::{Teardown, World, binaries};
 use crate::case::{CASES, PLACES, WAYS};
 use crate::field::Field;
 use crate::report::{Environment, Report};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(about = "Measures Warren")]
@@ -35,6 +39,15 @@ enum Arguments {
         /// Only cases whose name holds this.
         #[arg(long, default_value = "")]
         filter: String,
+    },
+    /// What a large cluster costs the control plane, beside its bounds. Needs no root.
+    ControlPlane {
+        /// Seconds for which a thousand pods a second change.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Proxies that follow everything.
+        #[arg(long, default_value_t = 100)]
+        proxies: usize,
     },
     /// What the deciding code costs, beside its bounds. Needs no root.
     Core {
@@ -61,6 +74,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         Arguments::Quick { rounds, seconds, congestion, filter } => {
             quick(*rounds, *seconds, congestion, filter)
         }
+        Arguments::ControlPlane { seconds, proxies } => cluster::run(*seconds, *proxies),
         Arguments::Core { rounds } => decisions::run(*rounds),
     }
 }
