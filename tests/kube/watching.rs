@@ -101,10 +101,8 @@ async fn objects_are_said_as_they_come_change_and_go() -> anyhow::Result<()> {
     let db = ClusterPod::new("db", "node-a").at(Ipv4Addr::new(192, 0, 2, 21));
     cluster.pod(&namespace, &db).await?;
     let db = format!("Pod {namespace}/db");
-    let has_address = |object: &Object| match object {
-        Object::Pod(pod) => !pod.status.pod_ips.is_empty(),
-        _ => false,
-    };
+    let has_address =
+        |object: &Object| matches!(object, Object::Pod(pod) if !pod.status.pod_ips.is_empty());
     watchers
         .until("a new pod with its address", |w| w.objects.get(&db).is_some_and(has_address))
         .await?;
