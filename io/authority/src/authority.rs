@@ -17,7 +17,9 @@ use crate::names::Names;
 use crate::pem::certificate_pem;
 use crate::request::CertificateRequest;
 
-/// How far before its making a certificate becomes valid: nodes' clocks differ.
+/// How far before its making a certificate becomes valid: nodes' clocks differ. Of a short one, half
+/// of its life: who renews in the middle of the validity, as an unmodified agent does, must not find
+/// that it has passed already.
 pub const BACKDATE: Duration = Duration::from_mins(5);
 /// How much life an authority must have left to sign at all: a certificate that ends sooner would
 /// be renewed without pause.
@@ -168,13 +170,13 @@ impl Authority {
             return Err(SignError::TrustDomain(names.identity().clone()));
         }
         let until = now.checked_add(ttl).unwrap_or(self.validity.not_after);
-        let validity = Validity {
-            not_before: whole_seconds((now - BACKDATE).max(self.validity.not_before)),
-            not_after: whole_seconds(until.min(self.validity.not_after)),
-        };
-        if validity.not_after < now + LIFE_MIN {
+        let not_after = whole_seconds(until.min(self.validity.not_after));
+        let life = not_after.duration_since(now).unwrap_or_default();
+        if life < LIFE_MIN {
             return Err(SignError::Expired);
         }
+        let since = (now - BACKDATE.min(life / 2)).max(self.validity.not_before);
+        let validity = Validity { not_before: whole_seconds(since), not_after };
         let leaf = LeafTemplate { names, validity }.sign(key, &self.issuer)?;
         Ok(Signed { leaf, validity })
     }

@@ -127,6 +127,22 @@ fn a_leaf_follows_the_profile() {
 }
 
 #[test]
+fn the_middle_of_a_short_life_is_still_to_come() {
+    let made = root(KeyAlgorithm::P256);
+    let authority = load(&of_root(&made)).expect("loaded");
+    let now = SystemTime::now();
+    for seconds in [10, 60, 300, 900] {
+        let ttl = Duration::from_secs(seconds);
+        let signed = authority.sign(&request(&cart()), &cart(), ttl, now).expect("signed");
+        let Validity { not_before, not_after } = signed.validity;
+        let all = not_after.duration_since(not_before).expect("a validity");
+        let until_renewal = (not_before + all / 2).duration_since(now).expect("to come");
+        assert!(until_renewal >= ttl / 5, "{seconds} s: renewed after {until_renewal:?}");
+        assert!(not_before < now, "{seconds} s: not for clocks that are behind");
+    }
+}
+
+#[test]
 fn rsa_keys_may_also_encipher() {
     let made = root(KeyAlgorithm::P384);
     let authority = load(&of_root(&made)).expect("loaded");
