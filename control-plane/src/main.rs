@@ -1,6 +1,7 @@
 //! The control plane's binary: parse the settings, build the app, run it, map its end to an exit
 //! code. 0: stopped on request. 1: failed. 2: a setting, or a file it names, is wrong.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -69,7 +70,8 @@ fn join_token(state_dir: &Path, verb: &TokenVerb) -> anyhow::Result<ExitCode> {
     match verb {
         TokenVerb::Create { node, account, ttl } => {
             let account: Account = account.parse()?;
-            println!("{}", file.create(node, &account, *ttl, SystemTime::now())?);
+            let token = file.create(node, &account, *ttl, SystemTime::now())?;
+            print(&token).context("cannot print the token")?;
         }
         TokenVerb::Revoke { token } => {
             if !file.revoke(token)? {
@@ -84,4 +86,15 @@ fn join_token(state_dir: &Path, verb: &TokenVerb) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Into a file without a line's end: an unmodified agent sends the file as it is, and a header
+/// cannot hold one.
+fn print(token: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(token.as_bytes())?;
+    if out.is_terminal() {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
 }

@@ -28,7 +28,7 @@ impl Credentials {
         let certificate: Option<SpiffeId> = peer.map(|peer| peer.id().clone());
         let token = text("authorization")
             .and_then(|value| value.strip_prefix(BEARER))
-            // An unmodified agent sends its file as it is, with the line's end.
+            // An unmodified agent sends its file as it is, with the blanks at its end.
             .map(str::trim)
             .filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX);
         let cluster = text("clusterid").map(|name| name.get(..CLUSTER_BYTES_MAX).unwrap_or(name));
