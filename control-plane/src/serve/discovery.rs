@@ -49,7 +49,7 @@ impl Discovery {
             refused(&refusal)
         })?;
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
-        let running = stream::run(shared, peer, Arc::new(caller), requests, sender);
+        let running = stream::run(shared, peer, (Arc::new(caller), credentials), requests, sender);
         let task = AbortOnDropHandle::new(tokio::spawn(running));
         Ok(Response::new(Responses { receiver, _task: task }))
     }

@@ -44,6 +44,8 @@ pub struct ServeSettings {
     /// After how long a connection is asked to come again, give or take a quarter: so clients
     /// spread over replicas, and those that came together do not come together again.
     pub connection_age: Duration,
+    /// How often the join token of an open stream is looked at again.
+    pub recheck: Duration,
     /// How long a connection has to end once it was asked to, and how long a graceful stop takes.
     pub drain: Duration,
 }
@@ -53,6 +55,7 @@ impl Default for ServeSettings {
         Self {
             sharding: Sharding::Off,
             connection_age: Duration::from_mins(30),
+            recheck: Duration::from_secs(10),
             drain: Duration::from_secs(10),
         }
     }

@@ -1,5 +1,6 @@
 //! One stream of discovery: drives its machine.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use xds::server::{Connection, ConnectionSettings, Heard, ResourceType};
 
 use super::clients::Entry;
 use super::listener::Shared;
-use super::peer::Peer;
+use super::peer::{Peer, refused};
 use super::publisher::Published;
-use crate::caller::Caller;
+use crate::caller::{Caller, Credentials, Proof, Refusal};
 
 /// How long addresses wait for a client to subscribe to policies. One that never does waits as long
 /// for its first answer.
@@ -31,7 +32,7 @@ const LARGE: usize = 1 << 20;
 pub(super) async fn run(
     shared: Arc<Shared>,
     peer: Peer,
-    caller: Arc<Caller>,
+    (caller, credentials): (Arc<Caller>, Credentials),
     requests: Streaming<DeltaDiscoveryRequest>,
     sender: mpsc::Sender<Result<Bytes, Status>>,
 ) {
@@ -54,7 +55,13 @@ pub(super) async fn run(
         sent: [None; 3],
         turn: None,
     };
-    match driver.drive(catalog, requests, &peer).await {
+    let unwelcome = until_unwelcome(driver.shared.clone(), caller, credentials);
+    let unwelcome = async move {
+        let refusal = unwelcome.await;
+        tracing::warn!(stream, peer = %peer.address, %refusal, "client of discovery refused");
+        refused(&refusal)
+    };
+    match driver.drive(catalog, requests, &peer, unwelcome).await {
         Ok(()) => tracing::info!(stream, "stream of discovery closed"),
         Err(status) => {
             let reason = status.message();
@@ -93,9 +100,10 @@ impl Driver {
         mut catalog: super::CatalogView,
         mut requests: Streaming<DeltaDiscoveryRequest>,
         peer: &Peer,
+        unwelcome: impl Future<Output = Status>,
     ) -> Result<(), Status> {
         let settled = sleep(POLICY_WAIT);
-        tokio::pin!(settled);
+        tokio::pin!(settled, unwelcome);
         loop {
             tokio::select! {
                 // Nothing is lost when this is dropped: a turn that was taken is given back.
@@ -116,6 +124,7 @@ impl Driver {
                     self.turn = None;
                 }
                 () = peer.draining.cancelled() => return Err(moved()),
+                status = &mut unwelcome => return Err(status),
             }
         }
     }
@@ -193,6 +202,29 @@ impl Driver {
             self.behind = None;
         }
         Ok(())
+    }
+}
+
+/// Ends when a client with that join token would no longer be let in: it was revoked, or is over.
+/// Tokens of service accounts and certificates end by themselves, and their clients are asked to
+/// come again before long.
+async fn until_unwelcome(
+    shared: Arc<Shared>,
+    caller: Arc<Caller>,
+    credentials: Credentials,
+) -> Refusal {
+    match caller.proof {
+        Proof::JoinToken => {}
+        Proof::Certificate | Proof::ServiceAccountToken => return pending().await,
+    }
+    loop {
+        sleep(shared.settings.recheck).await;
+        match shared.authenticator.authenticate(&credentials).await {
+            Ok(again) if again == *caller => {}
+            Ok(_) => return Refusal::Forbidden("the token is somebody else's now".to_owned()),
+            Err(Refusal::Unavailable(_)) => {}
+            Err(refusal) => return refusal,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who is served, and until when.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,6 +24,23 @@ async fn only_agents_and_gateways_are_served_and_others_are_not_told_why() {
         let refused = refused.as_ref().map(|status| (status.code(), status.message()));
         assert_eq!(refused, want, "{token}");
     }
+}
+
+#[tokio::test]
+async fn the_stream_of_a_join_token_ends_with_the_token() {
+    let recheck = Duration::from_millis(50);
+    let server = Server::start(ServeSettings { recheck, ..ServeSettings::default() }).await;
+    let mut joined = server.connect("joined").await.expect("served");
+    let mut other = server.connect("node").await.expect("served");
+    joined.ask(ResourceType::Authorization).await;
+    joined.next().await;
+    tokio::time::sleep(recheck * 4).await;
+    server.revoked.store(true, Ordering::Relaxed);
+    let status = joined.message().await.expect_err("ended");
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(server.connect("joined").await.err().map(|s| s.code()), Some(status.code()));
+    other.ask(ResourceType::Authorization).await;
+    other.next().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use authority::{
@@ -36,13 +37,17 @@ pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("in time")
 }
 
-/// Believes every token: it is the caller's role.
-struct Gullible;
+/// Believes every token: it is the caller's role. Join tokens, until they are revoked.
+#[derive(Default)]
+struct Gullible {
+    revoked: Arc<AtomicBool>,
+}
 
 impl Authenticate for Gullible {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials) -> Authenticating<'a> {
         let role = match credentials.token.as_deref() {
             Some("node") => Ok(Role::NodeProxy),
+            Some("joined") if !self.revoked.load(Ordering::Relaxed) => Ok(Role::NodeProxy),
             Some("gateway") => Ok(Role::Gateway),
             Some("workload") => Ok(Role::Workload),
             Some("later") => Err(Refusal::Unavailable("the API server is away".into())),
@@ -50,7 +55,10 @@ impl Authenticate for Gullible {
         };
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/warren/sa/ztunnel");
         let identity = identity.expect("an identity");
-        let proof = Proof::ServiceAccountToken;
+        let proof = match credentials.token.as_deref() {
+            Some("joined") => Proof::JoinToken,
+            Some(_) | None => Proof::ServiceAccountToken,
+        };
         let node = Some("node-1".into());
         Box::pin(std::future::ready(role.map(|role| Caller {
             identity,
@@ -66,6 +74,7 @@ impl Authenticate for Gullible {
 pub(super) struct Server {
     pub(super) publisher: Publisher,
     pub(super) clients: Clients,
+    pub(super) revoked: Arc<AtomicBool>,
     pub(super) registry: Registry,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
@@ -97,10 +106,12 @@ impl Server {
         let address = listener.local_addr().expect("bound");
         let (publisher, clients) = (Publisher::default(), Clients::default());
         let mut registry = Registry::default();
+        let authenticator = Gullible::default();
+        let revoked = authenticator.revoked.clone();
         let serving = Serving {
             listeners: vec![listener],
             tls: ServerTls::fixed(identity),
-            authenticator: Arc::new(Gullible),
+            authenticator: Arc::new(authenticator),
             catalog: publisher.view(),
             services: Routes::default(),
             clients: clients.clone(),
@@ -109,7 +120,7 @@ impl Server {
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(serving, stop.clone()));
-        Self { publisher, clients, registry, stop, task, address, root: root.certificate }
+        Self { publisher, clients, revoked, registry, stop, task, address, root: root.certificate }
     }
 
     /// Opens a stream with that token.
