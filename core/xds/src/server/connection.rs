@@ -285,7 +285,14 @@ fn begin(
     // Without names, the first request asks for everything.
     let asks = subscribe.is_empty() || subscribe.iter().any(is_everything);
     let asks = asks && !unsubscribe.iter().any(is_everything);
-    let wanted = if asks { everything } else { Wanted::Names };
+    let wanted = match kind {
+        _ if asks => everything,
+        // An unmodified agent that asks on demand waits for its own pods without asking for them.
+        ResourceType::Address if node.is_some() => Wanted::Local,
+        ResourceType::Address | ResourceType::Workload | ResourceType::Authorization => {
+            Wanted::Names
+        }
+    };
     let mut subscription = Subscription::new(kind, node, wanted, versions, catalog);
     for name in subscribe.iter().filter(|name| *name != EVERYTHING) {
         subscription.begin(name, catalog);

@@ -25,11 +25,11 @@ fn shop() -> Arc<Catalog> {
     ])
 }
 
-/// A client on demand that holds nothing.
+/// A client on demand that was told what is on its node.
 fn asking(catalog: &Arc<Catalog>) -> Connection {
     let mut stream = connection(catalog);
     stream.receive(on_demand(Address)).expect("valid");
-    assert_eq!(settle(&mut stream), [(Address, vec![])]);
+    assert_eq!(settle(&mut stream), [(Address, vec![uid(1), uid(3)])]);
     stream
 }
 
@@ -50,8 +50,19 @@ fn each_kind_of_name_is_answered() {
 }
 
 #[test]
-fn a_service_comes_with_its_endpoints_and_the_workloads_of_the_node() {
-    let all = [&*uid(1), &*uid(2), &*uid(3), "shop/cart"];
+fn the_workloads_of_the_node_are_followed_without_being_asked_for() {
+    let first = shop();
+    let mut stream = asking(&first);
+    stream.advance(after(&first, set([pod(2, "2"), pod(5, "1")].map(Resource::workload).into())));
+    assert_eq!(settle(&mut stream), [(Address, vec![uid(5)])]);
+    let mut stream = connection(&first);
+    stream.receive(DeltaDiscoveryRequest { node: None, ..on_demand(Address) }).expect("valid");
+    assert_eq!(settle(&mut stream), [(Address, vec![])], "nobody knows its node");
+}
+
+#[test]
+fn a_service_comes_with_its_endpoints() {
+    let all = [&*uid(2), "shop/cart"];
     check(&["n/10.1.0.9"], &all);
     check(&["shop/cart"], &all);
 }
@@ -73,20 +84,20 @@ fn aliases_are_told_to_who_asks_by_name_alone() {
 fn what_is_followed_is_kept_up_to_date_and_nothing_else() {
     let first = shop();
     let mut stream = asking(&first);
-    stream.receive(subscribe(Address, &["n/10.0.0.4", "n/10.0.0.7"])).expect("valid");
+    stream.receive(subscribe(Address, &["n/10.0.0.4", "n/10.0.0.6"])).expect("valid");
     settle(&mut stream);
-    let pods = [pod(1, "2"), pod(4, "2"), pod(7, "1")].map(Resource::workload);
+    let pods = [pod(2, "2"), pod(4, "2"), pod(6, "1")].map(Resource::workload);
     let second = after(&first, set(pods.into()));
     stream.advance(second.clone());
-    assert_eq!(settle(&mut stream), [(Address, vec![uid(4), uid(7)])]);
+    assert_eq!(settle(&mut stream), [(Address, vec![uid(4), uid(6)])]);
     let third = after(&second, remove(Collection::Addresses, &uid(4)));
     stream.advance(third.clone());
     assert_eq!(settle(&mut stream), [(Address, vec![format!("-{}", uid(4))])]);
-    let unsubscribe = vec!["n/10.0.0.7".to_owned()];
+    let unsubscribe = vec!["n/10.0.0.6".to_owned()];
     let none =
         DeltaDiscoveryRequest { resource_names_unsubscribe: unsubscribe, ..request(Address) };
     stream.receive(none).expect("valid");
-    stream.advance(after(&third, remove(Collection::Addresses, &uid(7))));
+    stream.advance(after(&third, remove(Collection::Addresses, &uid(6))));
     assert_eq!(settle(&mut stream), []);
 }
 
@@ -100,7 +111,7 @@ fn an_endpoint_that_joins_a_service_follows() {
     let behind = Resource::workload(endpoint(4, "late"));
     let second = after(&first, set(vec![Resource::service(vip("late", 8)), behind]));
     stream.advance(second.clone());
-    let want = vec![uid(1), uid(3), uid(4), "shop/late".to_owned()];
+    let want = vec![uid(4), "shop/late".to_owned()];
     assert_eq!(settle(&mut stream), [(Address, want)]);
     stream.advance(after(&second, set(vec![Resource::workload(endpoint(6, "late"))])));
     assert_eq!(settle(&mut stream), [(Address, vec![uid(6)])]);
@@ -114,7 +125,7 @@ fn who_comes_back_on_demand_is_sent_differences() {
     first.resource_names_unsubscribe = vec!["*".to_owned()];
     let mut stream = connection(&shop());
     stream.receive(first).expect("valid");
-    let want = vec![format!("-{}", uid(8)), "-n/10.9.9.9".to_owned()];
+    let want = vec![format!("-{}", uid(8)), "-n/10.9.9.9".to_owned(), uid(1), uid(3)];
     assert_eq!(settle(&mut stream), [(Address, want)]);
 }
 
@@ -125,7 +136,7 @@ fn everything_can_be_asked_for_later_and_left_again() {
     stream.receive(subscribe(Address, &[&uid(4)])).expect("valid");
     settle(&mut stream);
     stream.receive(subscribe(Address, &["*"])).expect("valid");
-    let want = vec![uid(1), uid(2), uid(3), "shop/cart".to_owned()];
+    let want = vec![uid(2), "shop/cart".to_owned()];
     assert_eq!(settle(&mut stream), [(Address, want)]);
     let mut leave = request(Address);
     leave.resource_names_unsubscribe = vec!["*".to_owned()];
