@@ -111,6 +111,9 @@ pub(crate) enum CaVerb {
         /// Which one: prepare, then switch, then finish
         #[arg(value_enum)]
         step: Step,
+        /// Leave behind whoever is left behind: after a key was stolen
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -225,6 +228,7 @@ mod tests {
             ("cp policies --cp-socket /x -o json", true),
             ("cp ca", true),
             ("cp ca rotate prepare", true),
+            ("cp ca rotate finish --force", true),
             ("cp ca rotate", false),
             ("cp resources cart", true),
             ("cp", false),

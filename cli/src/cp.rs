@@ -59,7 +59,8 @@ fn request(verb: &CpVerb) -> Request {
         CpVerb::Clients => Request::Clients,
         CpVerb::Resources { containing } => Request::Resources { containing: containing.clone() },
         CpVerb::Ca { verb: None } => Request::Authority,
-        CpVerb::Ca { verb: Some(CaVerb::Rotate { step }) } => Request::Rotate {
+        CpVerb::Ca { verb: Some(CaVerb::Rotate { step, force }) } => Request::Rotate {
+            force: *force,
             step: match step {
                 Step::Prepare => RotationStep::Prepare,
                 Step::Switch => RotationStep::Switch,

@@ -351,7 +351,7 @@ impl Handler for ScriptedControlPlane {
                     message: "methods".to_owned(),
                 }],
             }]),
-            Request::Rotate { step: control_plane::RotationStep::Finish } => {
+            Request::Rotate { step: control_plane::RotationStep::Finish, force: false } => {
                 Response::Error(Failure::new("ROOT_IN_USE", "node-a still presents it"))
             }
             Request::Authority | Request::Rotate { .. } => {
@@ -403,6 +403,7 @@ fn a_control_plane_is_asked_over_its_own_socket() {
         ("cp ca", 0, "ab12  signs", ""),
         ("cp ca rotate prepare", 0, "rotation   steady", ""),
         ("cp ca rotate finish", 1, "", "ROOT_IN_USE: node-a still presents it"),
+        ("cp ca rotate finish --force", 0, "rotation   steady", ""),
         ("cp objects", 0, "OBJECT", ""),
         ("cp clients", 0, "PROXY", ""),
         ("cp resources cart", 0, "cart", ""),

@@ -150,7 +150,9 @@ async fn serve_until_stopped(config: Config) -> Result<(), AppError> {
         }
         Some(ended) = parts.join_next() => Err(AppError::Ended(ended.unwrap_or("a part that failed"))),
     };
-    // Ports first: their clients move to another replica while everything behind still works.
+    // Ports first: their clients move to another replica while everything behind still works, and
+    // no new one is sent here.
+    let _stopping = started.readiness.wait_for("its end");
     started.ports.cancel();
     let _ = started.served.await;
     stop.cancel();
@@ -163,6 +165,7 @@ async fn serve_until_stopped(config: Config) -> Result<(), AppError> {
 
 /// What a stop needs.
 struct Started {
+    readiness: Readiness,
     ports: CancellationToken,
     served: tokio::task::JoinHandle<()>,
 }
@@ -218,19 +221,15 @@ async fn start(
     });
     let clients = Clients::default();
     let leadership = match &client {
-        Some(client) => Some(
-            cluster::write_back(
-                &config,
-                client,
+        Some(client) => {
+            let what = cluster::WriteBack {
                 statuses,
-                chosen.bundle_pem(),
-                problems.clone(),
-                tls.clone(),
-                parts,
-                &stop,
-            )
-            .await?,
-        ),
+                bundle: chosen.bundle_pem(),
+                problems: problems.clone(),
+                tls: tls.clone(),
+            };
+            Some(cluster::write_back(&config, client, what, parts, &stop).await?)
+        }
         None => None,
     };
     let handler = AdminHandler {
@@ -257,8 +256,9 @@ async fn start(
 
     // Proxies take the first response for the whole mesh.
     let mut ready = synced.clone();
-    // The sender lives as long as the translation.
-    let _ = ready.wait_for(|synced| *synced).await;
+    if ready.wait_for(|synced| *synced).await.is_err() {
+        return Err(AppError::Ended("the translation"));
+    }
     let listeners = listen(&config.arguments.listen).await?;
     let sharding = if config.arguments.shard_by_node {
         xds::server::Sharding::ByNode
@@ -281,7 +281,7 @@ async fn start(
         ports.clone(),
     ));
     drop(reading);
-    Ok(Started { ports, served })
+    Ok(Started { readiness, ports, served })
 }
 
 /// Starts the sources and the translation. What becomes true once everything was read.
@@ -402,10 +402,11 @@ fn observe(
     spawn(parts, stop, "the gauges", async move {
         loop {
             let catalog = publisher.catalog();
-            objects.set(signed(knowledge.objects()));
+            let counts = knowledge.counts();
+            objects.set(signed(counts.objects));
             addresses.set(signed(catalog.len(xds::server::Collection::Addresses)));
             policies.set(signed(catalog.len(xds::server::Collection::Policies)));
-            busy.set(knowledge.counts().busy.as_secs_f64());
+            busy.set(counts.busy.as_secs_f64());
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     });

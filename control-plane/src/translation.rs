@@ -35,20 +35,27 @@ pub struct Outputs {
 }
 
 /// What the translation knows, for those who ask. Cheap to clone; all clones are one.
+///
+/// Only [`Knowledge::counts`] never waits. The others wait for a translation that is going on, up to
+/// seconds for a whole cluster: they are for a thread that may block.
 #[derive(Clone)]
-pub struct Knowledge(Arc<Mutex<State>>);
+pub struct Knowledge {
+    state: Arc<Mutex<State>>,
+    counts: Arc<Mutex<Counts>>,
+}
 
 struct State {
     translator: Translator,
     /// How many objects of each kind there are.
     present: BTreeMap<Kind, BTreeSet<ObjectKey>>,
     policies: BTreeMap<ObjectKey, Object>,
-    counts: Counts,
 }
 
 /// What was done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Objects that are there.
+    pub objects: usize,
     /// Events taken.
     pub events: u64,
     /// Resources that changed.
@@ -70,30 +77,24 @@ impl Knowledge {
     /// A cluster without objects.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             translator: Translator::new(settings),
             present: BTreeMap::new(),
             policies: BTreeMap::new(),
-            counts: Counts::default(),
-        })))
-    }
-
-    /// How many objects there are.
-    #[must_use]
-    pub fn objects(&self) -> usize {
-        self.0.lock().present.values().map(BTreeSet::len).sum()
+        };
+        Self { state: Arc::new(Mutex::new(state)), counts: Arc::default() }
     }
 
     /// What was done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.0.lock().counts
+        *self.counts.lock()
     }
 
     /// Every policy, with its conditions.
     #[must_use]
     pub fn policies(&self) -> Vec<(Object, Vec<Condition>)> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let mut conditions: HashMap<&ObjectKey, &[Condition]> =
             state.translator.statuses().collect();
         let policy = |(key, object): (&ObjectKey, &Object)| {
@@ -105,7 +106,7 @@ impl Knowledge {
     /// Every object with something to say about it, and how many problems are not kept.
     #[must_use]
     pub fn findings(&self) -> (BTreeMap<ObjectKey, Findings>, usize) {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let mut found: BTreeMap<ObjectKey, Findings> = BTreeMap::new();
         for (key, conditions) in state.translator.statuses() {
             found.entry(key.clone()).or_default().conditions = conditions.to_vec();
@@ -130,7 +131,7 @@ pub fn run(
     while events.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
         let start = Instant::now();
         let events = batch.len();
-        let mut state = knowledge.0.lock();
+        let mut state = knowledge.state.lock();
         outputs.pods.write(|pods| {
             for event in batch.drain(..) {
                 match event {
@@ -148,10 +149,15 @@ pub fn run(
         let changes = state.translator.settle();
         let changed = changes.addresses.len() + changes.policies.len();
         let busy = start.elapsed();
-        state.counts.events += u64::try_from(events).unwrap_or(u64::MAX);
-        state.counts.changed += u64::try_from(changed).unwrap_or(u64::MAX);
-        state.counts.busy += busy;
+        let objects = state.present.values().map(BTreeSet::len).sum();
         drop(state);
+        {
+            let mut counts = knowledge.counts.lock();
+            counts.objects = objects;
+            counts.events += u64::try_from(events).unwrap_or(u64::MAX);
+            counts.changed += u64::try_from(changed).unwrap_or(u64::MAX);
+            counts.busy += busy;
+        }
         if busy > SLOW {
             tracing::info!(events, changed, ms = busy.as_millis(), "translated");
         }
@@ -225,10 +231,11 @@ fn tell(changes: Changes, outputs: &Outputs) {
             address.services,
             &address.bytes,
         );
-        match resource {
-            Some(resource) => update.set.push(resource),
+        if let Some(resource) = resource {
+            update.set.push(resource);
+        } else {
             // The translation makes workloads and services only.
-            None => tracing::error!(name = &*name, "neither a workload nor a service"),
+            tracing::error!(name = &*name, "neither a workload nor a service");
         }
     }
     for (name, policy) in changes.policies {

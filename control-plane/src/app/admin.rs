@@ -47,16 +47,25 @@ impl Handler for AdminHandler {
     async fn handle(&self, request: Request) -> Reply<Response> {
         let answer = match request {
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
-            Request::Policies => Ok(Response::Policies(self.policies())),
-            Request::Objects => Ok(Response::Objects(self.objects())),
+            // These may wait for the translation, and look at everything.
+            Request::Policies => {
+                let (knowledge, publisher) = (self.knowledge.clone(), self.publisher.clone());
+                aside(move || Response::Policies(policies(&knowledge, &publisher))).await
+            }
+            Request::Objects => {
+                let (knowledge, problems) = (self.knowledge.clone(), self.problems.clone());
+                aside(move || Response::Objects(objects(&knowledge, &problems))).await
+            }
             Request::Clients => Ok(Response::Clients(self.clients())),
             Request::Resources { containing } => {
-                Ok(Response::Resources(resources(&self.publisher.catalog(), &containing)))
+                let catalog = self.publisher.catalog();
+                aside(move || Response::Resources(resources(&catalog, &containing))).await
             }
             Request::Authority => Ok(Response::Authority(Box::new(self.authority()))),
-            Request::Rotate { step } => {
-                self.rotate(step).await.map(|authority| Response::Authority(Box::new(authority)))
-            }
+            Request::Rotate { step, force } => self
+                .rotate(step, force)
+                .await
+                .map(|authority| Response::Authority(Box::new(authority))),
         };
         answer.into()
     }
@@ -78,58 +87,12 @@ impl AdminHandler {
             synced: *self.synced.borrow(),
             leader: self.leadership.as_ref().map(|leadership| leadership.until().is_some()),
             trust_domain: self.trust_domain.clone(),
-            objects: count(self.knowledge.objects()),
+            objects: count(self.knowledge.counts().objects),
             addresses: count(catalog.len(Collection::Addresses)),
             policies: count(catalog.len(Collection::Policies)),
             clients: count(self.clients.list().len()),
             problems,
         }
-    }
-
-    fn policies(&self) -> Vec<Policy> {
-        let catalog = self.publisher.catalog();
-        let bound = Bound::count(&catalog);
-        let policy = |(object, conditions): (cluster::Object, Vec<translate::Condition>)| {
-            let meta = object.meta();
-            let (action, enforced) = match &object {
-                cluster::Object::AuthorizationPolicy(policy) => {
-                    (action(policy), enforced(&catalog, &bound, &policy.metadata))
-                }
-                cluster::Object::PeerAuthentication(peer) => (mode(peer), reach(peer)),
-                // Only these two are kept.
-                _ => (String::new(), String::new()),
-            };
-            Policy {
-                kind: object.kind().to_string(),
-                namespace: meta.namespace.as_ref().to_owned(),
-                name: meta.name.as_ref().to_owned(),
-                action,
-                enforced,
-                conditions: conditions.iter().map(condition).collect(),
-            }
-        };
-        self.knowledge.policies().into_iter().map(policy).collect()
-    }
-
-    fn objects(&self) -> Vec<Object> {
-        let (found, omitted) = self.knowledge.findings();
-        let mut objects: Vec<Object> = found
-            .into_iter()
-            .map(|(key, findings)| Object {
-                name: key.to_string(),
-                conditions: findings.conditions.iter().map(condition).collect(),
-                problems: findings.problems,
-            })
-            .collect();
-        for problem in self.problems.list() {
-            let problems = vec![problem.text];
-            objects.push(Object { name: problem.place, problems, ..Object::default() });
-        }
-        if omitted > 0 {
-            let problems = vec![format!("{omitted} further problems are not kept")];
-            objects.push(Object { name: "…".to_owned(), problems, ..Object::default() });
-        }
-        objects
     }
 
     fn clients(&self) -> Vec<ServedClient> {
@@ -153,15 +116,16 @@ impl AdminHandler {
         }
     }
 
-    async fn rotate(&self, step: RotationStep) -> Result<Authority, Failure> {
+    async fn rotate(&self, step: RotationStep, force: bool) -> Result<Authority, Failure> {
+        let care = if force { Care::Force } else { Care::Check };
         let Some(rotate) = self.authority.rotate() else {
             let why = "the authority is a signer of the cluster: its root is changed there";
             return Err(Failure::new("NOT_OURS", why));
         };
         let stepped = match step {
             RotationStep::Prepare => rotate.prepare().await,
-            RotationStep::Switch => rotate.switch(Care::Check).await,
-            RotationStep::Finish => rotate.finish(Care::Check).await,
+            RotationStep::Switch => rotate.switch(care).await,
+            RotationStep::Finish => rotate.finish(care).await,
         };
         tracing::info!(?step, done = stepped.is_ok(), "step of the root's rotation");
         stepped.map(authority).map_err(|error| {
@@ -178,6 +142,67 @@ impl AdminHandler {
             Failure::new(code, model::causes(&error))
         })
     }
+}
+
+/// Runs something that blocks where it may.
+async fn aside(look: impl FnOnce() -> Response + Send + 'static) -> Result<Response, Failure> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| Failure::new("FAILED", error.to_string()))
+}
+
+fn policies(knowledge: &Knowledge, publisher: &Publisher) -> Vec<Policy> {
+    let catalog = publisher.catalog();
+    let bound = Bound::count(&catalog);
+    let policy = |(object, conditions): (cluster::Object, Vec<translate::Condition>)| {
+        let meta = object.meta();
+        let (action, enforced) = match &object {
+            cluster::Object::AuthorizationPolicy(policy) => {
+                (action(policy), enforced(&catalog, &bound, &policy.metadata))
+            }
+            cluster::Object::PeerAuthentication(peer) => (mode(peer), reach(peer)),
+            // Only the two above are kept.
+            cluster::Object::Namespace(_)
+            | cluster::Object::Node(_)
+            | cluster::Object::GatewayClass(_)
+            | cluster::Object::Gateway(_)
+            | cluster::Object::RequestAuthentication(_)
+            | cluster::Object::Service(_)
+            | cluster::Object::ServiceEntry(_)
+            | cluster::Object::EndpointSlice(_)
+            | cluster::Object::WorkloadEntry(_)
+            | cluster::Object::Pod(_) => (String::new(), String::new()),
+        };
+        Policy {
+            kind: object.kind().to_string(),
+            namespace: meta.namespace.as_ref().to_owned(),
+            name: meta.name.as_ref().to_owned(),
+            action,
+            enforced,
+            conditions: conditions.iter().map(condition).collect(),
+        }
+    };
+    knowledge.policies().into_iter().map(policy).collect()
+}
+
+fn objects(knowledge: &Knowledge, problems: &Problems) -> Vec<Object> {
+    let (found, omitted) = knowledge.findings();
+    let mut objects: Vec<Object> = found
+        .into_iter()
+        .map(|(key, findings)| Object {
+            name: key.to_string(),
+            conditions: findings.conditions.iter().map(condition).collect(),
+            problems: findings.problems,
+        })
+        .collect();
+    for problem in problems.list() {
+        let problems = vec![problem.text];
+        objects.push(Object { name: problem.place, problems, ..Object::default() });
+    }
+    if omitted > 0 {
+        let problems = vec![format!("{omitted} further problems are not kept")];
+        objects.push(Object { name: "…".to_owned(), problems, ..Object::default() });
+    }
+    objects
 }
 
 fn authority(status: CaStatus) -> Authority {

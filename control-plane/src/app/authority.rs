@@ -65,15 +65,14 @@ pub(super) async fn choose(
     if let (Some(name), Some(client)) = (&arguments.ca_signer, client) {
         return external(arguments, name, client, &domain).map(Chosen::Kubernetes);
     }
-    let place = match &arguments.ca_dir {
-        Some(folder) => Some(PluggedPlace::Folder(folder.clone())),
+    let place = if let Some(folder) = &arguments.ca_dir {
+        Some(PluggedPlace::Folder(folder.clone()))
+    } else {
         // A Secret that somebody else filled, or our own.
-        None => {
-            let keys = store(KEYS)?;
-            let texts = keys.get().await?.map(|stored| stored.texts).unwrap_or_default();
-            let is_plugged = texts.contains_key("root-cert.pem") || texts.contains_key("tls.crt");
-            is_plugged.then_some(PluggedPlace::Store(keys))
-        }
+        let keys = store(KEYS)?;
+        let texts = keys.get().await?.map(|stored| stored.texts).unwrap_or_default();
+        let is_plugged = texts.contains_key("root-cert.pem") || texts.contains_key("tls.crt");
+        is_plugged.then_some(PluggedPlace::Store(keys))
     };
     if let Some(place) = place {
         let memory = PluggedMemory { roots: store(RETAINED)?, ledger: store(LEDGER)? };
@@ -269,7 +268,7 @@ impl TrustFile {
                     tracing::error!(path = %self.path.display(), %error, "roots not written");
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         Ok(())
     }

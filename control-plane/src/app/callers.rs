@@ -1,6 +1,5 @@
 //! Who may prove who they are, and how.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::ca::pods::Pods;
@@ -19,7 +18,7 @@ pub(super) fn of(config: &Config, client: Option<&kube::Client>, pods: &Pods) ->
     };
     let roles = Roles {
         node_proxies: config.node_accounts.iter().map(account).collect(),
-        gateways: BTreeSet::new(),
+        gateways: config.gateway_accounts.iter().map(account).collect(),
         trust_domain: config.settings.trust_domain.clone(),
         pods: pods.clone(),
     };
@@ -28,17 +27,14 @@ pub(super) fn of(config: &Config, client: Option<&kube::Client>, pods: &Pods) ->
         certificates: Some(Arc::new(CertificateCallers::new(roles.clone()))),
         ..CallerChain::default()
     };
-    match client {
-        Some(client) => {
-            let reviewer = Arc::new(KubernetesReviewer::new(client.clone()));
-            let callers = TokenCallers::new(reviewer, clusters, roles);
-            chain.account_tokens = Some(Arc::new(callers));
-        }
-        None => {
-            let file = JoinTokenFile::in_folder(&config.arguments.state_dir);
-            let callers = JoinTokenCallers::new(file, clusters, roles);
-            chain.join_tokens = Some(Arc::new(callers));
-        }
+    if let Some(client) = client {
+        let reviewer = Arc::new(KubernetesReviewer::new(client.clone()));
+        let callers = TokenCallers::new(reviewer, clusters, roles);
+        chain.account_tokens = Some(Arc::new(callers));
+    } else {
+        let file = JoinTokenFile::in_folder(&config.arguments.state_dir);
+        let callers = JoinTokenCallers::new(file, clusters, roles);
+        chain.join_tokens = Some(Arc::new(callers));
     }
     chain
 }

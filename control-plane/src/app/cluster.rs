@@ -36,17 +36,23 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Ap
     kube::Client::try_from(config).map_err(|error| wrong(&error))
 }
 
+/// What is written back, or served to the API server.
+pub(super) struct WriteBack {
+    pub(super) statuses: StatusWriter,
+    pub(super) bundle: watch::Receiver<Arc<str>>,
+    pub(super) problems: Problems,
+    pub(super) tls: ServerTls,
+}
+
 /// Starts the writers and the webhook. Who leads is returned.
 pub(super) async fn write_back(
     config: &Config,
     client: &kube::Client,
-    statuses: StatusWriter,
-    bundle: watch::Receiver<Arc<str>>,
-    problems: Problems,
-    tls: ServerTls,
+    what: WriteBack,
     parts: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) -> Result<Leadership, AppError> {
+    let WriteBack { statuses, bundle, problems, tls } = what;
     let arguments = &config.arguments;
     let identity = match arguments.pod_name.as_str() {
         "" => format!("control-plane-{:016x}", rand::random::<u64>()),

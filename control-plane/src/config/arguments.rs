@@ -155,6 +155,14 @@ pub struct ServeArguments {
         default_value = "istio-system/ztunnel"
     )]
     pub node_accounts: Vec<String>,
+    /// Accounts of waypoints and gateways that are served the mesh although no Gateway object says so
+    #[arg(
+        long = "gateway-account",
+        value_name = "NAMESPACE/NAME",
+        env = "WARREN_CP_GATEWAY_ACCOUNTS",
+        value_delimiter = ','
+    )]
+    pub gateway_accounts: Vec<String>,
     /// Lifetime of certificates for which none is asked
     #[arg(long, value_name = "TIME", env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = lifetime)]
     pub default_ttl: std::time::Duration,
@@ -167,9 +175,9 @@ pub struct ServeArguments {
     /// Let waypoints reach the workloads behind them without a policy that says so
     #[arg(long, env = "PILOT_AUTO_ALLOW_WAYPOINT_POLICY")]
     pub allow_waypoints: bool,
-    /// Do not send policies that only record (`istio.io/dry-run`)
-    #[arg(long, env = "WARREN_CP_NO_DRY_RUN")]
-    pub no_dry_run: bool,
+    /// Send policies that only record (`istio.io/dry-run`). An Istio ztunnel before 1.29 enforces them
+    #[arg(long, env = "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY")]
+    pub dry_run: bool,
     /// What is logged, such as `info,control_plane=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub log: String,

@@ -33,7 +33,7 @@ pub(super) fn settings(arguments: &ServeArguments) -> Result<(Settings, Vec<Stri
     settings.domain = arguments.cluster_domain.as_str().into();
     settings.revision = arguments.revision.as_str().into();
     settings.discovery_selectors = config.discovery_selectors;
-    settings.dry_run = !arguments.no_dry_run;
+    settings.dry_run = arguments.dry_run;
     settings.allow_waypoints = arguments.allow_waypoints;
     if let Some(configured) = config.service_entry_visibility {
         for policy in configured.policies {

@@ -21,6 +21,8 @@ pub struct Config {
     pub settings: Settings,
     /// Whom a namespace or a proxy may call a node's agent: `namespace/service-account`.
     pub node_accounts: Vec<(String, String)>,
+    /// Whom it serves as gateways beside those of Gateway objects.
+    pub gateway_accounts: Vec<(String, String)>,
     /// Names of settings in the file that are not read here.
     pub unread: Vec<String>,
 }
@@ -62,12 +64,18 @@ impl Config {
     pub fn new(arguments: ServeArguments) -> Result<Self, ConfigError> {
         let source = source(&arguments);
         let (settings, unread) = mesh::settings(&arguments)?;
-        let accounts = arguments.node_accounts.iter().map(|text| account(text));
-        let node_accounts = accounts.collect::<Result<_, _>>()?;
+        let accounts = |setting, texts: &[String]| -> Result<Vec<_>, _> {
+            texts.iter().map(|text| account(setting, text)).collect()
+        };
+        let node_accounts = accounts("--node-account", &arguments.node_accounts)?;
+        let gateway_accounts = accounts("--gateway-account", &arguments.gateway_accounts)?;
         if let Source::Manifests(folder) = &source
             && !folder.is_dir()
         {
-            return Err(ConfigError::new("--manifests", format!("{folder:?} is not a folder")));
+            return Err(ConfigError::new(
+                "--manifests",
+                format!("{} is not a folder", folder.display()),
+            ));
         }
         if matches!(source, Source::Manifests(_))
             && (arguments.ca_secret.is_some() || arguments.ca_signer.is_some())
@@ -75,7 +83,7 @@ impl Config {
             let cause = "needs an API server, and --manifests has none";
             return Err(ConfigError::new("--ca-secret, --ca-signer", cause));
         }
-        Ok(Self { arguments, source, settings, node_accounts, unread })
+        Ok(Self { arguments, source, settings, node_accounts, gateway_accounts, unread })
     }
 }
 
@@ -86,14 +94,14 @@ fn source(arguments: &ServeArguments) -> Source {
     }
 }
 
-fn account(text: &str) -> Result<(String, String), ConfigError> {
+fn account(setting: &str, text: &str) -> Result<(String, String), ConfigError> {
     match text.split_once('/') {
         Some((namespace, name))
             if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
         {
             Ok((namespace.to_owned(), name.to_owned()))
         }
-        _ => Err(ConfigError::new("--node-account", format!("{text:?} is not namespace/name"))),
+        _ => Err(ConfigError::new(setting, format!("{text:?} is not namespace/name"))),
     }
 }
 

@@ -47,7 +47,7 @@ fn what_is_wrong_is_named() {
     std::fs::write(&file, "trustDomainAliases: 7\n").expect("write");
     let manifests = folder.path().display();
     for (line, want) in [
-        ("--manifests /nowhere".to_owned(), "--manifests: \"/nowhere\" is not a folder"),
+        ("--manifests /nowhere".to_owned(), "--manifests: /nowhere is not a folder"),
         ("--trust-domain A/b".to_owned(), "trustDomain: "),
         ("--node-account ztunnel".to_owned(), "--node-account: \"ztunnel\" is not namespace/name"),
         (format!("--mesh-config {}", file.display()), "trustDomainAliases: invalid type"),

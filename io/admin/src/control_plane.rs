@@ -33,6 +33,9 @@ pub enum Request {
     Rotate {
         /// Which one.
         step: RotationStep,
+        /// Whether it is taken although somebody is left behind: after a key was stolen.
+        #[serde(default)]
+        force: bool,
     },
 }
 
