@@ -30,18 +30,37 @@ impl Authorizer {
     }
 
     /// `impersonated`: in whose name a node's agent asks. Everybody else gets their own identity
-    /// and no other.
+    /// and no other; see [`Self::own`].
     pub fn grant(&self, caller: &Caller, impersonated: Option<&str>) -> Result<Granted, Refusal> {
         if caller.identity.trust_domain() != self.trust_domain.as_str() {
             return Err(forbidden(format!("{} is of another trust domain", caller.identity)));
         }
         match impersonated {
             Some(wanted) => self.impersonate(caller, wanted),
-            None => Ok(Granted {
-                identity: caller.identity.clone(),
-                holder: caller.node.as_deref().unwrap_or(caller.identity.as_str()).to_owned(),
-            }),
+            None => self.own(caller),
         }
+    }
+
+    /// A token is revoked with its pod or by an operator. A certificate is not: a stolen one would
+    /// renew itself for ever. So it renews only that of an agent or gateway, and only while a pod
+    /// of it lives; workloads get theirs by their node's agent, or show a token.
+    fn own(&self, caller: &Caller) -> Result<Granted, Refusal> {
+        let identity = &caller.identity;
+        match (caller.proof, caller.role) {
+            (Proof::ServiceAccountToken | Proof::JoinToken, _) => {}
+            (Proof::Certificate, Role::Workload) => {
+                let why = format!("{identity} may not renew its certificate by that certificate");
+                return Err(forbidden(why));
+            }
+            (Proof::Certificate, Role::NodeProxy | Role::Gateway) => {
+                let (namespace, account) = (identity.namespace(), identity.service_account());
+                if !self.pods.read(|pods| pods.lives(namespace, account)) {
+                    return Err(forbidden(format!("no pod of {identity} lives")));
+                }
+            }
+        }
+        let holder = caller.node.as_deref().unwrap_or(identity.as_str()).to_owned();
+        Ok(Granted { identity: identity.clone(), holder })
     }
 
     fn impersonate(&self, caller: &Caller, wanted: &str) -> Result<Granted, Refusal> {

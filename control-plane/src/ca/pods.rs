@@ -96,6 +96,8 @@ pub struct PodIndex {
     /// Namespaces whose label selects ambient.
     ambient: HashSet<Text>,
     counted: HashMap<Place, usize>,
+    /// Living pods by namespace and account, in the mesh or not.
+    living: HashMap<(Text, Text), usize>,
     /// Living gateways by namespace and account.
     gateways: HashMap<(Text, Text), usize>,
     /// Names of nodes and accounts, which many pods share.
@@ -159,6 +161,12 @@ impl PodIndex {
         !node.is_empty() && self.counted.contains_key(&place)
     }
 
+    /// Whether a living pod of that account is anywhere.
+    #[must_use]
+    pub fn lives(&self, namespace: &str, account: &str) -> bool {
+        self.living.contains_key(&(namespace.into(), account.into()))
+    }
+
     /// Whether a living gateway runs as that account.
     #[must_use]
     pub fn is_gateway(&self, namespace: &str, account: &str) -> bool {
@@ -206,9 +214,10 @@ impl PodIndex {
         if !facts.lives() {
             return;
         }
+        let account = (name.namespace.clone(), facts.account.clone());
+        change.apply(&mut self.living, account.clone());
         if facts.is_gateway() {
-            let key = (name.namespace.clone(), facts.account.clone());
-            change.apply(&mut self.gateways, key);
+            change.apply(&mut self.gateways, account);
         }
         let selected = match facts.mode {
             Mode::In => true,

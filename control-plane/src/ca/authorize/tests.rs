@@ -117,11 +117,38 @@ fn what_holds_is_what_is_there_now() {
 #[test]
 fn others_get_their_own_identity() {
     let authorizer = Authorizer::new(TrustDomain::default(), pods());
-    let identity = SpiffeId::parse(CART).expect("literal");
-    for proof in [Proof::Certificate, Proof::ServiceAccountToken] {
-        let role = Role::Workload;
-        let caller = Caller { identity: identity.clone(), node: None, pod: None, proof, role };
-        let granted = authorizer.grant(&caller, None).expect("its own");
-        assert_eq!(granted, Granted { identity: identity.clone(), holder: CART.to_owned() });
+    let (identity, role) = (SpiffeId::parse(CART).expect("literal"), Role::Workload);
+    let proof = Proof::ServiceAccountToken;
+    let caller = Caller { identity: identity.clone(), node: None, pod: None, proof, role };
+    let granted = authorizer.grant(&caller, None).expect("its own");
+    assert_eq!(granted, Granted { identity, holder: CART.to_owned() });
+}
+
+/// A stolen certificate must not outlive its pod by renewing itself.
+#[test]
+fn a_certificate_renews_that_of_living_agents_and_gateways_only() {
+    let pods = pods();
+    let authorizer = Authorizer::new(TrustDomain::default(), pods.clone());
+    let by_certificate = |uri: &str, role| {
+        let identity = SpiffeId::parse(uri).expect("literal");
+        Caller { identity, node: None, pod: None, proof: Proof::Certificate, role }
+    };
+    let refused = |caller: &Caller, why: &str| {
+        let refused = authorizer.grant(caller, None).expect_err(why);
+        assert!(matches!(refused, Refusal::Forbidden(_)), "{refused:?}");
+        assert!(refused.to_string().contains(why), "{refused}");
+    };
+    refused(&by_certificate(CART, Role::Workload), "may not renew");
+    let agent = by_certificate(agent().identity.as_str(), Role::NodeProxy);
+    let gateway = by_certificate(CART, Role::Gateway);
+    for caller in [&agent, &gateway] {
+        let granted = authorizer.grant(caller, None).expect("its pod lives");
+        assert_eq!(granted.identity, caller.identity);
     }
+    pods.write(|index| {
+        index.remove_pod(&ObjectName::new("istio-system", "ztunnel-1"));
+        index.remove_pod(&ObjectName::new("shop", "cart-1"));
+    });
+    refused(&agent, "lives");
+    refused(&gateway, "lives");
 }

@@ -95,7 +95,17 @@ fn the_last_pod_of_an_account_ends_it() {
     }));
     assert!(!index.runs("n1", "shop", "cart") && index.runs("n2", "shop", "cart"));
     index.remove_pod(&ObjectName::new("shop", "cart-2"));
-    assert!(index.is_empty() && index.counted.is_empty());
+    assert!(index.is_empty() && index.counted.is_empty() && index.living.is_empty());
+}
+
+#[test]
+fn an_account_lives_while_a_pod_of_it_does() {
+    let mut index = PodIndex::default();
+    index.upsert_pod(&cart(|p| p["metadata"]["labels"] = json!({})));
+    assert!(index.lives("shop", "cart"), "in the mesh or not");
+    assert!(!index.lives("shop", "bank") && !index.lives("cart", "shop"));
+    index.upsert_pod(&cart(|p| p["status"]["phase"] = json!("Succeeded")));
+    assert!(!index.lives("shop", "cart"));
 }
 
 #[test]
