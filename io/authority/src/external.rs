@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use tls::{SvidError, TrustBundle};
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use crate::authority::at;
@@ -11,7 +12,7 @@ use crate::chain::{ChainError, parse, read};
 use crate::leaf::Validity;
 use crate::names::Names;
 use crate::pem::certificate_pem;
-use crate::request::CertificateRequest;
+use crate::request::{CertificateRequest, is_a_leafs_purpose, is_a_leafs_usage, names_somebody};
 
 /// Why an external certificate is not handed on.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum ExternalError {
     /// Made for another name.
     #[error("the certificate names {0}, not what was asked for")]
     Names(String),
+    /// It has a subject: somebody might read a name from there.
+    #[error("the certificate has the subject {0}, which nobody asked for")]
+    Subject(String),
+    /// It may be used for more than handshakes of clients and servers, or not for those.
+    #[error("the certificate is not for clients and servers alone: {0}")]
+    Purpose(&'static str),
     /// Peers would not believe it.
     #[error("peers would refuse the certificate")]
     Refused(#[source] SvidError),
@@ -71,6 +78,10 @@ pub fn read_external(
     if found.len() != 1 + names.dns().count() || !found.iter().all(is_granted) {
         return Err(ExternalError::Names(format!("{found:?}")));
     }
+    if names_somebody(parsed.subject()) {
+        return Err(ExternalError::Subject(parsed.subject().to_string()));
+    }
+    check_purpose(&parsed)?;
     let validity = Validity {
         not_before: at(parsed.validity().not_before),
         not_after: at(parsed.validity().not_after),
@@ -79,3 +90,24 @@ pub fn read_external(
     let chain = certificates.iter().map(certificate_pem).collect();
     Ok(ExternallySigned { chain, certificates, validity })
 }
+
+fn check_purpose(leaf: &X509Certificate<'_>) -> Result<(), ExternalError> {
+    // An extension that is there twice or cannot be read is as bad as a wrong one.
+    let wrong = |what: &'static str| ExternalError::Purpose(what);
+    let constraints = leaf.basic_constraints().map_err(|_| wrong("basic constraints"))?;
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(wrong("it is an authority's"));
+    }
+    let usage = leaf.key_usage().map_err(|_| wrong("key usage"))?;
+    if usage.is_some_and(|it| !it.value.digital_signature() || !is_a_leafs_usage(it.value)) {
+        return Err(wrong("key usage"));
+    }
+    let purpose = leaf.extended_key_usage().map_err(|_| wrong("extended key usage"))?;
+    let is_right = purpose.is_some_and(|it| {
+        it.value.client_auth && it.value.server_auth && is_a_leafs_purpose(it.value)
+    });
+    if is_right { Ok(()) } else { Err(wrong("extended key usage")) }
+}
+
+#[cfg(test)]
+mod tests;

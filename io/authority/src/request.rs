@@ -2,7 +2,8 @@
 //!
 //! The signature shows that the caller holds the key. Nothing else in a request is believed: the
 //! names that a certificate gets are decided elsewhere, and a request that asks for other names is
-//! refused rather than answered with something else than was asked for.
+//! refused rather than answered with something else than was asked for. An authority elsewhere sees
+//! the request alone and may copy whatever is in it: there, only what a leaf of ours has may be asked.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256,
@@ -14,7 +15,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
     OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
@@ -22,7 +23,7 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo as ParsedKey;
+use x509_parser::x509::{SubjectPublicKeyInfo as ParsedKey, X509Name};
 
 use crate::names::Names;
 
@@ -73,6 +74,9 @@ pub enum RequestError {
         /// What it would get.
         granted: String,
     },
+    /// It asks for more than names, and an authority elsewhere might grant it.
+    #[error("the request also asks for {0}, which no workload's certificate has")]
+    Beyond(String),
 }
 
 /// A name that a request asks for.
@@ -90,6 +94,8 @@ pub struct CertificateRequest {
     key: SubjectPublicKeyInfo,
     key_der: Vec<u8>,
     asked: Vec<Asked>,
+    /// The first thing it asks for that no leaf of ours has, for a message.
+    beyond: Option<String>,
 }
 
 impl CertificateRequest {
@@ -137,18 +143,27 @@ impl CertificateRequest {
         let key_der = info.subject_pki.raw.to_vec();
         let key = SubjectPublicKeyInfo::from_der(&key_der)
             .map_err(|error| RequestError::KeyKind(error.to_string()))?;
-        Ok(Self { key, key_der, asked: asked(&request)? })
+        let wanted = wanted(&request)?;
+        Ok(Self { key, key_der, asked: wanted.names, beyond: wanted.beyond })
     }
 
     /// Refuses a request that asks for other names than it would get. One that asks for none
     /// takes what it gets.
     pub fn require(&self, names: &Names) -> Result<(), RequestError> {
-        if self.asked.is_empty() { Ok(()) } else { self.require_exactly(names) }
+        if self.asked.is_empty() { Ok(()) } else { self.require_names(names) }
     }
 
-    /// Refuses a request that does not ask for exactly these names: for an authority elsewhere,
-    /// which knows only the request.
+    /// Refuses a request that does not ask for exactly these names, or asks for anything but a
+    /// workload's certificate: for an authority elsewhere, which knows only the request.
     pub fn require_exactly(&self, names: &Names) -> Result<(), RequestError> {
+        self.require_names(names)?;
+        match &self.beyond {
+            None => Ok(()),
+            Some(beyond) => Err(RequestError::Beyond(beyond.clone())),
+        }
+    }
+
+    fn require_names(&self, names: &Names) -> Result<(), RequestError> {
         let uri = Asked::Uri(names.identity().as_str().to_owned());
         let mut granted = vec![uri];
         granted.extend(names.dns().map(|name| Asked::Dns(name.to_owned())));
@@ -210,26 +225,85 @@ fn key_kind(key: &ParsedKey<'_>) -> Result<KeyKind, RequestError> {
     unknown()
 }
 
-/// The names a request asks for, sorted. Refuses what asks to be an authority, and extensions that
-/// cannot be read; those that are unknown are not granted, and do no harm.
-fn asked(request: &X509CertificationRequest<'_>) -> Result<Vec<Asked>, RequestError> {
+/// What a request asks for beside its key.
+#[derive(Default)]
+struct Wanted {
+    names: Vec<Asked>,
+    beyond: Option<String>,
+}
+
+/// Names come out sorted. Refuses what asks to be an authority, and extensions that cannot be read;
+/// those that are unknown are noted: our own authority does not grant them.
+fn wanted(request: &X509CertificationRequest<'_>) -> Result<Wanted, RequestError> {
     let unreadable = |why: &str| RequestError::Unreadable(why.to_owned());
-    let mut names = Vec::new();
+    let info = &request.certification_request_info;
+    let mut wanted = Wanted::default();
+    if names_somebody(&info.subject) {
+        wanted.beyond = Some("a subject".to_owned());
+    }
     let mut seen = false;
-    for attribute in request.certification_request_info.iter_attributes() {
-        let ParsedCriAttribute::ExtensionRequest(wanted) = attribute.parsed_attribute() else {
+    for attribute in info.iter_attributes() {
+        let ParsedCriAttribute::ExtensionRequest(request) = attribute.parsed_attribute() else {
+            // Some authorities read extensions from attributes of their vendor.
+            wanted.beyond.get_or_insert_with(|| format!("attribute {}", attribute.oid));
             continue;
         };
         if std::mem::replace(&mut seen, true) {
             return Err(unreadable("extensions are requested twice"));
         }
-        for extension in &wanted.extensions {
-            read_extension(extension.parsed_extension(), &mut names)?;
+        for extension in &request.extensions {
+            let parsed = extension.parsed_extension();
+            read_extension(parsed, &mut wanted.names)?;
+            if !is_a_leafs(parsed) {
+                wanted.beyond.get_or_insert_with(|| format!("extension {}", extension.oid));
+            }
         }
     }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
+    wanted.names.sort_unstable();
+    wanted.names.dedup();
+    Ok(wanted)
+}
+
+/// Whether a subject says anything. Attributes without a value do not: agents of Istio send an
+/// empty organisation.
+pub(crate) fn names_somebody(subject: &X509Name<'_>) -> bool {
+    subject.iter_attributes().any(|attribute| !attribute.attr_value().data.is_empty())
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are refused")]
+fn is_a_leafs(extension: &ParsedExtension<'_>) -> bool {
+    match extension {
+        ParsedExtension::SubjectAlternativeName(_) => true,
+        ParsedExtension::BasicConstraints(constraints) => !constraints.ca,
+        ParsedExtension::KeyUsage(usage) => is_a_leafs_usage(usage),
+        ParsedExtension::ExtendedKeyUsage(usage) => is_a_leafs_purpose(usage),
+        _ => false,
+    }
+}
+
+/// Whether a key is for handshakes only.
+pub(crate) fn is_a_leafs_usage(usage: &KeyUsage) -> bool {
+    let others = [
+        usage.non_repudiation(),
+        usage.data_encipherment(),
+        usage.key_cert_sign(),
+        usage.crl_sign(),
+        usage.encipher_only(),
+        usage.decipher_only(),
+    ];
+    !others.contains(&true)
+}
+
+/// Whether a certificate is for clients and servers only.
+pub(crate) fn is_a_leafs_purpose(usage: &ExtendedKeyUsage<'_>) -> bool {
+    let others = [
+        usage.any,
+        usage.code_signing,
+        usage.email_protection,
+        usage.time_stamping,
+        usage.ocsp_signing,
+    ];
+    !others.contains(&true) && usage.other.is_empty()
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "what is not granted need not be understood")]

@@ -1,14 +1,16 @@
 use model::SpiffeId;
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519,
-    PKCS_RSA_SHA256, RsaKeySize, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+    SanType, SignatureAlgorithm,
 };
 
 use super::*;
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+const ORGANIZATION: DnType = DnType::OrganizationName;
 
 fn cart() -> Names {
     Names::of(SpiffeId::parse(CART).expect("literal"))
@@ -109,6 +111,62 @@ fn only_the_names_that_are_granted_may_be_asked_for() {
     of_names(vec![dns("a.example"), dns("b.example"), uri(CART)])
         .require_exactly(&server)
         .expect("in any order");
+}
+
+/// An authority elsewhere may copy all of a request, and we approve it.
+#[test]
+fn an_authority_elsewhere_is_asked_for_a_leaf_and_no_more() {
+    type Case = (&'static str, fn(&mut CertificateParams), bool);
+    let cases: [Case; 10] = [
+        ("as it is", |_| {}, true),
+        ("an empty organisation", |p| p.distinguished_name.push(ORGANIZATION, ""), true),
+        (
+            "a leaf's usages",
+            |p| {
+                p.is_ca = IsCa::ExplicitNoCa;
+                p.key_usages =
+                    vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+                p.extended_key_usages =
+                    vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+            },
+            true,
+        ),
+        ("a group", |p| p.distinguished_name.push(ORGANIZATION, "system:masters"), false),
+        ("a user", |p| p.distinguished_name.push(DnType::CommonName, "system:admin"), false),
+        ("code", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning], false),
+        ("anything", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any], false),
+        (
+            "something",
+            |p| {
+                p.extended_key_usages =
+                    vec![ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 2, 3, 4])];
+            },
+            false,
+        ),
+        ("contracts", |p| p.key_usages = vec![KeyUsagePurpose::ContentCommitment], false),
+        (
+            "an extension",
+            |p| {
+                let extension =
+                    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 9], vec![5, 0]);
+                p.custom_extensions = vec![extension];
+            },
+            false,
+        ),
+    ];
+    for (what, change, is_taken) in cases {
+        let mut params = params(vec![uri(CART)]);
+        change(&mut params);
+        let read = CertificateRequest::from_pem(&request(&params, &p256())).expect(what);
+        read.require(&cart()).expect("our own authority looks at names only");
+        let answer = read.require_exactly(&cart());
+        match answer {
+            Ok(()) => assert!(is_taken, "{what}"),
+            Err(error) => {
+                assert!(!is_taken && matches!(error, RequestError::Beyond(_)), "{what}: {error}");
+            }
+        }
+    }
 }
 
 #[test]
