@@ -12,8 +12,9 @@ use cluster::manifest;
 /// Manifests of a folder. Those beyond, in the order of names, are not read, which is a problem of
 /// the folder; none that was read before is left out.
 pub(super) const FILES_MAX: usize = 10_000;
-/// Entries of folders that are looked at. Those beyond are not seen.
-const ENTRIES_MAX: usize = 50_000;
+/// Entries of folders that are looked at. With more the look fails, since those that were not seen
+/// would count as gone.
+pub(super) const ENTRIES_MAX: usize = 50_000;
 /// A file that changed this shortly before it was read may have changed again within the same tick
 /// of the file system's clock: it is read once more.
 const CLOCK_TICK: Duration = Duration::from_secs(1);
@@ -47,14 +48,18 @@ impl Stamp {
     }
 }
 
-/// Finds the manifests below a folder, by their path within it.
+/// Finds the manifests below a folder, by their path within it. What is not found counts as gone, so
+/// that whatever cannot be looked at fails the look as a whole.
 pub(super) fn scan(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     let mut found = BTreeMap::new();
     let mut entries = 0;
     let folders = list(folder, Path::new(""), &mut entries, &mut found)?;
     for below in folders {
-        // It may have been removed since: then its files are gone.
-        let _ = list(&folder.join(&below), &below, &mut entries, &mut found);
+        match list(&folder.join(&below), &below, &mut entries, &mut found) {
+            // It was removed since: so its files are gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            listed => drop(listed.map_err(|error| at(&below, &error))?),
+        }
     }
     Ok(found)
 }
@@ -70,16 +75,21 @@ fn list(
     for entry in fs::read_dir(folder)? {
         *entries += 1;
         if *entries > ENTRIES_MAX {
-            break;
+            return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let entry = entry?;
         let name = entry.file_name();
         if name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        // Follows links: those of a mounted ConfigMap are the files. One that vanished is none.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
         let path = prefix.join(name);
+        // Follows links: those of a mounted ConfigMap are the files.
+        let metadata = match fs::metadata(entry.path()) {
+            Ok(metadata) => metadata,
+            // It vanished, or is a link to nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(at(&path, &error)),
+        };
         if metadata.is_dir() {
             folders.push(path);
         } else if metadata.is_file() && is_manifest(&path) {
@@ -87,6 +97,11 @@ fn list(
         }
     }
     Ok(folders)
+}
+
+/// Says which entry it was.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn is_manifest(path: &Path) -> bool {

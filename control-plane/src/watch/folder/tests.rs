@@ -200,6 +200,49 @@ fn a_folder_that_vanishes_keeps_its_objects() {
     assert!(Folder::open(world.folder.path(), Problems::default()).is_err());
 }
 
+#[test]
+fn what_cannot_be_looked_at_is_not_gone() {
+    let both = [("a.yaml", &*policy("p1", "'9'")), ("below/b.yaml", &*policy("p2", "'9'"))];
+    let (mut world, first) = World::new(&both);
+    assert_eq!(first, ["+p1", "+p2"]);
+    let below = world.folder.path().join("below");
+    // A link to itself can be listed and leads nowhere.
+    for (path, name) in
+        [(below.join("b.yaml"), "below/b.yaml"), (world.folder.path().join("a.yaml"), "a.yaml")]
+    {
+        let text = fs::read(&path).expect("readable");
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&path, &path).expect("linked");
+        assert_eq!((world.look(), world.changes()), (vec![], vec![]), "{name}");
+        let problems = world.problems().join("\n");
+        assert!(problems.contains(&format!("{name}: Too many levels")), "{problems}");
+        assert!(problems.contains("what it provided stays in force"), "{problems}");
+        assert!(Folder::open(world.folder.path(), Problems::default()).is_err());
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, text).expect("written");
+        assert_eq!((world.look(), world.changes()), (vec![], vec![]), "{name}");
+        assert_eq!(world.problems(), [""; 0]);
+    }
+    fs::remove_dir_all(&below).expect("removed");
+    // A link to nothing is nothing.
+    std::os::unix::fs::symlink("nowhere", world.folder.path().join("c.yaml")).expect("linked");
+    assert_eq!(world.changes(), ["-p2"]);
+}
+
+#[test]
+fn more_entries_than_are_looked_at_take_nothing_away() {
+    let (mut world, _) = World::new(&[("z/a.yaml", &policy("p1", "'9'"))]);
+    for number in 0..scan::ENTRIES_MAX {
+        fs::File::create(world.folder.path().join(format!("{number}.txt"))).expect("created");
+    }
+    assert_eq!(world.changes(), [""; 0]);
+    let problems = world.problems();
+    assert!(
+        problems[0].contains("it has more than 50000 entries; what it provided"),
+        "{problems:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_change_is_out_within_a_second() {
     let folder = tempfile::tempdir().expect("a folder");
