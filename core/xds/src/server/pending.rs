@@ -10,13 +10,29 @@ pub(super) enum Held {
     Nothing,
     /// That version.
     Version(Arc<str>),
-    /// Of no matter: it asked, and is answered in any case.
-    Asked,
+    /// It asked, and is answered in any case.
+    Asked {
+        /// It holds some version.
+        has: bool,
+    },
 }
 
 impl Held {
     pub(super) fn of(version: Option<&Arc<str>>) -> Self {
         version.cloned().map_or(Self::Nothing, Self::Version)
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked { .. })
+    }
+
+    /// Whether the client holds anything.
+    pub(super) fn is_any(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Version(_) => true,
+            Self::Asked { has } => *has,
+        }
     }
 }
 
@@ -55,8 +71,8 @@ impl Pending {
     /// told nothing since.
     pub(super) fn add(&mut self, name: &Arc<str>, held: Held, sequence: u64) {
         if let Some(waiting) = self.names.get_mut(name) {
-            if held == Held::Asked {
-                waiting.held = held;
+            if held.is_asked() {
+                waiting.held = Held::Asked { has: waiting.held.is_any() };
             }
             return;
         }

@@ -143,13 +143,17 @@ impl Subscription {
     fn add(&mut self, name: &Arc<str>, held: Held, catalog: &Catalog) {
         let is_gone = self.kind == ResourceType::Authorization
             && catalog.get(self.kind, name).is_none()
-            && held != Held::Asked;
+            && !held.is_asked();
         let (to, from) = if is_gone {
             (&mut self.gone, &mut self.pending)
         } else {
             (&mut self.pending, &mut self.gone)
         };
-        let held = from.remove(name).filter(|_| held != Held::Asked).unwrap_or(held);
+        let held = match from.remove(name) {
+            Some(before) if held.is_asked() => Held::Asked { has: before.is_any() },
+            Some(before) => before,
+            None => held,
+        };
         to.add(name, held, catalog.sequence());
     }
 
@@ -187,16 +191,25 @@ impl Subscription {
     fn answer(&mut self, name: &Arc<str>, again: bool, catalog: &Catalog) {
         let found = catalog.find(self.kind, name);
         if found.is_empty() {
-            self.add(name, Held::Asked, catalog);
+            self.ask(name, catalog);
         }
         for resource in found {
             if again {
-                self.add(resource.name(), Held::Asked, catalog);
+                self.ask(resource.name(), catalog);
             } else {
                 self.tell(resource.name(), catalog);
             }
             self.follow_backends(&resource, catalog);
         }
+    }
+
+    /// Makes a name pending that is answered whatever the client holds.
+    fn ask(&mut self, name: &Arc<str>, catalog: &Catalog) {
+        let has = match &self.follows {
+            Follows::Everything => catalog.get(self.kind, name).is_some(),
+            Follows::Asked { held, .. } => held.contains_key(name),
+        };
+        self.add(name, Held::Asked { has }, catalog);
     }
 
     /// A service that was asked for is of use with its workloads; and whoever asks for one needs
@@ -236,17 +249,23 @@ impl Subscription {
         if !self.names.remove(name) {
             return;
         }
-        self.pending.remove(name);
-        self.services.remove(name);
+        // What it holds is told to be gone all the same: it may have it for another reason.
+        let is_bare = catalog.get(self.kind, name).is_none();
+        if is_bare && self.pending.held(name).is_some_and(|held| !held.is_any()) {
+            self.pending.remove(name);
+        }
         for resource in catalog.find(self.kind, name) {
-            if self.is_wanted(&resource) {
-                continue;
+            if !self.is_wanted(&resource) {
+                self.forget(resource.name());
             }
-            self.services.remove(resource.name());
-            if let Follows::Asked { held, .. } = &mut self.follows {
-                held.remove(resource.name());
-                self.pending.remove(resource.name());
-            }
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.services.remove(name);
+        self.pending.remove(name);
+        if let Follows::Asked { held, .. } = &mut self.follows {
+            held.remove(name);
         }
     }
 
@@ -256,23 +275,26 @@ impl Subscription {
             Follows::Everything => {
                 let names: Vec<_> = self.names.iter().cloned().collect();
                 self.follows = Follows::Asked { held: HashMap::new(), local: false };
+                let asked = names.iter().flat_map(|name| catalog.find(self.kind, name));
+                let asked: Vec<_> = asked.collect();
+                let services = asked.iter().filter(|resource| resource.is_service());
+                self.services = services.map(|service| service.name().clone()).collect();
+                let backends = self.services.iter().flat_map(|name| catalog.backends(name));
                 let mut kept = HashMap::new();
                 let mut wanted = HashSet::new();
-                for resource in names.iter().flat_map(|name| catalog.find(self.kind, name)) {
+                for resource in asked.iter().chain(backends) {
                     let version = match self.pending.held(resource.name()) {
                         None => Some(resource.version().clone()),
                         Some(Held::Version(version)) => Some(version.clone()),
-                        Some(Held::Nothing | Held::Asked) => None,
+                        Some(Held::Nothing | Held::Asked { .. }) => None,
                     };
                     wanted.insert(resource.name().clone());
                     kept.extend(version.map(|version| (resource.name().clone(), version)));
-                    if resource.is_service() {
-                        self.services.insert(resource.name().clone());
-                    }
                 }
-                let asked = &self.names;
-                self.pending.retain(|name| wanted.contains(name) || asked.contains(name));
-                self.gone.retain(|name| asked.contains(name));
+                // What is gone is told: the client may have asked for it under another name.
+                let kind = self.kind;
+                let is_gone = |name: &str| catalog.get(kind, name).is_none();
+                self.pending.retain(|name| wanted.contains(name) || is_gone(name));
                 self.follows = Follows::Asked { held: kept, local: false };
             }
         }
@@ -306,6 +328,9 @@ impl Subscription {
             }
             Follows::Asked { held, .. } => {
                 let held = held.get(&name).cloned();
+                if after.is_none() {
+                    self.services.remove(&name);
+                }
                 if held.is_some() || after.as_ref().is_some_and(|after| self.is_wanted(after)) {
                     self.add(&name, Held::of(held.as_ref()), catalog);
                 }
@@ -396,7 +421,7 @@ impl Subscription {
                 Held::Nothing => false,
                 Held::Version(_) => true,
                 // If something has it as an alias by now, that is pending by its own name.
-                Held::Asked => catalog.find(self.kind, name).is_empty(),
+                Held::Asked { .. } => catalog.find(self.kind, name).is_empty(),
             };
             if is_told {
                 out.removed(name);
@@ -406,18 +431,17 @@ impl Subscription {
             }
             return;
         };
-        if *held == Held::Version(resource.version().clone()) {
-            return;
-        }
         let aliases = match &mut self.follows {
             Follows::Asked { held, .. } => {
                 held.insert(name.clone(), resource.version().clone());
                 resource.aliases()
             }
-            Follows::Everything if *held == Held::Asked => resource.aliases(),
+            Follows::Everything if held.is_asked() => resource.aliases(),
             Follows::Everything => &[],
         };
-        out.resource(resource, aliases);
+        if *held != Held::Version(resource.version().clone()) {
+            out.resource(resource, aliases);
+        }
     }
 
     pub(super) fn status(&self) -> TypeStatus {

@@ -1,5 +1,6 @@
 mod convergence;
 mod demand;
+mod leaving;
 mod pairs;
 mod stream;
 mod wire;
