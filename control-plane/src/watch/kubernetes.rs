@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problems::not_understood;
 use super::relist::Known;
-use super::watched::{Watched, resource};
+use super::watched::{Watched, resource_of};
 use super::{Closed, Event, Problems, Source, say};
 use crate::backoff::Backoff;
 
@@ -27,14 +27,16 @@ const PAGE_OBJECTS: u32 = 500;
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// Waits between looks for a kind whose CRD is not installed.
 const ABSENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The same before anything was said of the kind: a start without CRDs waits for these.
+const ABSENT_AT_START: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
 /// A failure this long after the one before is the first of a new outage.
 const CALM: Duration = Duration::from_mins(1);
 /// A watch that has been quiet for so long after a failure works again: one that begins says nothing
 /// of it. Longer than a connection may take to be made.
 const QUIET: Duration = Duration::from_secs(35);
-/// Looks in a row that must not find a kind before its objects are taken to be gone: a server that
-/// starts may not know its CRDs yet, and policies must not vanish because of that. Deleting a CRD
-/// deletes its objects first, one by one, which is seen at once.
+/// Looks in a row that must not find a kind before it is taken to be without objects, at a start too:
+/// a server that starts may not know its CRDs yet, and a mesh must not be without policies because of
+/// that. Deleting a CRD deletes its objects first, one by one, which is seen at once.
 const ABSENT_LOOKS: u32 = 5;
 
 /// Watches every kind until it is cancelled or nobody takes the changes.
@@ -46,17 +48,7 @@ pub async fn run(
 ) {
     let mut kinds = JoinSet::new();
     for kind in Kind::ALL {
-        let follower = Follower {
-            kind,
-            events: events.clone(),
-            problems: problems.clone(),
-            known: Known::default(),
-            broken: HashSet::new(),
-            is_listing: true,
-            is_synced: false,
-            absent_looks: 0,
-            state: State::Followed,
-        };
+        let follower = Follower::new(kind, events.clone(), problems.clone());
         let (client, shutdown) = (client.clone(), shutdown.clone());
         kinds.spawn(async move {
             // Cancelling is safe at every point: what was not said is listed again at the next start.
@@ -75,6 +67,8 @@ pub async fn run(
 /// One kind.
 struct Follower {
     kind: Kind,
+    /// The version that is watched.
+    version: &'static str,
     events: mpsc::Sender<Event>,
     problems: Problems,
     known: Known,
@@ -109,14 +103,31 @@ enum Remedy {
 }
 
 impl Follower {
+    fn new(kind: Kind, events: mpsc::Sender<Event>, problems: Problems) -> Self {
+        Self {
+            kind,
+            version: kind.names().version,
+            events,
+            problems,
+            known: Known::default(),
+            broken: HashSet::new(),
+            is_listing: true,
+            is_synced: false,
+            absent_looks: 0,
+            state: State::Followed,
+        }
+    }
+
     async fn follow(mut self, client: Client) -> Result<(), Closed> {
-        let api: Api<Watched> = Api::all_with(client, &resource(self.kind));
         let mut retry = Backoff::new(RETRY.0, RETRY.1);
         let mut absent = Backoff::new(ABSENT.0, ABSENT.1);
+        let mut absent_at_start = Backoff::new(ABSENT_AT_START.0, ABSENT_AT_START.1);
         let mut failed_at: Option<Instant> = None;
         loop {
+            let names = resource_of(self.kind, self.version);
+            let api: Api<Watched> = Api::all_with(client.clone(), &names);
             let config = watcher::Config::default().page_size(PAGE_OBJECTS);
-            let mut stream = pin!(watcher(api.clone(), config));
+            let mut stream = pin!(watcher(api, config));
             loop {
                 // Cancelling it is safe: the stream keeps where it is.
                 let error = match tokio::time::timeout(QUIET, stream.next()).await {
@@ -135,14 +146,16 @@ impl Follower {
                 };
                 match self.remedy(&error) {
                     Remedy::AwaitKind => {
-                        self.absent().await?;
-                        tokio::time::sleep(absent.wait()).await;
+                        self.look_for_kind(&client).await?;
+                        let waits = if self.is_synced { &mut absent } else { &mut absent_at_start };
+                        tokio::time::sleep(waits.wait()).await;
                         break;
                     }
                     remedy @ (Remedy::ListAnew | Remedy::Expired | Remedy::GoOn) => {
                         absent.reset();
+                        self.absent_looks = 0;
                         if !matches!(remedy, Remedy::Expired) {
-                            self.failing(&error);
+                            self.failing(error.to_string());
                         }
                         // Success does not reset it: a list may work where its watch never does.
                         if failed_at.is_none_or(|at| at.elapsed() > CALM) {
@@ -157,6 +170,22 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// The version that is watched does not exist: another one may.
+    async fn look_for_kind(&mut self, client: &Client) -> Result<(), Closed> {
+        match served_version(client, self.kind).await {
+            Ok(None) => return self.absent().await,
+            Ok(Some(version)) if version != self.version => {
+                tracing::info!(kind = %self.kind, version, "the API server has this version");
+                self.version = version;
+            }
+            // It comes or goes just now.
+            Ok(Some(version)) => self.failing(format!("{version} is announced, but not served")),
+            Err(error) => self.failing(format!("asking which versions there are: {error}")),
+        }
+        self.absent_looks = 0;
+        Ok(())
     }
 
     async fn take(&mut self, event: watcher::Event<Watched>) -> Result<(), Closed> {
@@ -244,7 +273,7 @@ impl Follower {
 
     async fn absent(&mut self) -> Result<(), Closed> {
         self.absent_looks = self.absent_looks.saturating_add(1);
-        if !self.known.is_empty() && self.absent_looks < ABSENT_LOOKS {
+        if self.absent_looks < ABSENT_LOOKS {
             return Ok(());
         }
         if self.state != State::Absent {
@@ -268,8 +297,7 @@ impl Follower {
     }
 
     /// Says so once for each cause, not once for each attempt.
-    fn failing(&mut self, error: &watcher::Error) {
-        let cause = error.to_string();
+    fn failing(&mut self, cause: String) {
         if self.state != State::Failing(cause.clone()) {
             let text = format!("{cause}; what is known of this kind stays in force");
             self.problems.state(&self.kind.to_string(), vec![text]);
@@ -297,3 +325,23 @@ impl Follower {
         }
     }
 }
+
+/// Which of the versions that are read an API server has of a kind; `None`: none of them.
+async fn served_version(client: &Client, kind: Kind) -> kube::Result<Option<&'static str>> {
+    let names = kind.names();
+    for version in [names.version].into_iter().chain(names.also.iter().copied()) {
+        let group_version = format!("{}/{version}", names.group);
+        match client.list_api_group_resources(&group_version).await {
+            Ok(list) if list.resources.iter().any(|each| each.name == names.plural) => {
+                return Ok(Some(version));
+            }
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,6 @@ struct Mark {
 }
 
 impl Known {
-    /// Whether nothing is there.
-    pub(super) fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-    }
-
     /// A list begins; one that did not end counts for nothing.
     pub(super) fn begin(&mut self) {
         self.list += 1;

@@ -91,8 +91,13 @@ impl kube::Resource for Watched {
 
 /// How an API server knows a kind.
 pub(crate) fn resource(kind: Kind) -> ApiResource {
+    resource_of(kind, kind.names().version)
+}
+
+/// The same, of one of the versions that are read.
+pub(super) fn resource_of(kind: Kind, version: &str) -> ApiResource {
     let names = kind.names();
-    let kind = GroupVersionKind::gvk(names.group, names.version, names.kind);
+    let kind = GroupVersionKind::gvk(names.group, version, names.kind);
     ApiResource::from_gvk_with_plural(&kind, names.plural)
 }
 
