@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use cluster::{Kind, ObjectKey, ObjectName};
+use cluster::{Kind, Object, ObjectKey, ObjectName};
 use futures_util::StreamExt;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -232,15 +232,19 @@ impl Follower {
                 say(&self.events, Event::Set(object)).await
             }
             Err(error) => {
-                let consequence = if self.known.keep(name.clone()) {
-                    "the version before stays in force"
-                } else {
-                    "it has no effect"
+                let is_kept = self.known.keep(name.clone());
+                let denying = Object::unreadable(self.kind, &name, &error).filter(|_| !is_kept);
+                let consequence = match (is_kept, &denying) {
+                    (true, _) => "the version before stays in force",
+                    (false, Some(_)) => "it denies all connections of its namespace",
+                    (false, None) => "it has no effect",
                 };
                 let place = self.key(name.clone()).to_string();
                 self.problems.state(&place, vec![format!("{error}; {consequence}")]);
-                self.broken.insert(name);
-                Ok(())
+                self.broken.insert(name.clone());
+                let Some(denying) = denying else { return Ok(()) };
+                self.known.set(name);
+                say(&self.events, Event::Set(denying)).await
             }
         }
     }

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::object::{Kind, Object};
+use crate::meta::ObjectName;
+use crate::object::{Kind, Object, Undecodable};
 
 /// Longest text read, in bytes. A longer one is refused as a whole.
 pub const BYTES_MAX: usize = 16 << 20;
@@ -15,7 +16,8 @@ pub const OBJECTS_MAX: usize = 100_000;
 /// What a text holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// Objects, in order.
+    /// Objects, in order. A policy that could not be read is among them, so that it denies
+    /// ([`Object::unreadable`]), and among the errors.
     pub objects: Vec<Object>,
     /// What could not be read; the rest is unaffected.
     pub errors: Vec<ManifestError>,
@@ -135,25 +137,46 @@ impl Place {
             }
             return;
         }
-        let Some(kind) = Kind::of(&header.api_version, &header.kind) else {
-            manifest.ignored += 1;
-            return;
-        };
-        let name = match &*header.metadata.namespace {
-            "" => format!("{kind} {}", header.metadata.name),
-            namespace => format!("{kind} {namespace}/{}", header.metadata.name),
-        };
-        let mut refuse = |field: String, cause: String| {
-            let (document, line) = (self.document, self.line);
-            let object = Some(name.clone());
-            manifest.errors.push(ManifestError { document, line, object, field, cause });
-        };
-        match Object::decode(kind, value) {
-            Ok(object) if object.meta().name.is_empty() => {
-                refuse("metadata.name".to_owned(), "is missing".to_owned());
+        let HeaderMeta { name, namespace } = &header.metadata;
+        let (kind, decoded) = match Kind::of_any_version(&header.api_version, &header.kind) {
+            None => {
+                manifest.ignored += 1;
+                return;
             }
-            Ok(object) => manifest.objects.push(object),
-            Err(error) => refuse(error.path().to_string(), error.inner().to_string()),
+            Some(Ok(kind)) => (kind, decode(kind, value)),
+            Some(Err(kind)) => {
+                let cause = format!("the version {:?} is not one that is read", header.api_version);
+                (kind, Err(Undecodable { field: "apiVersion".to_owned(), cause }))
+            }
+        };
+        let why = match decoded {
+            Ok(object) => {
+                manifest.objects.push(object);
+                return;
+            }
+            Err(why) => why,
+        };
+        manifest.objects.extend(Object::unreadable(kind, &ObjectName::new(namespace, name), &why));
+        let object = match &**namespace {
+            "" => format!("{kind} {name}"),
+            namespace => format!("{kind} {namespace}/{name}"),
+        };
+        let (document, line, object) = (self.document, self.line, Some(object));
+        let Undecodable { field, cause } = why;
+        manifest.errors.push(ManifestError { document, line, object, field, cause });
+    }
+}
+
+fn decode(kind: Kind, value: Value) -> Result<Object, Undecodable> {
+    match Object::decode(kind, value) {
+        Ok(object) if object.meta().name.is_empty() => {
+            let field = "metadata.name".to_owned();
+            Err(Undecodable { field, cause: "is missing".to_owned() })
+        }
+        Ok(object) => Ok(object),
+        Err(error) => {
+            let (field, cause) = (error.path().to_string(), error.inner().to_string());
+            Err(Undecodable { field, cause })
         }
     }
 }

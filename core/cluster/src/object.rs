@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::meta::{Meta, ObjectName, Text};
 use crate::{
     AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Namespace, Node, PeerAuthentication,
-    Pod, RequestAuthentication, Service, ServiceEntry, WorkloadEntry,
+    Pod, Readable, RequestAuthentication, Service, ServiceEntry, Unreadable, WorkloadEntry,
 };
 
 /// The kinds that are read. The order is that in which they are applied at a start: what others
@@ -119,12 +119,17 @@ impl Kind {
     /// The kind of an `apiVersion` and a `kind`; `None`: not one of ours.
     #[must_use]
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
+        Self::of_any_version(api_version, kind).and_then(Result::ok)
+    }
+
+    /// The same, with the kind as an error where its version is not one that is read.
+    pub(crate) fn of_any_version(api_version: &str, kind: &str) -> Option<Result<Self, Self>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        Self::ALL.into_iter().find(|candidate| {
-            let names = candidate.names();
-            let has_version = names.version == version || names.also.contains(&version);
-            names.kind == kind && names.group == group && has_version
-        })
+        let is_it = |names: KindNames| names.kind == kind && names.group == group;
+        let found = Self::ALL.into_iter().find(|candidate| is_it(candidate.names()))?;
+        let names = found.names();
+        let is_read = names.version == version || names.also.contains(&version);
+        Some(if is_read { Ok(found) } else { Err(found) })
     }
 }
 
@@ -261,6 +266,39 @@ objects!(
 );
 
 impl Object {
+    /// A policy of which no more than its name could be read: it denies its namespace. `None`: the
+    /// object has no name, or leaving one of its kind out denies no less.
+    #[must_use]
+    pub fn unreadable(kind: Kind, name: &ObjectName, why: &Undecodable) -> Option<Self> {
+        let ObjectName { namespace, name } = name.clone();
+        if name.is_empty() {
+            return None;
+        }
+        let mut metadata = Meta { name, namespace, ..Meta::default() };
+        complete(kind, &mut metadata);
+        let unreadable = Unreadable::whole(why.to_string().into());
+        match kind {
+            Kind::AuthorizationPolicy => {
+                let spec = Readable::Unreadable(unreadable);
+                Some(AuthorizationPolicy { metadata, spec }.into())
+            }
+            Kind::PeerAuthentication => {
+                let spec = Readable::Unreadable(unreadable);
+                Some(PeerAuthentication { metadata, spec }.into())
+            }
+            Kind::Namespace
+            | Kind::Node
+            | Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::RequestAuthentication
+            | Kind::Service
+            | Kind::ServiceEntry
+            | Kind::EndpointSlice
+            | Kind::WorkloadEntry
+            | Kind::Pod => None,
+        }
+    }
+
     /// Which object it is.
     #[must_use]
     pub fn key(&self) -> ObjectKey {

@@ -26,6 +26,11 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
+    /// Nothing of it can be salvaged.
+    pub(crate) fn whole(cause: Text) -> Self {
+        Self { cause, raw: Arc::new(serde_json::Value::Null) }
+    }
+
     /// Reads a part of it that may be sound, such as where a policy is bound.
     #[must_use]
     pub fn salvage<P: DeserializeOwned>(&self) -> Option<P> {

@@ -118,3 +118,14 @@ async fn a_server_that_does_not_tell_its_versions_is_not_empty() {
         assert!(problems[0].contains(problem), "{problems:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_cannot_be_read_at_all_denies() {
+    let odd: Answers = |_, _| {
+        list(r#"{"metadata":{"name":"odd","namespace":"shop","labels":{"tier":1}},"spec":{}}"#)
+    };
+    let (words, problems) = said(odd, Duration::from_secs(5)).await;
+    assert_eq!(words, ["+odd", "synced"]);
+    assert!(problems[0].starts_with("metadata.labels.tier: "), "{problems:?}");
+    assert!(problems[0].ends_with("it denies all connections of its namespace"), "{problems:?}");
+}

@@ -154,6 +154,60 @@ fn a_policy_that_is_not_understood_keeps_its_name() {
     assert_eq!((&*rule.unknown[0], &*rule.from[0].source.unknown[0]), ("unless", "moods"));
 }
 
+fn unread<T>(spec: &Readable<T>) -> &crate::Unreadable {
+    let Readable::Unreadable(why) = spec else { panic!("it was read") };
+    why
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_at_all_denies() {
+    let header = |version: &str, kind: &str, meta: &str| {
+        format!("apiVersion: security.istio.io/{version}\nkind: {kind}\nmetadata: {{{meta}}}\n")
+    };
+    for (version, meta, key, cause) in [
+        ("v1", "name: p, namespace: shop, labels: {tier: 1}", "shop/p", "metadata.labels.tier: "),
+        ("v1", "name: p, generation: x", "default/p", "metadata.generation: invalid type"),
+        (
+            "v2",
+            "name: p, namespace: shop",
+            "shop/p",
+            "apiVersion: the version \"security.istio.io/v2",
+        ),
+    ] {
+        for kind in ["AuthorizationPolicy", "PeerAuthentication"] {
+            let manifest = read(&(header(version, kind, meta) + "spec: {}\n"));
+            assert_eq!((manifest.errors.len(), manifest.ignored), (1, 0), "{meta}");
+            let error = manifest.errors[0].to_string();
+            assert!(error.contains(cause) && error.contains(kind), "{error}");
+            assert_eq!(manifest.objects.len(), 1, "{meta}");
+            assert_eq!(manifest.objects[0].key().to_string(), format!("{kind} {key}"));
+            let object = &manifest.objects[0];
+            let why = if let Object::AuthorizationPolicy(policy) = object {
+                unread(&policy.spec)
+            } else {
+                let Object::PeerAuthentication(policy) = object else { panic!("{object:?}") };
+                unread(&policy.spec)
+            };
+            let (why, binding) = (&why.cause, why.salvage::<Binding>());
+            assert!(why.starts_with(cause), "{why}");
+            assert_eq!(binding, None);
+        }
+    }
+    // Nobody knows which policy it is, or it denies nothing.
+    for text in [
+        header("v1", "AuthorizationPolicy", "labels: {tier: 1}"),
+        header("v2", "RequestAuthentication", "name: p"),
+        header("v9", "PeerAuthentication", ""),
+        "apiVersion: v2\nkind: Pod\nmetadata: {name: a}\n".to_owned(),
+        "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: Gateway\n".to_owned(),
+    ] {
+        let manifest = read(&text);
+        assert_eq!((manifest.errors.len(), manifest.objects.len(), manifest.ignored), (1, 0, 0));
+    }
+    let other = "apiVersion: security.example/v2\nkind: AuthorizationPolicy\n";
+    assert_eq!(read(other).ignored, 1);
+}
+
 #[test]
 fn values_of_the_other_kinds_are_strict() {
     let text = |kind: &str, group: &str, spec: &str| {
