@@ -208,7 +208,9 @@ impl Connection {
     /// The next response, if one is due. Each has to be sent, in this order; there is at most one
     /// of each type until its answer is received.
     pub fn respond(&mut self) -> Option<Response> {
-        ResourceType::ALL.into_iter().find_map(|kind| self.respond_to(kind))
+        let mut next = || ResourceType::ALL.into_iter().find_map(|kind| self.respond_to(kind));
+        // Addresses that came and went leave nothing to be told, and policies wait for them.
+        next().or_else(next)
     }
 
     fn respond_to(&mut self, kind: ResourceType) -> Option<Response> {

@@ -222,3 +222,20 @@ fn an_update_that_changes_nothing_is_none() {
     let changed = after(&first, set(vec![policy("p", 1)]));
     assert_eq!((changed.sequence(), changed.len(Collection::Policies)), (2, 1));
 }
+
+#[test]
+fn a_policy_that_is_gone_does_not_wait_for_what_came_and_went() {
+    let first = catalog(vec![policy("p", 0)]);
+    let mut stream = connection(&first);
+    stream.receive(request(Authorization)).expect("valid");
+    stream.receive(request(Address)).expect("valid");
+    settle(&mut stream);
+    let second = after(&first, set(vec![Resource::workload(pod(1, "1"))]));
+    let third = after(&second, remove(Collection::Policies, "shop/p"));
+    let fourth = after(&third, remove(Collection::Addresses, &uid(1)));
+    for next in [second, third, fourth] {
+        stream.advance(next);
+    }
+    let gone = vec!["-shop/p".to_owned()];
+    assert_eq!(settle(&mut stream), [(Authorization, gone)]);
+}
