@@ -28,7 +28,7 @@ pub use ledger::Ledger;
 pub use metrics::CaMetrics;
 pub use own_root::{OwnRoot, Places};
 pub use plugged::{Plugged, PluggedMemory, PluggedPlace};
-pub use pods::{PodIndex, Pods};
+pub use pods::{PodIndex, Pods, Selection};
 pub use rotation::{CaStatus, Care, Rotate, RotationError, RotationStage};
 pub use secret::KubernetesSecret;
 pub use service::{CaParts, CertificateAuthority, Lifetimes};

@@ -1,9 +1,9 @@
 //! Which pods run where, as far as certificates depend on it.
 //!
 //! A node's agent gets certificates for the accounts of pods that count on its node: their labels
-//! select ambient, they have a network namespace of their own, are pending or running, and bound to
-//! that node. Addresses and readiness do not matter: a pod's first connection must not wait for
-//! either.
+//! select ambient (or, in manifests, an agent serves them), they have a network namespace of their
+//! own, are pending or running, and bound to that node. Addresses and readiness do not matter: a
+//! pod's first connection must not wait for either.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
@@ -16,7 +16,8 @@ use parking_lot::RwLock;
 /// Says whether a pod or the pods of a namespace belong to the mesh.
 const MODE_LABEL: &str = "istio.io/dataplane-mode";
 const AMBIENT: &str = "ambient";
-/// What a node's agent writes on a pod that it serves; what a manifest has instead of a label.
+/// What a node's agent writes on a pod that it serves; what a manifest has instead of a label. In a
+/// cluster it selects nothing: it lags behind the labels, and whoever may write on pods may write it.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const ENABLED: &str = "enabled";
 /// Of a pod that a gateway's controller made, and for which gateway.
@@ -24,6 +25,16 @@ const MANAGED_LABEL: &str = "gateway.istio.io/managed";
 const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// Fewest texts at which those that nobody uses any more are dropped.
 const INTERNED_MIN: usize = 1024;
+
+/// What puts a pod in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// Labels of the pod or its namespace: in a cluster.
+    #[default]
+    Labels,
+    /// These, or that an agent serves it: in a folder of manifests.
+    LabelsOrRedirection,
+}
 
 /// A pod, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +103,7 @@ struct Place {
 /// Pods by name, and how many count by node and account.
 #[derive(Debug, Default)]
 pub struct PodIndex {
+    selection: Selection,
     pods: BTreeMap<ObjectName, PodFacts>,
     /// Namespaces whose label selects ambient.
     ambient: HashSet<Text>,
@@ -106,6 +118,12 @@ pub struct PodIndex {
 }
 
 impl PodIndex {
+    /// An empty one; the default is a cluster's.
+    #[must_use]
+    pub fn new(selection: Selection) -> Self {
+        Self { selection, ..Self::default() }
+    }
+
     /// Takes a pod, or what became of it.
     pub fn upsert_pod(&mut self, pod: &Pod) {
         let name = ObjectName {
@@ -117,7 +135,7 @@ impl PodIndex {
             uid: pod.metadata.uid.clone(),
             account: self.intern(pod.service_account()),
             node: self.intern(&pod.spec.node_name),
-            mode: mode(&pod.metadata),
+            mode: mode(&pod.metadata, self.selection),
             life: match pod.status.phase {
                 Phase::Pending | Phase::Running => Life::Lives,
                 Phase::Succeeded | Phase::Failed | Phase::Unknown => Life::Over,
@@ -270,12 +288,16 @@ impl Change {
     }
 }
 
-/// The label decides; without one, that an agent serves the pod; else its namespace.
-fn mode(meta: &Meta) -> Mode {
+/// The label decides; without one, that an agent serves the pod, if that counts; else its namespace.
+fn mode(meta: &Meta, selection: Selection) -> Mode {
+    let is_served = || match selection {
+        Selection::Labels => false,
+        Selection::LabelsOrRedirection => meta.annotations.get(REDIRECTION) == Some(ENABLED),
+    };
     match meta.labels.get(MODE_LABEL) {
         Some(AMBIENT) => Mode::In,
         Some(_) => Mode::Out,
-        None if meta.annotations.get(REDIRECTION) == Some(ENABLED) => Mode::In,
+        None if is_served() => Mode::In,
         None => Mode::AsItsNamespace,
     }
 }
@@ -292,6 +314,12 @@ fn kind(labels: &Labels) -> PodKind {
 pub struct Pods(Arc<RwLock<PodIndex>>);
 
 impl Pods {
+    /// Those of a folder of manifests; the default is a cluster's.
+    #[must_use]
+    pub fn of_manifests() -> Self {
+        Self(Arc::new(RwLock::new(PodIndex::new(Selection::LabelsOrRedirection))))
+    }
+
     /// Looks something up.
     pub fn read<T>(&self, look: impl FnOnce(&PodIndex) -> T) -> T {
         look(&self.0.read())

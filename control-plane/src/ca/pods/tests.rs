@@ -25,7 +25,7 @@ fn namespace(labels: &Value) -> Namespace {
 #[test]
 fn a_pod_counts_when_it_is_in_the_mesh_on_that_node_now() {
     type Case = (&'static str, fn(&mut Value), bool);
-    let cases: [Case; 13] = [
+    let cases: [Case; 11] = [
         ("as it is", |_| {}, true),
         ("pending", |p| p["status"]["phase"] = json!("Pending"), true),
         ("succeeded", |p| p["status"]["phase"] = json!("Succeeded"), false),
@@ -37,27 +37,30 @@ fn a_pod_counts_when_it_is_in_the_mesh_on_that_node_now() {
         ("another account", |p| p["spec"]["serviceAccountName"] = json!("bank"), false),
         ("opted out", |p| p["metadata"]["labels"][MODE_LABEL] = json!("none"), false),
         ("without a label", |p| p["metadata"]["labels"] = json!({}), false),
-        (
-            "served by an agent",
-            |p| {
-                p["metadata"]["labels"] = json!({});
-                p["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
-            },
-            true,
-        ),
-        (
-            "opted out, still served",
-            |p| {
-                p["metadata"]["labels"][MODE_LABEL] = json!("none");
-                p["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
-            },
-            false,
-        ),
     ];
     for (what, change, counts) in cases {
         let mut index = PodIndex::default();
         index.upsert_pod(&cart(change));
         assert_eq!(index.runs("n1", "shop", "cart"), counts, "{what}");
+    }
+}
+
+#[test]
+fn that_an_agent_serves_a_pod_counts_in_manifests_only() {
+    type Case = (&'static str, fn(&mut Value), bool);
+    let cases: [Case; 2] = [
+        ("without a label", |p| p["metadata"]["labels"] = json!({}), true),
+        ("opted out", |p| p["metadata"]["labels"][MODE_LABEL] = json!("none"), false),
+    ];
+    for (what, change, counts) in cases {
+        let served = cart(|p| {
+            change(p);
+            p["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+        });
+        for (pods, counts) in [(Pods::of_manifests(), counts), (Pods::default(), false)] {
+            pods.write(|index| index.upsert_pod(&served));
+            assert_eq!(pods.read(|index| index.runs("n1", "shop", "cart")), counts, "{what}");
+        }
     }
 }
 
