@@ -99,7 +99,7 @@ fn check_purpose(leaf: &X509Certificate<'_>) -> Result<(), ExternalError> {
         return Err(wrong("it is an authority's"));
     }
     let usage = leaf.key_usage().map_err(|_| wrong("key usage"))?;
-    if usage.is_some_and(|it| !it.value.digital_signature() || !is_a_leafs_usage(it.value)) {
+    if usage.is_some_and(|it| !it.value.digital_signature() || !is_a_leafs_usage(*it.value)) {
         return Err(wrong("key usage"));
     }
     let purpose = leaf.extended_key_usage().map_err(|_| wrong("extended key usage"))?;

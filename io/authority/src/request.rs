@@ -275,14 +275,14 @@ fn is_a_leafs(extension: &ParsedExtension<'_>) -> bool {
     match extension {
         ParsedExtension::SubjectAlternativeName(_) => true,
         ParsedExtension::BasicConstraints(constraints) => !constraints.ca,
-        ParsedExtension::KeyUsage(usage) => is_a_leafs_usage(usage),
+        ParsedExtension::KeyUsage(usage) => is_a_leafs_usage(*usage),
         ParsedExtension::ExtendedKeyUsage(usage) => is_a_leafs_purpose(usage),
         _ => false,
     }
 }
 
 /// Whether a key is for handshakes only.
-pub(crate) fn is_a_leafs_usage(usage: &KeyUsage) -> bool {
+pub(crate) fn is_a_leafs_usage(usage: KeyUsage) -> bool {
     let others = [
         usage.non_repudiation(),
         usage.data_encipherment(),
