@@ -87,6 +87,14 @@ pub enum Problem {
         /// Who has it.
         to: ObjectKey,
     },
+    /// Its address is a pod's own.
+    #[error("{address} belongs to {pod}, so it was left out")]
+    AddressOfPod {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        pod: ObjectKey,
+    },
     /// Another workload has the same address, and which one is meant is not known.
     #[error("{address} also belongs to {with}")]
     AddressShared {

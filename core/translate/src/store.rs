@@ -91,7 +91,8 @@ pub(crate) struct Store {
     pub(crate) pods_by_node: HashMap<Text, HashSet<ObjectName>>,
     /// Pods that were made for a gateway.
     pub(crate) pods_by_gateway: HashMap<ObjectName, BTreeSet<Text>>,
-    /// Pods and workload entries that have an address to themselves.
+    /// Pods that have an address to themselves, and entries of both kinds that say they do, whatever
+    /// network they say it is of.
     pub(crate) by_address: HashMap<IpAddr, Vec<ObjectKey>>,
 }
 

@@ -471,14 +471,69 @@ status: {{phase: {phase}, podIPs: [{{ip: 1.2.3.4}}, {{ip: 'fd00::{created}'}}]}}
     mesh.set(&pod("new", "2", "", "Succeeded"));
     assert_eq!(addresses(&mesh, "ns/old"), 2);
     assert_eq!(mesh.problems(), [""; 0]);
-    // Somebody else with it is named, and both are there.
+    // An entry with it is left out and named, as long as a pod has it.
     let changes = mesh.set(
         "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: we, namespace: ns}, spec: {address: 1.2.3.4}}",
     );
-    assert_eq!(changed(&changes), ["Kubernetes/networking.istio.io/WorkloadEntry/ns/we"]);
-    assert_eq!(mesh.problems(), ["WorkloadEntry ns/we: 1.2.3.4 also belongs to Pod ns/old"]);
-    mesh.delete(Kind::Pod, "ns", "old");
+    assert_eq!(changed(&changes), [""; 0]);
+    assert_eq!(
+        mesh.problems(),
+        ["WorkloadEntry ns/we: 1.2.3.4 belongs to Pod ns/old, so it was left out"]
+    );
+    let changes = mesh.delete(Kind::Pod, "ns", "old");
+    let uid = "Kubernetes/networking.istio.io/WorkloadEntry/ns/we";
+    assert_eq!(changed(&changes), ["-Kubernetes//Pod/ns/old", uid]);
     assert_eq!(mesh.problems(), [""; 0]);
+}
+
+#[test]
+fn no_entry_takes_the_address_of_a_pod() {
+    let network = "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system, labels: {topology.istio.io/network: east}}}\n";
+    let inline = "Kubernetes/networking.istio.io/ServiceEntry/ns/se/1.2.3.4";
+    let own = "Kubernetes/networking.istio.io/WorkloadEntry/ns/we";
+    let mesh_of = |spec: &str| {
+        format!(
+            "{network}---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: we, namespace: ns}}
+spec: {{{spec}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: se, namespace: ns}}
+spec: {{hosts: [a.example], resolution: STATIC, ports: [{{number: 80, name: http}}], endpoints: [{{{spec}}}, {{address: 1.2.3.9}}]}}
+"
+        )
+    };
+    let pod = pod("a", "1.2.3.4", "", "");
+    for (spec, is_taken) in [
+        ("address: 1.2.3.4", true),
+        ("address: 1.2.3.4, network: east", true),
+        ("address: 1.2.3.4, network: west", false),
+    ] {
+        let mut mesh = Mesh::of(&mesh_of(spec));
+        let both = |mesh: &Mesh| {
+            assert!(mesh.names().iter().any(|name| name.ends_with("1.2.3.9")));
+            [inline, own].map(|name| mesh.addresses.contains_key(name))
+        };
+        assert_eq!(both(&mesh), [true; 2], "{spec}");
+        // The pod comes later, ends, is back before the entries, and goes.
+        mesh.set(&pod);
+        assert_eq!(both(&mesh), [!is_taken; 2], "{spec}");
+        let lost = "1.2.3.4 belongs to Pod ns/a, so it was left out";
+        let expected =
+            [format!("ServiceEntry ns/se: {lost}"), format!("WorkloadEntry ns/we: {lost}")];
+        assert_eq!(mesh.problems(), if is_taken { expected.to_vec() } else { vec![] });
+        mesh.set(&pod.replace("Running", "Failed"));
+        assert_eq!(both(&mesh), [true; 2], "{spec}");
+        assert_eq!(mesh.problems(), [""; 0], "{spec}");
+        let mut mesh = Mesh::of(&pod);
+        mesh.set(&mesh_of(spec));
+        assert_eq!(both(&mesh), [!is_taken; 2], "{spec}");
+        mesh.delete(Kind::Pod, "ns", "a");
+        assert_eq!(both(&mesh), [true; 2], "{spec}");
+    }
 }
 
 #[test]

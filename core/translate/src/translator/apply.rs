@@ -15,7 +15,7 @@ use crate::store::{Selecting, Space, is_ours};
 use crate::text;
 use crate::waypoint::gateway_of;
 use crate::wire_value::parse_ip;
-use crate::workload::{entry_ip, labels_of};
+use crate::workload::{endpoint_ips, entry_ip, labels_of};
 
 impl Translator {
     /// Notes a change. Cheap: what it means is found out by [`Translator::settle`].
@@ -166,6 +166,8 @@ impl Translator {
         let selector = |entry: &ServiceEntry| {
             entry.spec.workload_selector.as_ref().map(|selector| selector.labels.clone())
         };
+        let old_ips = old.as_deref().map(endpoint_ips).unwrap_or_default();
+        let new_ips = new.map(|new| endpoint_ips(new)).unwrap_or_default();
         let old_selector = old.as_deref().and_then(selector);
         let new_selector = new.and_then(|new| selector(new));
         let what = Selecting::Entry(name.clone());
@@ -173,6 +175,7 @@ impl Translator {
         for selector in old_selector.iter().chain(&new_selector) {
             self.dirty.add_selected(namespace, selector);
         }
+        self.claim(key, &old_ips, &new_ips);
         let (old, new) = (old.as_ref().map(|e| &e.metadata), new.map(|e| &e.metadata));
         self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
@@ -307,14 +310,14 @@ impl Translator {
         }
     }
 
-    /// Replaces the addresses of a pod or a workload entry. Others with one of them are looked at
-    /// again.
+    /// Replaces the addresses of a pod or an entry. Others with one of them are looked at again, as
+    /// far as it matters to them.
     fn claim(&mut self, key: &ObjectKey, old: &[std::net::IpAddr], new: &[std::net::IpAddr]) {
         let by_address = &mut self.world.store.by_address;
         for ip in old {
             let Some(claimants) = by_address.get_mut(ip) else { continue };
             claimants.retain(|other| other != key);
-            for other in claimants.iter() {
+            for other in claimants.iter().filter(|other| matters(key.kind, other.kind)) {
                 self.dirty.add(other);
             }
             if claimants.is_empty() {
@@ -324,7 +327,7 @@ impl Translator {
         for ip in new {
             let claimants = by_address.entry(*ip).or_default();
             if !claimants.contains(key) {
-                for other in claimants.iter() {
+                for other in claimants.iter().filter(|other| matters(key.kind, other.kind)) {
                     self.dirty.add(other);
                 }
                 claimants.push(key.clone());
@@ -382,6 +385,12 @@ impl Translator {
             self.mark_space(&namespace);
         }
     }
+}
+
+/// Whether it matters to an object of the second kind that one of the first has its address: a pod's
+/// matters to all, a workload entry's to others of its kind.
+fn matters(kind: Kind, to: Kind) -> bool {
+    kind == Kind::Pod || (kind == Kind::WorkloadEntry && to == Kind::WorkloadEntry)
 }
 
 fn put<T>(

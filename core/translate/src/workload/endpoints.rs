@@ -1,6 +1,7 @@
 //! Endpoints of service entries: those that are given in the entry, and hosts that DNS resolves.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use cluster::service_entry::Resolution;
 use cluster::workload_entry::WorkloadEntrySpec;
@@ -14,6 +15,7 @@ use crate::bind::Policies;
 use crate::changes::Address;
 use crate::problem::Problem;
 use crate::waypoint::{Traffic, bind};
+use crate::wire_value::parse_ip;
 use crate::world::World;
 
 /// Endpoints of one entry that are published. Those after them are left out.
@@ -56,6 +58,16 @@ pub(crate) fn endpoints(
     addresses
 }
 
+/// Addresses that an entry may say are those of its endpoints: also a host may be written as one.
+pub(crate) fn endpoint_ips(entry: &ServiceEntry) -> Vec<IpAddr> {
+    let given = entry.spec.endpoints.iter().map(|endpoint| &endpoint.address);
+    let mut ips: Vec<IpAddr> =
+        given.chain(&entry.spec.hosts).filter_map(|text| parse_ip(text)).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    ips
+}
+
 /// Endpoints that are given; a DNS entry without any is its own hosts.
 fn list<'e>(entry: &'e ServiceEntry, hosts: &[&'e Text]) -> Vec<Endpoint<'e>> {
     use std::borrow::Cow::{Borrowed, Owned};
@@ -96,7 +108,7 @@ fn endpoint(
     let (cluster, address) = (&world.settings.cluster, &spec.address);
     let uid = format!("{cluster}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}");
     let mut draft = Draft::new(world, uid, namespace, name);
-    place(&mut draft, spec)?;
+    place(world, &mut draft, spec)?;
     draft.set_canonical(&meta.labels, name);
     draft.set_tunnel(&meta.labels, &meta.annotations);
     let mut served = Served::default();

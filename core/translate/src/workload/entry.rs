@@ -6,6 +6,7 @@ use cluster::workload_entry::WorkloadEntrySpec;
 use cluster::{Kind, Labels, ObjectKey, ObjectName, WorkloadEntry};
 use proto::workload as wire;
 
+use super::pod::pod_at;
 use super::served::Served;
 use super::{Draft, locality};
 use crate::bind::Policies;
@@ -31,9 +32,14 @@ pub(crate) fn labels_of(entry: &WorkloadEntry) -> Labels {
     entry.spec.labels.iter().chain(entry.metadata.labels.iter()).collect()
 }
 
-/// The address that an entry says is its own.
+/// The address that an entry says is its own, of whatever network.
 pub(crate) fn entry_ip(entry: &WorkloadEntry) -> Option<IpAddr> {
-    parse_ip(&entry.spec.address).filter(|_| entry.spec.network.is_empty())
+    parse_ip(&entry.spec.address)
+}
+
+/// Whether an address is one of this cluster's network.
+fn is_near(world: &World, spec: &WorkloadEntrySpec) -> bool {
+    spec.network.is_empty() || spec.network == world.network
 }
 
 /// A workload entry: always taken to be healthy.
@@ -50,9 +56,10 @@ pub(crate) fn workload_entry(
     }
     let uid = workload_entry_uid(world, &meta.object_name());
     let mut draft = Draft::new(world, uid, &meta.namespace, &meta.name);
-    place(&mut draft, &entry.spec).map_err(|problem| problems.push(problem)).ok()?;
+    place(world, &mut draft, &entry.spec).map_err(|problem| problems.push(problem)).ok()?;
     let key = ObjectKey { kind: Kind::WorkloadEntry, name: meta.object_name() };
-    problems.extend(entry_ip(entry).and_then(|ip| shared(world, ip, &key)));
+    let own = entry_ip(entry).filter(|_| is_near(world, &entry.spec));
+    problems.extend(own.and_then(|ip| shared(world, ip, &key)));
     let labels = labels_of(entry);
     draft.set_canonical(&labels, &meta.name);
     draft.set_tunnel(&labels, &meta.annotations);
@@ -69,9 +76,20 @@ pub(crate) fn workload_entry(
     draft.finish(names).map_err(|problem| problems.push(problem)).ok()
 }
 
-/// Where an endpoint is and who it is.
-pub(super) fn place(draft: &mut Draft, spec: &WorkloadEntrySpec) -> Result<(), Problem> {
-    match parse_ip(&spec.address) {
+/// Where an endpoint is and who it is. Whoever may write an entry says so without proof, so it gets
+/// no address that is a pod's own: what is sent there would meet another's policies.
+pub(super) fn place(
+    world: &World,
+    draft: &mut Draft,
+    spec: &WorkloadEntrySpec,
+) -> Result<(), Problem> {
+    let address = parse_ip(&spec.address);
+    if let Some(address) = address.filter(|_| is_near(world, spec))
+        && let Some(pod) = pod_at(world, address)
+    {
+        return Err(Problem::AddressOfPod { address, pod });
+    }
+    match address {
         Some(ip) => draft.ips.push(ip),
         // It is reached through a gateway of its network.
         None if spec.address.is_empty() && !spec.network.is_empty() => {}
@@ -93,10 +111,14 @@ pub(super) fn place(draft: &mut Draft, spec: &WorkloadEntrySpec) -> Result<(), P
     Ok(())
 }
 
-/// Another workload with the same address.
+/// Another workload entry with the same address.
 fn shared(world: &World, address: IpAddr, key: &ObjectKey) -> Option<Problem> {
     let claimants = world.store.by_address.get(&address)?;
-    let mut others = claimants.iter().filter(|other| *other != key);
-    let with = others.find(|other| world.is_seen(&other.name.namespace))?.clone();
-    Some(Problem::AddressShared { address, with })
+    let with = claimants.iter().find(|other| {
+        let entry = world.store.workload_entry(&other.name);
+        let is_entry = other.kind == Kind::WorkloadEntry && *other != key;
+        let is_near = entry.is_some_and(|entry| is_near(world, &entry.spec));
+        is_entry && is_near && world.is_seen(&other.name.namespace)
+    })?;
+    Some(Problem::AddressShared { address, with: with.clone() })
 }

@@ -7,7 +7,7 @@ mod pod;
 mod served;
 mod slice;
 
-pub(crate) use endpoints::endpoints;
+pub(crate) use endpoints::{endpoint_ips, endpoints};
 pub(crate) use entry::{entry_ip, labels_of, workload_entry, workload_entry_uid};
 pub(crate) use pod::{pod, pod_labels_policies, pod_uid};
 pub(crate) use slice::{endpoints_of_slice, pods_of};

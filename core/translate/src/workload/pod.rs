@@ -101,17 +101,18 @@ fn ips(world: &World, pod: &Pod, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
 
 /// The other pod that an address belongs to.
 fn holder(world: &World, ip: IpAddr, pod: &Pod) -> Option<ObjectKey> {
+    pod_at(world, ip).filter(|holder| holder.name != pod.metadata.object_name())
+}
+
+/// The pod that an address of this cluster's network belongs to: the newest that has not ended.
+pub(super) fn pod_at(world: &World, ip: IpAddr) -> Option<ObjectKey> {
     let claimants = world.store.by_address.get(&ip)?;
-    if claimants.len() < 2 {
-        return None;
-    }
     let pods = claimants.iter().filter(|key| key.kind == Kind::Pod);
     let pods = pods.filter(|key| world.is_seen(&key.name.namespace));
     let pods = pods.filter_map(|key| world.store.pod(&key.name));
     let newest =
         pods.max_by_key(|pod| (pod.metadata.deletion_timestamp.is_none(), pod.metadata.age()))?;
-    let name = newest.metadata.object_name();
-    (name != pod.metadata.object_name()).then_some(ObjectKey { kind: Kind::Pod, name })
+    Some(ObjectKey { kind: Kind::Pod, name: newest.metadata.object_name() })
 }
 
 /// Where a node is.
