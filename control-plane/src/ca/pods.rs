@@ -5,7 +5,7 @@
 //! own, are pending or running, and bound to that node. Addresses and readiness do not matter: a
 //! pod's first connection must not wait for either.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ const AMBIENT: &str = "ambient";
 /// cluster it selects nothing: it lags behind the labels, and whoever may write on pods may write it.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const ENABLED: &str = "enabled";
-/// Of a pod that a gateway's controller made, and for which gateway.
+/// Of a pod that a gateway's controller made, and for which gateway. Whoever may make pods may write
+/// these: they count beside that Gateway only.
 const MANAGED_LABEL: &str = "gateway.istio.io/managed";
 const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// Fewest texts at which those that nobody uses any more are dropped.
@@ -72,9 +73,10 @@ enum Network {
     Host,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum PodKind {
-    Gateway,
+    /// Says it is of the Gateway of this name.
+    Gateway(Text),
     Workload,
 }
 
@@ -83,12 +85,6 @@ impl PodFacts {
     #[must_use]
     pub fn lives(&self) -> bool {
         self.life == Life::Lives
-    }
-
-    /// Whether it is a waypoint or gateway that a controller made.
-    #[must_use]
-    pub fn is_gateway(&self) -> bool {
-        self.kind == PodKind::Gateway
     }
 }
 
@@ -107,6 +103,8 @@ pub struct PodIndex {
     pods: BTreeMap<ObjectName, PodFacts>,
     /// Namespaces whose label selects ambient.
     ambient: HashSet<Text>,
+    /// Gateway objects.
+    gateway_objects: BTreeSet<ObjectName>,
     counted: HashMap<Place, usize>,
     /// Living pods by namespace and account, in the mesh or not.
     living: HashMap<(Text, Text), usize>,
@@ -165,6 +163,26 @@ impl PodIndex {
         self.set_namespace(name, false);
     }
 
+    /// Takes a Gateway: its pods are gateways.
+    pub fn upsert_gateway(&mut self, namespace: &str, name: &str) {
+        let gateway = ObjectName::new(namespace, name);
+        if !self.gateway_objects.contains(&gateway) {
+            self.recount(namespace, |index| {
+                index.gateway_objects.insert(gateway);
+            });
+        }
+    }
+
+    /// Forgets a Gateway.
+    pub fn remove_gateway(&mut self, namespace: &str, name: &str) {
+        let gateway = ObjectName::new(namespace, name);
+        if self.gateway_objects.contains(&gateway) {
+            self.recount(namespace, |index| {
+                index.gateway_objects.remove(&gateway);
+            });
+        }
+    }
+
     /// A pod by name.
     #[must_use]
     pub fn pod(&self, name: &ObjectName) -> Option<&PodFacts> {
@@ -185,7 +203,13 @@ impl PodIndex {
         self.living.contains_key(&(namespace.into(), account.into()))
     }
 
-    /// Whether a living gateway runs as that account.
+    /// Whether a pod is one of a Gateway that is there.
+    #[must_use]
+    pub fn is_gateway_pod(&self, name: &ObjectName) -> bool {
+        self.pods.get(name).is_some_and(|facts| self.is_of_gateway(name, facts))
+    }
+
+    /// Whether a living pod of a Gateway that is there runs as that account.
     #[must_use]
     pub fn is_gateway(&self, namespace: &str, account: &str) -> bool {
         self.gateways.contains_key(&(namespace.into(), account.into()))
@@ -207,24 +231,42 @@ impl PodIndex {
         if self.ambient.contains(name) == selects {
             return;
         }
-        let first = ObjectName::new(name, "");
+        self.recount(name, |index| {
+            if selects {
+                index.ambient.insert(name.into());
+            } else {
+                index.ambient.remove(name);
+            }
+        });
+    }
+
+    /// Changes what the pods of a namespace are counted by.
+    fn recount(&mut self, namespace: &str, change: impl FnOnce(&mut Self)) {
+        let first = ObjectName::new(namespace, "");
         let range = (Bound::Included(&first), Bound::Unbounded);
         let pods: Vec<_> = self
             .pods
             .range::<ObjectName, _>(range)
-            .take_while(|(pod, _)| &*pod.namespace == name)
+            .take_while(|(pod, _)| &*pod.namespace == namespace)
             .map(|(pod, facts)| (pod.clone(), facts.clone()))
             .collect();
         for (pod, facts) in &pods {
             self.count(pod, facts, Change::Goes);
         }
-        if selects {
-            self.ambient.insert(name.into());
-        } else {
-            self.ambient.remove(name);
-        }
+        change(self);
         for (pod, facts) in &pods {
             self.count(pod, facts, Change::Comes);
+        }
+    }
+
+    fn is_of_gateway(&self, name: &ObjectName, facts: &PodFacts) -> bool {
+        match &facts.kind {
+            PodKind::Gateway(gateway) => {
+                let namespace = name.namespace.clone();
+                let gateway = ObjectName { namespace, name: gateway.clone() };
+                self.gateway_objects.contains(&gateway)
+            }
+            PodKind::Workload => false,
         }
     }
 
@@ -234,7 +276,7 @@ impl PodIndex {
         }
         let account = (name.namespace.clone(), facts.account.clone());
         change.apply(&mut self.living, account.clone());
-        if facts.is_gateway() {
+        if self.is_of_gateway(name, facts) {
             change.apply(&mut self.gateways, account);
         }
         let selected = match facts.mode {
@@ -304,7 +346,7 @@ fn mode(meta: &Meta, selection: Selection) -> Mode {
 
 fn kind(labels: &Labels) -> PodKind {
     match (labels.get(MANAGED_LABEL), labels.get(GATEWAY_LABEL)) {
-        (Some(_), Some(_)) => PodKind::Gateway,
+        (Some(_), Some(gateway)) => PodKind::Gateway(gateway.into()),
         (None, _) | (_, None) => PodKind::Workload,
     }
 }

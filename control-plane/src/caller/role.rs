@@ -39,7 +39,7 @@ impl std::str::FromStr for Account {
 pub struct Roles {
     /// Accounts of nodes' agents: only these may ask in the name of others.
     pub node_proxies: BTreeSet<Account>,
-    /// Accounts of gateways, beside those whose pods are labelled so.
+    /// Accounts of gateways, beside those whose pods are labelled so for a Gateway that is there.
     pub gateways: BTreeSet<Account>,
     /// Our own trust domain: others are guests, whatever they are called.
     pub trust_domain: TrustDomain,
@@ -62,8 +62,9 @@ impl Roles {
         let is_gateway = self.gateways.contains(&account)
             || self.pods.read(|pods| match pod {
                 Some(pod) => {
-                    let found = pods.pod(&ObjectName::new(namespace, &pod.name));
-                    found.is_some_and(|found| found.uid == pod.uid && found.is_gateway())
+                    let name = ObjectName::new(namespace, &pod.name);
+                    let found = pods.pod(&name);
+                    found.is_some_and(|found| found.uid == pod.uid) && pods.is_gateway_pod(&name)
                 }
                 None => pods.is_gateway(namespace, name),
             });

@@ -111,19 +111,45 @@ fn an_account_lives_while_a_pod_of_it_does() {
     assert!(!index.lives("shop", "cart"));
 }
 
-#[test]
-fn gateways_are_known_by_what_their_controller_wrote() {
-    let mut index = PodIndex::default();
-    let gateway = cart(|p| {
+fn waypoint() -> Pod {
+    cart(|p| {
         p["metadata"]["labels"] = json!({
             "gateway.istio.io/managed": "istio.io-mesh-controller",
             "gateway.networking.k8s.io/gateway-name": "waypoint",
         });
-    });
-    index.upsert_pod(&gateway);
+    })
+}
+
+#[test]
+fn gateways_are_known_by_what_their_controller_wrote() {
+    let mut index = PodIndex::default();
+    let name = ObjectName::new("shop", "cart-1");
+    index.upsert_gateway("shop", "waypoint");
+    index.upsert_pod(&waypoint());
     assert!(index.is_gateway("shop", "cart") && !index.is_gateway("shop", "bank"));
+    assert!(index.is_gateway_pod(&name));
     index.upsert_pod(&cart(|_| {}));
-    assert!(!index.is_gateway("shop", "cart"));
+    assert!(!index.is_gateway("shop", "cart") && !index.is_gateway_pod(&name));
+}
+
+/// Labels alone would let whoever may make pods have a gateway.
+#[test]
+fn a_pod_of_a_gateway_needs_that_gateway() {
+    let mut index = PodIndex::default();
+    let name = ObjectName::new("shop", "cart-1");
+    index.upsert_pod(&waypoint());
+    assert!(!index.is_gateway("shop", "cart") && !index.is_gateway_pod(&name));
+    index.upsert_gateway("shop", "another");
+    index.upsert_gateway("bank", "waypoint");
+    assert!(!index.is_gateway("shop", "cart") && !index.is_gateway_pod(&name));
+    index.upsert_gateway("shop", "waypoint");
+    index.upsert_gateway("shop", "waypoint");
+    assert!(index.is_gateway("shop", "cart") && index.is_gateway_pod(&name));
+    index.remove_gateway("shop", "waypoint");
+    index.remove_gateway("shop", "waypoint");
+    assert!(!index.is_gateway("shop", "cart") && !index.is_gateway_pod(&name));
+    index.remove_pod(&name);
+    assert!(index.gateways.is_empty());
 }
 
 #[test]
