@@ -3,7 +3,8 @@
 //! Named as Istio's `cacerts` or as cert-manager's secrets. Looked at every second; what is broken
 //! or half there leaves the last good authority in force and is told. A new root takes over by
 //! itself as a rotation does: it is told first, signs when every living certificate came with it,
-//! and the one before is dropped when no living certificate leads to it.
+//! and the one before is dropped when no living certificate leads to it. One that came while we were
+//! away signs at once, because the key before is gone; the roots before are told on.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,8 +28,9 @@ use super::store::{SecretStore, StoreError, Texts};
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Of the object that remembers roots which the operator has removed.
-const RETAINED: &str = "retained-root-cert.pem";
+/// Of the object that remembers every root that is told. A root that the operator replaces while
+/// no control plane runs is known from there only.
+const TOLD: &str = "told-root-cert.pem";
 /// Tries to write against others who write.
 const TRIES_MAX: usize = 5;
 
@@ -118,7 +120,7 @@ struct State {
 /// Where the things beside the operator's texts are kept.
 #[derive(Clone)]
 pub struct PluggedMemory {
-    /// Roots that were removed and are told yet.
+    /// Every root that is told, also those that the operator has removed.
     pub roots: Arc<dyn SecretStore>,
     /// The ledger.
     pub ledger: Arc<dyn SecretStore>,
@@ -136,15 +138,19 @@ impl Plugged {
         let now = SystemTime::now();
         let texts = place.read().await?;
         let authority = Arc::new(load(&texts, &place.name(), &trust_domain, now)?);
-        let retained = match memory.get().await? {
-            Some(stored) => match stored.texts.get(RETAINED).filter(|pem| !pem.is_empty()) {
+        let told = match memory.get().await? {
+            Some(stored) => match stored.texts.get(TOLD).filter(|pem| !pem.is_empty()) {
                 Some(pem) => roots(&trust_domain, pem)?,
                 None => Vec::new(),
             },
             None => Vec::new(),
         };
+        let retained: Vec<_> =
+            told.into_iter().filter(|root| !has(authority.bundle(), root)).collect();
         ledger.merge(&*ledger_store, now).await?;
-        let current = Current::new(InForce::new(authority, retained.clone())?);
+        let in_force = InForce::new(authority, retained.clone())?;
+        remember(&*memory, &in_force.bundle).await?;
+        let current = Current::new(in_force);
         let crl = tokio::sync::watch::channel(texts.get(CRL).map(|crl| crl.as_str().into())).0;
         let state = Mutex::new(State { texts, next: None, retained, problem: None });
         Ok(Self { place, memory, trust_domain, ledger, ledger_store, current, crl, state })
@@ -202,7 +208,6 @@ impl Plugged {
         // Roots that were told and are removed stay until nobody needs them.
         let retained: Vec<_> =
             told.into_iter().filter(|root| !has(loaded.bundle(), root)).collect();
-        self.remember(&retained).await?;
         let is_same_root = before.authority.root() == loaded.root();
         let more = retained.iter().cloned();
         let in_force = if is_same_root {
@@ -212,6 +217,7 @@ impl Plugged {
             let more = more.chain(loaded.bundle().certificates().cloned());
             InForce::new(before.authority.clone(), more)?
         };
+        remember(&*self.memory, &in_force.bundle).await?;
         self.crl.send_replace(texts.get(CRL).map(|crl| crl.as_str().into()));
         self.current.replace(in_force);
         let mut state = self.state.lock();
@@ -251,9 +257,10 @@ impl Plugged {
             .cloned()
             .collect();
         if needed.len() < retained.len() {
-            self.remember(&needed).await?;
             let authority = self.current.get().authority.clone();
-            self.current.replace(InForce::new(authority, needed.clone())?);
+            let in_force = InForce::new(authority, needed.clone())?;
+            remember(&*self.memory, &in_force.bundle).await?;
+            self.current.replace(in_force);
             self.state.lock().retained = needed;
         }
         Ok(())
@@ -269,22 +276,6 @@ impl Plugged {
             .iter()
             .flat_map(|root| self.ledger.presenting(Fingerprint::of(root), now))
             .collect()
-    }
-
-    async fn remember(&self, retained: &[CertificateDer<'static>]) -> Result<(), RotationError> {
-        let texts = Texts::from([(RETAINED.to_owned(), certificates_pem(retained))]);
-        for _ in 0..TRIES_MAX {
-            let is_written = match self.memory.get().await? {
-                Some(stored) if stored.texts == texts => true,
-                Some(stored) => self.memory.replace(texts.clone(), stored.version).await?.is_some(),
-                None if retained.is_empty() => true,
-                None => self.memory.create(texts.clone()).await?.texts == texts,
-            };
-            if is_written {
-                return Ok(());
-            }
-        }
-        Err(RotationError::Conflict)
     }
 
     fn stage(&self) -> RotationStage {
@@ -345,6 +336,22 @@ impl Rotate for Plugged {
         let source = format!("plugged in from {}", self.place.name());
         status(source, stage, &self.current.get(), &left, problem)
     }
+}
+
+/// Writes down what is told, before it is.
+async fn remember(memory: &dyn SecretStore, told: &TrustBundle) -> Result<(), RotationError> {
+    let texts = Texts::from([(TOLD.to_owned(), certificates_pem(told.certificates()))]);
+    for _ in 0..TRIES_MAX {
+        let is_written = match memory.get().await? {
+            Some(stored) if stored.texts == texts => true,
+            Some(stored) => memory.replace(texts.clone(), stored.version).await?.is_some(),
+            None => memory.create(texts.clone()).await?.texts == texts,
+        };
+        if is_written {
+            return Ok(());
+        }
+    }
+    Err(RotationError::Conflict)
 }
 
 fn has(bundle: &TrustBundle, root: &CertificateDer<'_>) -> bool {

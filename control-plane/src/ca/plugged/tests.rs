@@ -143,3 +143,56 @@ async fn a_new_root_takes_over_without_leaving_anybody_behind() {
     assert_eq!((status.stage, status.roots.len()), (RotationStage::Steady, 1));
     assert!(plugged.prepare().await.is_err(), "files say it");
 }
+
+/// What a process leaves that ends in order.
+async fn close(plugged: Plugged) {
+    let now = SystemTime::now();
+    plugged.ledger.merge(&*plugged.ledger_store, now).await.expect("written");
+}
+
+#[tokio::test]
+async fn a_root_that_was_replaced_while_nobody_looked_is_told_until_it_is_not_needed() {
+    let (folders, old, new) = (Folders::new(), root(), root());
+    folders.plug(&old, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    issue(&plugged, "n1", Duration::from_secs(3)).await;
+    close(plugged).await;
+
+    folders.plug(&new, &new.certificate);
+    let plugged = folders.open().await.expect("opened");
+    plugged.look().await;
+    let status = plugged.status();
+    assert_eq!((status.stage, status.roots.len()), (RotationStage::Switched, 2));
+    assert!(signs(&plugged, &new), "the old key is gone");
+    assert!(plugged.current().bundle_pem().borrow().contains(&*old.certificate));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    plugged.look().await;
+    assert_eq!(plugged.status().roots.len(), 1, "nobody presents the old root");
+    close(plugged).await;
+    assert_eq!(folders.open().await.expect("opened").status().roots.len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_between_two_roots_tells_both() {
+    let (folders, old, new) = (Folders::new(), root(), root());
+    folders.plug(&old, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    issue(&plugged, "n1", HOUR).await;
+    folders.plug(&new, &new.certificate);
+    plugged.look().await;
+    assert_eq!(plugged.status().stage, RotationStage::Prepared);
+    close(plugged).await;
+
+    let plugged = folders.open().await.expect("opened");
+    plugged.look().await;
+    let status = plugged.status();
+    assert_eq!((status.stage, status.roots.len()), (RotationStage::Switched, 2));
+    issue(&plugged, "n2", HOUR).await;
+    close(plugged).await;
+    // The operator takes it back while we are away.
+    folders.plug(&old, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    plugged.look().await;
+    assert!(signs(&plugged, &old));
+    assert_eq!(plugged.status().roots.len(), 2, "n2 presents the new root");
+}
