@@ -20,11 +20,15 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 /// Most holders with records of their own: about 90 bytes each, within a Secret's size. Those
 /// beyond share one record, which ends with the last of them.
 pub const HOLDERS_MAX: usize = 5_000;
-/// Most records of one holder; at the bound the one that ends first is merged into the next.
+/// Most records of one holder; at the bound two become one that stands for both, with the later
+/// end and [`ANY`] in place of what they do not share: a step may then wait longer than it had to.
 const RECORDS_MAX: usize = 8;
 /// Tries to write against others who write.
 const TRIES_MAX: usize = 5;
 const KEY: &str = "issued";
+/// In place of a root or of roots: any, so it stands in the way of every step. No fingerprint is 0
+/// but by a chance of one in 2^64, which would make a step wait.
+const ANY: u64 = 0;
 /// Those beyond [`HOLDERS_MAX`]; no node can have this name.
 const OTHERS: &str = "(others)";
 
@@ -55,7 +59,10 @@ pub struct Ledger(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     holders: BTreeMap<String, Vec<Record>>,
-    is_new: bool,
+    /// How many certificates were recorded.
+    recorded: u64,
+    /// How many of them are known to be in the store.
+    written: u64,
 }
 
 /// Roots as records name them.
@@ -70,13 +77,13 @@ impl Ledger {
         let record = Record { root: root.short(), bundle, until: seconds(until) };
         let mut state = self.0.lock();
         state.put(holder, record);
-        state.is_new = true;
+        state.recorded += 1;
     }
 
     /// Who holds living certificates that lead to a root.
     #[must_use]
     pub fn presenting(&self, root: Fingerprint, now: SystemTime) -> Vec<Left> {
-        self.left(now, |record| record.root == root.short())
+        self.left(now, |record| record.root == root.short() || record.root == ANY)
     }
 
     /// Who holds living certificates that came with other roots than these.
@@ -96,11 +103,17 @@ impl Ledger {
         left.collect()
     }
 
+    /// Whether something was recorded that no store is known to have.
+    fn is_new(&self) -> bool {
+        let state = self.0.lock();
+        state.recorded > state.written
+    }
+
     /// Takes what a store has, and writes what it lacks.
     pub async fn merge(&self, store: &dyn SecretStore, now: SystemTime) -> Result<(), StoreError> {
         for _ in 0..TRIES_MAX {
             let stored = store.get().await?;
-            let (texts, known) = {
+            let (texts, known, recorded) = {
                 let mut state = self.0.lock();
                 if let Some(stored) = &stored {
                     state.take(stored.texts.get(KEY).map_or("", String::as_str));
@@ -111,8 +124,7 @@ impl Ledger {
                     place: store.place(),
                     problem: error.to_string(),
                 })?;
-                state.is_new = false;
-                (Texts::from([(KEY.to_owned(), text)]), stored)
+                (Texts::from([(KEY.to_owned(), text)]), stored, state.recorded)
             };
             let is_written = match known {
                 Some(known) if known.texts == texts => true,
@@ -120,11 +132,12 @@ impl Ledger {
                 None => store.create(texts.clone()).await?.texts == texts,
             };
             if is_written {
+                let mut state = self.0.lock();
+                state.written = state.written.max(recorded);
                 return Ok(());
             }
         }
         // Others write all the time: ours goes with the next.
-        self.0.lock().is_new = true;
         Ok(())
     }
 
@@ -133,14 +146,38 @@ impl Ledger {
     pub async fn keep(&self, store: &dyn SecretStore) {
         loop {
             tokio::time::sleep(FLUSH_INTERVAL).await;
-            let is_new = self.0.lock().is_new;
-            if is_new && let Err(error) = self.merge(store, SystemTime::now()).await {
-                self.0.lock().is_new = true;
+            if self.is_new()
+                && let Err(error) = self.merge(store, SystemTime::now()).await
+            {
                 let error = model::causes(&error);
                 tracing::warn!(%error, "what was issued could not be written down");
             }
         }
     }
+}
+
+impl Record {
+    /// Whether it stands for all that another stands for, and is not just the same but later.
+    fn covers(&self, other: &Self) -> bool {
+        let is_root = self.root == ANY || self.root == other.root;
+        is_root && self.bundle == ANY && self.until >= other.until
+    }
+}
+
+/// Makes one record of two: of those that end first, two of the same root if there are such.
+fn fold(records: &mut Vec<Record>) {
+    records.sort_by_key(|record| record.until);
+    let pair = records.iter().enumerate().find_map(|(later, record)| {
+        let earlier = records[..later].iter().position(|one| one.root == record.root)?;
+        Some((earlier, later))
+    });
+    // All are of different roots, and at least two: it is called beyond a bound.
+    let (earlier, later) = pair.unwrap_or((0, 1));
+    let first = records.remove(earlier);
+    let second = &mut records[later - 1];
+    second.root = if first.root == second.root { first.root } else { ANY };
+    second.bundle = ANY;
+    second.until = second.until.max(first.until);
 }
 
 impl State {
@@ -153,10 +190,12 @@ impl State {
             known.until = known.until.max(record.until);
             return;
         }
+        if records.iter().any(|known| known.covers(&record)) {
+            return;
+        }
         records.push(record);
         if records.len() > RECORDS_MAX {
-            records.sort_by_key(|record| record.until);
-            records.remove(0);
+            fold(records);
         }
     }
 

@@ -1,7 +1,7 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::ca::store::FileStore;
+use crate::ca::store::{FileStore, Stored, Storing};
 use authority::CertificateDer;
 
 fn root(number: u8) -> Fingerprint {
@@ -68,4 +68,77 @@ fn holders_beyond_the_bound_share_a_record() {
     ledger.record("n99999", root(1), 10, at(300));
     assert_eq!(ledger.0.lock().holders.len(), HOLDERS_MAX + 1);
     assert_eq!(holders(&ledger.presenting(root(1), at(200))), [OTHERS]);
+}
+
+/// Whatever is folded, nobody who would be left behind is forgotten.
+#[test]
+fn records_beyond_the_bound_are_kept_together() {
+    let ledger = Ledger::default();
+    // Many sets of roots, one root, and then another.
+    for number in 0..20 {
+        ledger.record("n1", root(1), number + 10, at(100 + number));
+    }
+    ledger.record("n1", root(2), 50, at(90));
+    assert!(ledger.0.lock().holders["n1"].len() <= RECORDS_MAX);
+    for now in [0, 89] {
+        assert_eq!(holders(&ledger.presenting(root(2), at(now))), ["n1"]);
+    }
+    assert!(ledger.presenting(root(2), at(90)).is_empty(), "of the other root only");
+    assert_eq!(ledger.presenting(root(1), at(0))[0].until, at(119));
+    assert_eq!(holders(&ledger.without(29, at(117))), ["n1"], "one came with 28 until 118");
+
+    // Many roots.
+    let ledger = Ledger::default();
+    for number in 0..20 {
+        ledger.record("n1", root(number), 10, at(100 + u64::from(number)));
+    }
+    assert!(ledger.0.lock().holders["n1"].len() <= RECORDS_MAX);
+    for number in 0..20 {
+        let now = at(99 + u64::from(number));
+        assert_eq!(holders(&ledger.presenting(root(number), now)), ["n1"], "{number}");
+    }
+}
+
+/// Refuses to write, or never answers.
+struct Broken {
+    hangs: bool,
+}
+
+impl SecretStore for Broken {
+    fn get(&self) -> Storing<'_, Option<Stored>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn create(&self, _: Texts) -> Storing<'_, Stored> {
+        Box::pin(async {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            Err(StoreError::Content { place: self.place(), problem: "broken".to_owned() })
+        })
+    }
+
+    fn replace(&self, _: Texts, _: String) -> Storing<'_, Option<Stored>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn place(&self) -> String {
+        "nowhere".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_written_stays_to_be_written() {
+    let ledger = Ledger::default();
+    ledger.record("n1", root(1), 10, at(100));
+    ledger.merge(&Broken { hangs: false }, at(0)).await.expect_err("broken");
+    assert!(ledger.is_new());
+    let hangs = Broken { hangs: true };
+    let dropped = tokio::time::timeout(Duration::from_millis(10), ledger.merge(&hangs, at(0)));
+    dropped.await.expect_err("it hangs");
+    assert!(ledger.is_new());
+    let folder = TempDir::new().expect("folder");
+    let store = FileStore::open(folder.path(), "issued.json").expect("store");
+    ledger.merge(&store, at(0)).await.expect("written");
+    assert!(!ledger.is_new());
 }
