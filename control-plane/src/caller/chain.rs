@@ -18,6 +18,9 @@ pub struct CallerChain {
 
 impl Authenticate for CallerChain {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials) -> Authenticating<'a> {
+        if let Some(why) = credentials.unusable {
+            return Box::pin(async move { Err(Refusal::Unauthenticated(why.to_owned())) });
+        }
         let (kind, asked) = match &credentials.token {
             // A token says more than a certificate: which pod, on which node.
             Some(token) if token.starts_with(JOIN_TOKEN_PREFIX) => {

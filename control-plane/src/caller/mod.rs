@@ -38,6 +38,9 @@ pub struct Credentials {
     pub token: Option<Arc<str>>,
     /// `clusterid`: which cluster's token it is.
     pub cluster: Option<Arc<str>>,
+    /// Why an authorization that came is none that is read. Such a call is refused, whatever else
+    /// it came with: a certificate is not what its caller meant to show.
+    pub unusable: Option<&'static str>,
 }
 
 /// Somebody who proved who they are.

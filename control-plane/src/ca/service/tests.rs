@@ -209,12 +209,21 @@ async fn credentials_are_read_from_a_call() {
     assert_eq!(read.token.as_deref(), Some("a.b.c"));
     assert_eq!(read.cluster.as_deref(), Some("Kubernetes"));
     assert_eq!(read.certificate, Some(id(CART)));
-    let mut basic = Request::new(());
-    basic.metadata_mut().insert("authorization", "Basic x".parse().expect("ASCII"));
-    assert_eq!(Credentials::of_call(basic.metadata(), basic.extensions()).token, None);
+    assert_eq!(read.unusable, None);
+    // Shown and not read: refused, and not taken for none.
     let long = format!("Bearer {}", "a".repeat(crate::caller::TOKEN_BYTES_MAX + 1));
-    basic.metadata_mut().insert("authorization", long.parse().expect("ASCII"));
-    assert_eq!(Credentials::of_call(basic.metadata(), basic.extensions()).token, None);
+    for (authorization, why) in
+        [("Basic x", "not Bearer"), ("Bearer ", "empty"), ("", "not Bearer"), (&*long, "too long")]
+    {
+        let value = authorization.parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", value);
+        let read = Credentials::of_call(request.metadata(), request.extensions());
+        assert_eq!(read.token, None);
+        assert!(read.unusable.is_some_and(|told| told.contains(why)), "{why}: {read:?}");
+    }
+    let none = Request::new(());
+    let read = Credentials::of_call(none.metadata(), none.extensions());
+    assert_eq!((read.token, read.unusable), (None, None));
 }
 
 #[tokio::test]

@@ -202,7 +202,8 @@ async fn the_kind_of_credential_says_who_is_asked() {
     let agent = chain.authenticate(&with(TOKEN)).await.expect("accepted");
     assert_eq!(agent.role, Role::NodeProxy);
     let guest = of("spiffe://other/ns/istio-system/sa/ztunnel");
-    for refused in [Credentials::default(), with("wjt_x"), guest] {
+    let unusable = Credentials { unusable: Some("the token is too long"), ..gateway };
+    for refused in [Credentials::default(), with("wjt_x"), guest, unusable] {
         chain.authenticate(&refused).await.expect_err("refused");
     }
 }
