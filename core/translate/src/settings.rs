@@ -24,7 +24,8 @@ pub struct Settings {
     pub discovery_selectors: Vec<LabelSelector>,
     /// Who may see service entries: the first rule that matches counts; none: [`EntryVisibility::Public`].
     pub entry_visibility: Vec<VisibilityRule>,
-    /// Whether policies that only record (`istio.io/dry-run`) are sent.
+    /// Whether policies that only record (`istio.io/dry-run`) are sent. Agents that do not know them
+    /// enforce them.
     pub dry_run: bool,
     /// Whether workloads behind a waypoint allow its service account without a policy for it.
     pub allow_waypoints: bool,
@@ -67,7 +68,7 @@ impl Settings {
             revision: "default".into(),
             discovery_selectors: Vec::new(),
             entry_visibility: Vec::new(),
-            dry_run: true,
+            dry_run: false,
             allow_waypoints: false,
         }
     }

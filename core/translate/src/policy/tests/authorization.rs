@@ -533,28 +533,23 @@ fn dry_runs() {
         ))
         .remove(0)
     };
-    let without = Settings { dry_run: false, ..settings() };
+    let without = settings();
+    let with = Settings { dry_run: true, ..settings() };
     for (settings, value, spec, sent, message) in [
+        (&with, "true", "{rules: [{}]}", Some("ALLOW dry NAMESPACE: everything"), "nodes enforce"),
+        (&with, "T", "{action: DENY}", Some("DENY dry NAMESPACE: "), "nodes enforce"),
+        (&with, "false", "{}", Some("ALLOW NAMESPACE: "), "nodes enforce"),
+        (&with, "", "{}", Some("ALLOW NAMESPACE: "), "nodes enforce"),
         (
-            &settings(),
-            "true",
-            "{rules: [{}]}",
-            Some("ALLOW dry NAMESPACE: everything"),
-            "nodes enforce",
-        ),
-        (&settings(), "T", "{action: DENY}", Some("DENY dry NAMESPACE: "), "nodes enforce"),
-        (&settings(), "false", "{}", Some("ALLOW NAMESPACE: "), "nodes enforce"),
-        (&settings(), "", "{}", Some("ALLOW NAMESPACE: "), "nodes enforce"),
-        (
-            &settings(),
+            &with,
             "yes",
             "{rules: [{}]}",
             Some("DENY NAMESPACE: everything"),
             "metadata.annotations[istio.io/dry-run] \"yes\" is not true or false: it denies",
         ),
-        (&settings(), "true", "{rules: 7}", Some("DENY dry NAMESPACE: everything"), "spec.rules: "),
+        (&with, "true", "{rules: 7}", Some("DENY dry NAMESPACE: everything"), "spec.rules: "),
         (
-            &settings(),
+            &with,
             "1",
             "{action: CUSTOM}",
             Some("DENY dry NAMESPACE: everything"),
