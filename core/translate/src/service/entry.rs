@@ -215,7 +215,7 @@ pub(crate) fn conditions(world: &World, entry: &ServiceEntry) -> Vec<Condition> 
     let serves_ingress = ingress_use_waypoint(meta, world.store.namespace(&meta.namespace));
     let binding = bind(world, meta, traffic(visibility));
     conditions.extend(condition(&binding, serves_ingress));
-    if matches!(binding, Binding::None | Binding::Failed(_)) {
+    if matches!(binding, Binding::None | Binding::Failed { .. }) {
         conditions.extend(waypoint_missing(entry));
     }
     conditions

@@ -380,6 +380,16 @@ fn only_the_waypoint_may_reach_what_is_behind_it() {
     let both = ["cluster.local/ns/ns/sa/wp-1-sa", "old.example/ns/ns/sa/wp-1-sa"];
     assert_eq!(principals(&mesh), both);
     assert_eq!(mesh.pod("ns/wp-1").authorization_policies, [""; 0]);
+    // Without an address it is still the only one that may.
+    mesh.set(&gateway_object("wp", "", "", "[]"));
+    assert_eq!(mesh.pod("ns/a").authorization_policies, [policy]);
+    assert_eq!(principals(&mesh), both);
+    assert_eq!(mesh.conditions(Kind::Service, "ns", "svc"), [NOT_READY]);
+    let elsewhere = ", labels: {istio.io/waypoint-for: workload}";
+    mesh.set(&gateway_object("wp", elsewhere, "", "[]"));
+    assert_eq!(mesh.pod("ns/a").authorization_policies, [""; 0], "it would not take services");
+    mesh.set(&gateway_object("wp", "", "", "[]"));
+    assert_eq!(mesh.pod("ns/a").authorization_policies, [policy]);
     mesh.delete(Kind::Gateway, "ns", "wp");
     assert_eq!(mesh.pod("ns/a").authorization_policies, [""; 0]);
     assert!(mesh.policies.is_empty());

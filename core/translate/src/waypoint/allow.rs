@@ -13,9 +13,10 @@ pub(crate) fn allow_policy_name(waypoint: &ObjectName) -> Text {
 }
 
 /// The policy: connections from the accounts of the waypoint's pods. As long as it has no pods it
-/// allows nobody, since what is behind a waypoint was not meant to be reached past it.
+/// allows nobody, since what is behind a waypoint was not meant to be reached past it; and it stays while
+/// the gateway has no address.
 pub(crate) fn allow_policy(world: &World, waypoint: &ObjectName) -> Option<wire::Authorization> {
-    world.waypoints.ready(waypoint)?;
+    world.waypoints.gateway(waypoint)?;
     let settings = &world.settings;
     let pods = world.store.pods_by_gateway.get(waypoint).into_iter().flatten();
     let mut principals: Vec<String> = pods

@@ -40,7 +40,11 @@ pub(crate) enum Binding<'w> {
         fault: Option<Fault>,
     },
     /// One was asked for and cannot be had: connections go to the object itself.
-    Failed(Fault),
+    Failed {
+        fault: Fault,
+        /// The waypoint, if all that it lacks is an address: nobody else may connect meanwhile.
+        awaited: Option<&'w ObjectName>,
+    },
 }
 
 /// Why a waypoint is not used.
@@ -61,8 +65,8 @@ impl Binding<'_> {
     /// Where connections have to go.
     pub(crate) fn destination(&self) -> Option<wire::GatewayAddress> {
         match self {
-            Self::Bound { waypoint, .. } => Some(waypoint.destination.clone()),
-            Self::None | Self::Failed(_) => None,
+            Self::Bound { waypoint, .. } => waypoint.destination.clone(),
+            Self::None | Self::Failed { .. } => None,
         }
     }
 
@@ -72,7 +76,7 @@ impl Binding<'_> {
             return Vec::new();
         };
         let share = |waypoint: &Waypoint, weight| wire::WeightedWaypoint {
-            destination: Some(waypoint.destination.clone()),
+            destination: waypoint.destination.clone(),
             weight,
         };
         vec![share(waypoint, WEIGHT_MAX - weight), share(canary, *weight)]
@@ -82,11 +86,12 @@ impl Binding<'_> {
     pub(crate) fn waypoints(&self) -> impl Iterator<Item = &ObjectName> {
         let both = match self {
             Self::Bound { waypoint, canary, .. } => {
-                [Some(*waypoint), canary.map(|(canary, _)| canary)]
+                [Some(&waypoint.name), canary.map(|(canary, _)| &canary.name)]
             }
-            Self::None | Self::Failed(_) => [None, None],
+            Self::Failed { awaited, .. } => [*awaited, None],
+            Self::None => [None, None],
         };
-        both.into_iter().flatten().map(|waypoint| &waypoint.name)
+        both.into_iter().flatten()
     }
 }
 
@@ -106,13 +111,16 @@ pub(crate) fn bind<'w>(world: &'w World, meta: &Meta, traffic: Traffic) -> Bindi
     let Some(primary) = named else { return Binding::None };
     let waypoint = match admitted(world, meta, &primary, traffic) {
         Ok(waypoint) => waypoint,
-        Err(fault) => return Binding::Failed(fault),
+        Err(fault) => {
+            let awaited = awaited(world, meta, &primary, traffic);
+            return Binding::Failed { fault, awaited };
+        }
     };
     if let Err(fault) = takes(waypoint, traffic) {
         // A namespace may well have both: its waypoint is not meant for this one.
         return match (of, traffic) {
             (Of::Namespace, Traffic::Workload) => Binding::None,
-            _ => Binding::Failed(fault),
+            _ => Binding::Failed { fault, awaited: None },
         };
     }
     match canary(world, meta, from, &primary, traffic) {
@@ -152,6 +160,25 @@ fn admitted<'w>(
         };
         return Err(Fault { reason: "WaypointIsNotReady", message });
     };
+    lets(world, waypoint, meta, traffic)?;
+    Ok(waypoint)
+}
+
+/// The waypoint that the object would be behind, if it had an address.
+fn awaited<'w>(
+    world: &'w World,
+    meta: &Meta,
+    name: &ObjectName,
+    traffic: Traffic,
+) -> Option<&'w ObjectName> {
+    let waypoint = &world.waypoints.gateway(name)?.waypoint;
+    let would = lets(world, waypoint, meta, traffic).and_then(|()| takes(waypoint, traffic));
+    (waypoint.destination.is_none() && would.is_ok()).then_some(&waypoint.name)
+}
+
+/// Whether a waypoint lets the object be behind it.
+fn lets(world: &World, waypoint: &Waypoint, meta: &Meta, traffic: Traffic) -> Result<(), Fault> {
+    let name = &waypoint.name;
     let namespace = &meta.namespace;
     if traffic == Traffic::PrivateService && name.namespace != *namespace {
         let reason = "CrossNamespaceWaypointForbidden";
@@ -163,7 +190,7 @@ fn admitted<'w>(
         let message = format!("the waypoint {name} does not admit the namespace {namespace}");
         return Err(Fault { reason: "AttachmentDenied", message });
     }
-    Ok(waypoint)
+    Ok(())
 }
 
 /// Whether a waypoint takes such traffic.
@@ -221,7 +248,7 @@ fn canary<'w>(
 pub(crate) fn condition(binding: &Binding<'_>, serves_ingress: bool) -> Option<Condition> {
     let (status, reason, message) = match binding {
         Binding::None => return None,
-        Binding::Failed(fault) | Binding::Bound { fault: Some(fault), .. } => {
+        Binding::Failed { fault, .. } | Binding::Bound { fault: Some(fault), .. } => {
             (false, fault.reason, fault.message.clone())
         }
         Binding::Bound { waypoint, canary, fault: None } => {

@@ -26,17 +26,18 @@ pub(crate) struct GatewayState {
     /// Whether it is a waypoint (or a gateway between networks), ready or not: what was made for it
     /// is never behind one.
     pub(crate) is_waypoint: bool,
-    /// Set when it takes traffic.
-    pub(crate) ready: Option<Waypoint>,
+    /// How it takes traffic for others.
+    pub(crate) waypoint: Waypoint,
     /// How its pods take what was tunnelled to them.
     pub(crate) tunnel: Option<wire::ApplicationTunnel>,
 }
 
-/// A gateway that takes traffic for others.
+/// A gateway as one that takes traffic for others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waypoint {
     pub(crate) name: ObjectName,
-    pub(crate) destination: wire::GatewayAddress,
+    /// Set when it has an address.
+    pub(crate) destination: Option<wire::GatewayAddress>,
     pub(crate) traffic: TrafficType,
     pub(crate) routes: RouteNamespaces,
 }
@@ -67,13 +68,13 @@ pub(crate) fn read(
     });
     let listener = listener.or(bound);
     let routes = listener.map(|l| l.allowed_routes.namespaces.clone()).unwrap_or_default();
-    let ready = destination(network, gateway, problems).map(|destination| Waypoint {
+    let waypoint = Waypoint {
         name: meta.object_name(),
-        destination,
+        destination: destination(network, gateway, problems),
         traffic: traffic(meta, class, problems),
         routes,
-    });
-    GatewayState { is_waypoint: listener.is_some() || has_binding, ready, tunnel }
+    };
+    GatewayState { is_waypoint: listener.is_some() || has_binding, waypoint, tunnel }
 }
 
 /// Where it is reached: by name, if it has one.

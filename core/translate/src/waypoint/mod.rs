@@ -32,7 +32,7 @@ impl Waypoints {
 
     /// A waypoint that takes traffic.
     pub(crate) fn ready(&self, name: &ObjectName) -> Option<&Waypoint> {
-        self.gateway(name)?.ready.as_ref()
+        Some(&self.gateway(name)?.waypoint).filter(|waypoint| waypoint.destination.is_some())
     }
 
     /// Replaces what a gateway is. Whether it is something else now.
