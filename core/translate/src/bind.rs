@@ -11,7 +11,7 @@ use crate::condition::Condition;
 use crate::policy::{PolicyIndex, Rebind};
 use crate::settings::Settings;
 
-/// Policies of the cluster, and those that were made for waypoints.
+/// Policies of the cluster, and those that were made: for waypoints, or in place of too many.
 #[derive(Debug)]
 pub(crate) struct Policies {
     index: PolicyIndex,
@@ -64,9 +64,14 @@ impl Policies {
         }
     }
 
+    /// What changed of policies that were made.
+    pub(crate) fn take_made(&mut self) -> BTreeMap<Text, Option<Authorization>> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(crate) fn take_changes(&mut self) -> PolicyUpdate {
         let changes = self.index.take_changes();
-        let mut policies = std::mem::take(&mut self.changed);
+        let mut policies = self.take_made();
         for (name, policy) in changes.policies {
             let policy = policy.map(|policy| encode(&name, &policy));
             policies.insert(name, policy);

@@ -1,11 +1,12 @@
 //! What was said last, so that only what is different is said again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 
 use cluster::{ObjectKey, Text};
 
 use crate::changes::Address;
+use crate::workload::has_deny_policy;
 
 /// Marks the second half of a print, so that the halves differ.
 const SECOND_HALF: u8 = 1;
@@ -22,6 +23,8 @@ struct Print {
 pub(crate) struct Published {
     prints: HashMap<Text, Print>,
     changed: BTreeMap<Text, Option<Address>>,
+    /// Those that have the policy in place of too many.
+    denied: HashSet<Text>,
 }
 
 impl Published {
@@ -29,6 +32,11 @@ impl Published {
         let content = print(&address.bytes);
         let new = Print { content, policies: policies_print(&address.policies) };
         if self.prints.get(&address.name) != Some(&new) {
+            if has_deny_policy(&address.policies) {
+                self.denied.insert(address.name.clone());
+            } else {
+                self.denied.remove(&address.name);
+            }
             self.prints.insert(address.name.clone(), new);
             self.changed.insert(address.name.clone(), Some(address));
         }
@@ -36,6 +44,7 @@ impl Published {
 
     pub(crate) fn remove(&mut self, name: &str) {
         if let Some((name, _)) = self.prints.remove_entry(name) {
+            self.denied.remove(&name);
             self.changed.insert(name, None);
         }
     }
@@ -43,6 +52,11 @@ impl Published {
     /// Whether a resource was sent, and with these policies.
     pub(crate) fn refers_to(&self, name: &str, policies: &[Text]) -> bool {
         self.prints.get(name).is_some_and(|print| print.policies == policies_print(policies))
+    }
+
+    /// Whether one of them has the policy in place of too many.
+    pub(crate) fn has_denied(&self) -> bool {
+        !self.denied.is_empty()
     }
 
     pub(crate) fn take_changes(&mut self) -> Vec<(Text, Option<Address>)> {

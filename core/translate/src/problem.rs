@@ -65,6 +65,16 @@ pub enum Problem {
         /// The bound.
         max: usize,
     },
+    /// More policies than an agent reads.
+    #[error(
+        "has {found} policies, more than the {max} that an agent reads, so it denies everything"
+    )]
+    TooManyPolicies {
+        /// How many.
+        found: usize,
+        /// The bound.
+        max: usize,
+    },
     /// A text longer than an agent reads.
     #[error("{field} is longer than an agent reads, so it was left out")]
     TooLong {

@@ -1,6 +1,7 @@
 //! Workloads, from each of their sources.
 
 use super::*;
+use crate::workload::LIST_MAX;
 
 /// A ready pod of namespace `ns`; `more` are lines of YAML at the top level of its metadata.
 fn pod(name: &str, ip: &str, meta: &str, spec: &str) -> String {
@@ -578,4 +579,52 @@ spec: {selector: {matchLabels: {app: foo}}, rules: [{}]}
     let changes = mesh.set(&other);
     assert_eq!(changed(&changes), ["Kubernetes//Pod/ns/a"]);
     assert!(mesh.policies.is_empty());
+}
+
+#[test]
+fn a_workload_with_more_policies_than_an_agent_reads_denies_everything() {
+    const DENY: &str = "istio-system/warren_too_many_policies";
+    let policy = |number: usize| {
+        format!(
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: \
+             p{number}, namespace: ns}}, spec: {{selector: {{matchLabels: {{app: foo}}}}, rules: [{{}}]}}}}\n"
+        )
+    };
+    let policies: String = (0..LIST_MAX).map(policy).collect();
+    let mut mesh = Mesh::of(&policies);
+    mesh.set(&pod("a", "1.2.3.4", "labels: {app: foo}", ""));
+    assert_eq!(mesh.pod("ns/a").authorization_policies.len(), LIST_MAX);
+    assert!(!mesh.policies.contains_key(DENY));
+    // The pod and the policy come at once.
+    let changes = mesh.set(&policy(LIST_MAX));
+    assert_eq!(changed(&changes), ["Kubernetes//Pod/ns/a"]);
+    let names: Vec<&str> = changes.policies.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, [DENY, "ns/p4096"]);
+    assert_eq!(mesh.pod("ns/a").authorization_policies, [DENY]);
+    let message = proto::security::Authorization::decode(&*mesh.policies[DENY].bytes);
+    let message = message.expect("decodes");
+    assert_eq!(message.action, i32::from(proto::security::Action::Deny));
+    assert_eq!(message.rules, [proto::security::Rule::default()]);
+    let mut interner = xds::Interner::default();
+    let read = xds::parse_policy(DENY, &mesh.policies[DENY].bytes, &mut interner);
+    assert!(matches!(read, authz::Stored::Policy(_)), "{read:?}");
+    assert_eq!(
+        mesh.problems(),
+        [
+            "Pod ns/a: has 4097 policies, more than the 4096 that an agent reads, so it denies everything"
+        ]
+    );
+    assert!(mesh.settle().is_empty());
+    // It is there once, as long as it is needed.
+    let changes = mesh.set(&pod("b", "1.2.3.5", "labels: {app: foo}", ""));
+    assert_eq!(
+        (changes.policies.len(), mesh.pod("ns/b").authorization_policies),
+        (0, vec![DENY.into()])
+    );
+    mesh.delete(Kind::Pod, "ns", "b");
+    assert!(mesh.policies.contains_key(DENY));
+    mesh.delete(Kind::AuthorizationPolicy, "ns", "p7");
+    assert_eq!(mesh.pod("ns/a").authorization_policies.len(), LIST_MAX);
+    assert!(!mesh.policies.contains_key(DENY));
+    assert_eq!(mesh.problems(), [""; 0]);
 }

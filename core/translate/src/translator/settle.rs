@@ -21,8 +21,8 @@ use crate::settings::EntryVisibility;
 use crate::waypoint::{self, Traffic, allow_policy, allow_policy_name, bind, condition};
 use crate::wire_value::{alias, service_name};
 use crate::workload::{
-    endpoints, endpoints_of_slice, labels_of, pod, pod_labels_policies, pod_uid, pods_of,
-    workload_entry, workload_entry_uid,
+    deny_policy, deny_policy_name, endpoints, endpoints_of_slice, labels_of, pod,
+    pod_labels_policies, pod_uid, pods_of, workload_entry, workload_entry_uid,
 };
 
 /// Policies and the conditions of their objects, as far as they changed.
@@ -50,7 +50,13 @@ impl Translator {
         for name in take(&mut self.dirty.pods) {
             self.look_at_pod(name);
         }
-        changes
+        let (mut policies, conditions) = changes;
+        // Only now it is known whether a workload has it.
+        let denies = self.out.published.has_denied().then(|| deny_policy(&self.world));
+        self.policies.make(&deny_policy_name(&self.world), denies);
+        policies.extend(self.policies.take_made());
+        policies.sort_by(|(a, _), (b, _)| a.cmp(b));
+        (policies, conditions)
     }
 
     fn look_at_gateway(&mut self, name: &ObjectName) {

@@ -50,10 +50,7 @@ pub(crate) fn endpoints(
             problems.push(Problem::twice("spec.endpoints.address", &spec.address));
             continue;
         }
-        match endpoint(world, policies, entry, &spec, &hosts) {
-            Ok(address) => addresses.push(address),
-            Err(problem) => problems.push(problem),
-        }
+        addresses.extend(endpoint(world, policies, entry, &spec, &hosts, problems));
     }
     addresses
 }
@@ -102,13 +99,14 @@ fn endpoint(
     entry: &ServiceEntry,
     spec: &WorkloadEntrySpec,
     hosts: &[&Text],
-) -> Result<Address, Problem> {
+    problems: &mut Vec<Problem>,
+) -> Option<Address> {
     let meta = &entry.metadata;
     let (namespace, name) = (&meta.namespace, &meta.name);
     let (cluster, address) = (&world.settings.cluster, &spec.address);
     let uid = format!("{cluster}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}");
     let mut draft = Draft::new(world, uid, namespace, name);
-    place(world, &mut draft, spec)?;
+    place(world, &mut draft, spec).map_err(|problem| problems.push(problem)).ok()?;
     draft.set_canonical(&meta.labels, name);
     draft.set_tunnel(&meta.labels, &meta.annotations);
     let mut served = Served::default();
@@ -123,5 +121,5 @@ fn endpoint(
     draft.message.workload_type = wire::WorkloadType::Pod.into();
     draft.message.waypoint = binding.destination();
     draft.message.services = served.services;
-    draft.finish(names)
+    draft.finish(world, names, problems)
 }

@@ -73,7 +73,7 @@ pub(crate) fn workload_entry(
     draft.message.workload_type = wire::WorkloadType::Pod.into();
     draft.message.waypoint = binding.destination();
     draft.message.services = served.services;
-    draft.finish(names).map_err(|problem| problems.push(problem)).ok()
+    draft.finish(world, names, problems)
 }
 
 /// Where an endpoint is and who it is. Whoever may write an entry says so without proof, so it gets

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use cluster::{Labels, Text};
 use prost::Message;
-use proto::workload as wire;
+use proto::{security, workload as wire};
 
 use crate::changes::Address;
 use crate::names;
@@ -25,9 +25,12 @@ use crate::text;
 use crate::wire_value::{address_bytes, alias, first_label};
 use crate::world::World;
 
-/// Services and policies of one workload that an agent reads. A workload with more is left out:
-/// without one of its policies it could be reached by more than it should.
-const LIST_MAX: usize = 4096;
+/// Services and policies of one workload that an agent reads. A workload with more services is left
+/// out. One with more policies has a single one instead that denies everything: without one of its
+/// own it could be reached by more than it should, and left out it would be no part of the mesh.
+pub(crate) const LIST_MAX: usize = 4096;
+/// Its name has underscores, which no policy has that an object describes.
+const DENY_POLICY: &str = "warren_too_many_policies";
 /// Addresses of one workload that an agent reads.
 const ADDRESSES_MAX: usize = 64;
 /// Revision of what does not say one.
@@ -75,12 +78,24 @@ impl Draft {
     }
 
     /// As it is sent, if an agent could read it.
-    fn finish(mut self, policies: Vec<Text>) -> Result<Address, Problem> {
+    fn finish(
+        self,
+        world: &World,
+        mut policies: Vec<Text>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Address> {
+        if policies.len() > LIST_MAX {
+            problems.push(Problem::TooManyPolicies { found: policies.len(), max: LIST_MAX });
+            policies = vec![deny_policy_name(world)];
+        }
+        self.encode(policies).map_err(|problem| problems.push(problem)).ok()
+    }
+
+    fn encode(mut self, policies: Vec<Text>) -> Result<Address, Problem> {
         let ips = self.ips;
         let message = &mut self.message;
         for (what, found, max) in [
             ("services", message.services.len(), LIST_MAX),
-            ("policies", policies.len(), LIST_MAX),
             ("addresses", ips.len(), ADDRESSES_MAX),
         ] {
             if found > max {
@@ -96,6 +111,29 @@ impl Draft {
         let r#type = Some(wire::address::Type::Workload(self.message));
         let bytes = wire::Address { r#type }.encode_to_vec().into();
         Ok(Address { name, aliases, bytes, node, services, policies })
+    }
+}
+
+/// Name of the policy that workloads have in place of more policies than an agent reads.
+pub(crate) fn deny_policy_name(world: &World) -> Text {
+    format!("{}/{DENY_POLICY}", world.settings.root_namespace).into()
+}
+
+/// Whether a workload has that policy alone.
+pub(crate) fn has_deny_policy(policies: &[Text]) -> bool {
+    let name = |policy: &Text| policy.split_once('/').is_some_and(|(_, name)| name == DENY_POLICY);
+    policies.first().is_some_and(name)
+}
+
+/// The policy: a rule without clauses matches every connection.
+pub(crate) fn deny_policy(world: &World) -> security::Authorization {
+    security::Authorization {
+        name: DENY_POLICY.to_owned(),
+        namespace: world.settings.root_namespace.to_string(),
+        scope: security::Scope::WorkloadSelector.into(),
+        action: security::Action::Deny.into(),
+        rules: vec![security::Rule::default()],
+        ..security::Authorization::default()
     }
 }
 

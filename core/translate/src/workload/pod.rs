@@ -69,7 +69,7 @@ pub(crate) fn pod(
     message.application_tunnel = world.waypoints.made_for(meta).and_then(|gateway| gateway.tunnel);
     message.locality = node_locality(&world.store, &pod.spec.node_name);
     message.services = served.services;
-    draft.finish(names).map_err(|problem| problems.push(problem)).ok()
+    draft.finish(world, names, problems)
 }
 
 /// Policies that select a pod by its labels: what a change of policies is compared with.

@@ -109,10 +109,7 @@ pub(crate) fn endpoints_of_slice(
         draft.message.status = health.into();
         draft.message.network_mode = wire::NetworkMode::HostNetwork.into();
         draft.message.services.clone_from(&served.services);
-        match draft.finish(Vec::new()) {
-            Ok(address) => addresses.push(address),
-            Err(problem) => problems.push(problem),
-        }
+        addresses.extend(draft.finish(world, Vec::new(), problems));
     }
     addresses
 }
