@@ -199,7 +199,11 @@ async fn start(
     let (serving, tls) = authority::serving(&config, &chosen, parts, &stop).await?;
     TrustFile::in_folder(&config.arguments.state_dir).follow(serving, parts, &stop)?;
 
-    let (pods, publisher) = (Pods::default(), Arc::new(Publisher::default()));
+    let pods = match &config.source {
+        Source::Manifests(_) => Pods::of_manifests(),
+        Source::Kubernetes(_) => Pods::default(),
+    };
+    let publisher = Arc::new(Publisher::default());
     let (knowledge, statuses) = (Knowledge::new(config.settings.clone()), StatusWriter::default());
     let problems = Problems::default();
     let outputs =
@@ -260,11 +264,6 @@ async fn start(
         return Err(AppError::Ended("the translation"));
     }
     let listeners = listen(&config.arguments.listen).await?;
-    let sharding = if config.arguments.shard_by_node {
-        xds::server::Sharding::ByNode
-    } else {
-        xds::server::Sharding::Off
-    };
     let ports = CancellationToken::new();
     let metrics = serve::Metrics::register(&mut registry.lock());
     let served = tokio::spawn(serve::serve(
@@ -276,7 +275,7 @@ async fn start(
             services: Routes::new(service),
             clients,
             metrics,
-            settings: ServeSettings { sharding, ..ServeSettings::default() },
+            settings: ServeSettings::default(),
         },
         ports.clone(),
     ));

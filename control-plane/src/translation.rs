@@ -173,12 +173,14 @@ impl State {
         match &object {
             Object::Pod(pod) => pods.upsert_pod(pod),
             Object::Namespace(namespace) => pods.upsert_namespace(namespace),
+            Object::Gateway(gateway) => {
+                pods.upsert_gateway(&gateway.metadata.namespace, &gateway.metadata.name);
+            }
             Object::AuthorizationPolicy(_) | Object::PeerAuthentication(_) => {
                 self.policies.insert(key.clone(), object.clone());
             }
             Object::Node(_)
             | Object::GatewayClass(_)
-            | Object::Gateway(_)
             | Object::RequestAuthentication(_)
             | Object::Service(_)
             | Object::ServiceEntry(_)
@@ -198,12 +200,12 @@ impl State {
         match key.kind {
             Kind::Pod => pods.remove_pod(&key.name),
             Kind::Namespace => pods.remove_namespace(&key.name.name),
+            Kind::Gateway => pods.remove_gateway(&key.name.namespace, &key.name.name),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
                 self.policies.remove(&key);
             }
             Kind::Node
             | Kind::GatewayClass
-            | Kind::Gateway
             | Kind::RequestAuthentication
             | Kind::Service
             | Kind::ServiceEntry

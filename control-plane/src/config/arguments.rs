@@ -64,7 +64,6 @@ pub enum TokenVerb {
 
 /// How to serve.
 #[derive(Clone, Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ServeArguments {
     /// Folder of manifests to read instead of an API server; followed
     #[arg(long, value_name = "DIR", env = "WARREN_CP_MANIFESTS", conflicts_with = "kubeconfig")]
@@ -169,10 +168,6 @@ pub struct ServeArguments {
     /// Longest lifetime given; a longer one that is asked for is refused
     #[arg(long, value_name = "TIME", env = "MAX_WORKLOAD_CERT_TTL", default_value = "90d", value_parser = lifetime)]
     pub max_ttl: std::time::Duration,
-    /// Send an agent only the workloads of its node, and the others as it asks for them; every agent
-    /// must ask on demand, or it connects to the others in plaintext
-    #[arg(long, env = "WARREN_CP_SHARD_BY_NODE")]
-    pub shard_by_node: bool,
     /// Let waypoints reach the workloads behind them without a policy that says so
     #[arg(long, env = "PILOT_AUTO_ALLOW_WAYPOINT_POLICY")]
     pub allow_waypoints: bool,
