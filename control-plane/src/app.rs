@@ -240,6 +240,7 @@ async fn start(
         started: std::time::Instant::now(),
         source: config.source.to_string(),
         trust_domain: config.settings.trust_domain.to_string(),
+        root_namespace: config.settings.root_namespace.clone(),
         knowledge: knowledge.clone(),
         publisher: publisher.clone(),
         clients: clients.clone(),

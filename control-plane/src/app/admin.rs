@@ -31,6 +31,7 @@ pub(super) struct AdminHandler {
     pub(super) started: Instant,
     pub(super) source: String,
     pub(super) trust_domain: String,
+    pub(super) root_namespace: Arc<str>,
     pub(super) knowledge: Knowledge,
     pub(super) publisher: Arc<Publisher>,
     pub(super) clients: Clients,
@@ -50,7 +51,8 @@ impl Handler for AdminHandler {
             // These may wait for the translation, and look at everything.
             Request::Policies => {
                 let (knowledge, publisher) = (self.knowledge.clone(), self.publisher.clone());
-                aside(move || Response::Policies(policies(&knowledge, &publisher))).await
+                let root = self.root_namespace.clone();
+                aside(move || Response::Policies(policies(&knowledge, &publisher, &root))).await
             }
             Request::Objects => {
                 let (knowledge, problems) = (self.knowledge.clone(), self.problems.clone());
@@ -150,7 +152,7 @@ async fn aside(look: impl FnOnce() -> Response + Send + 'static) -> Result<Respo
     looked.map_err(|error| Failure::new("FAILED", error.to_string()))
 }
 
-fn policies(knowledge: &Knowledge, publisher: &Publisher) -> Vec<Policy> {
+fn policies(knowledge: &Knowledge, publisher: &Publisher, root_namespace: &str) -> Vec<Policy> {
     let catalog = publisher.catalog();
     let bound = Bound::count(&catalog);
     let policy = |(object, conditions): (cluster::Object, Vec<translate::Condition>)| {
@@ -159,7 +161,7 @@ fn policies(knowledge: &Knowledge, publisher: &Publisher) -> Vec<Policy> {
             cluster::Object::AuthorizationPolicy(policy) => {
                 (action(policy), enforced(&catalog, &bound, &policy.metadata))
             }
-            cluster::Object::PeerAuthentication(peer) => (mode(peer), reach(peer)),
+            cluster::Object::PeerAuthentication(peer) => (mode(peer), reach(peer, root_namespace)),
             // Only the two above are kept.
             cluster::Object::Namespace(_)
             | cluster::Object::Node(_)
@@ -277,15 +279,16 @@ fn mode(peer: &cluster::PeerAuthentication) -> String {
 }
 
 /// Where a peer authentication holds.
-fn reach(peer: &cluster::PeerAuthentication) -> String {
+fn reach(peer: &cluster::PeerAuthentication, root_namespace: &str) -> String {
     let namespace = &peer.metadata.namespace;
     let selects = peer.spec.read().is_none_or(|spec| {
         spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty())
     });
-    if selects {
-        format!("workloads of namespace {namespace}")
-    } else {
-        format!("namespace {namespace} (the mesh, if it is the root namespace)")
+    match (selects, **namespace == *root_namespace) {
+        (true, true) => "nowhere: a selector has no effect in the root namespace".to_owned(),
+        (true, false) => format!("selected workloads of namespace {namespace}"),
+        (false, true) => "mesh".to_owned(),
+        (false, false) => format!("namespace {namespace}"),
     }
 }
 
