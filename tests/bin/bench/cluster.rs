@@ -178,7 +178,7 @@ async fn storm(
             plane.changes.pod(pod, 1000 + u64::from(number), number.is_multiple_of(2)).await?;
             number += 1;
         }
-        if number % RATE == 0 {
+        if number.is_multiple_of(RATE) {
             most = most.max(resident_mib()?);
         }
     }
@@ -242,7 +242,7 @@ async fn resume(plane: &Plane) -> anyhow::Result<Vec<Figure>> {
 
 fn signing() -> anyhow::Result<Figure> {
     let (authority, request, names) = plane::signing_material()?;
-    let ttl = Duration::from_secs(86_400);
+    let ttl = Duration::from_hours(24);
     let mut rounds = Vec::new();
     for _ in 0..7 {
         rounds.push(crate::decisions::nanoseconds_each(|_| {

@@ -21,7 +21,7 @@ use tonic_prost::ProstCodec;
 /// Requests that wait to be sent.
 const REQUESTS_MAX: usize = 64;
 /// The whole mesh, to a hundred at once.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(120);
+const FIRST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A response whose resources are not looked into.
 #[derive(Clone, PartialEq, Message)]

@@ -29,7 +29,7 @@ use super::clients::Target;
 
 const NAME: &str = "control-plane.test";
 /// Reading a hundred thousand pods.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(300);
+const SYNC_TIMEOUT: Duration = Duration::from_mins(5);
 
 pub(crate) struct Plane {
     pub(crate) knowledge: Knowledge,
@@ -89,7 +89,7 @@ impl Plane {
         let own = OwnKey::new(&names)?;
         let request = authority::CertificateRequest::from_pem(&own.request)?;
         let signed =
-            authority.sign(&request, &names, Duration::from_secs(3600), SystemTime::now())?;
+            authority.sign(&request, &names, Duration::from_hours(1), SystemTime::now())?;
         let trust = TrustView::fixed(Trust::of(authority.bundle().clone()));
         let identity_tls = ServerIdentity::new(vec![signed.leaf], own.key, &trust)?;
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
