@@ -41,7 +41,7 @@ pub use control_plane::{
 };
 pub use frames::{Frame, TcpSegment};
 pub use house::{ECHO_PORT, House, has_ended, talk};
-pub use kube::{ApiServer, ApiServerOptions, Cluster, ClusterPod, until};
+pub use kube::{ApiServer, ApiServerOptions, Cluster, ClusterPlane, ClusterPod, until};
 pub use manifests::Manifests;
 pub use mesh::{Mesh, ServiceSpec};
 pub use namespace::Namespace;

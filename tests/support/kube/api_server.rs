@@ -1,6 +1,6 @@
 //! kube-apiserver with its etcd.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::cluster::Cluster;
 use super::credentials::Credentials;
-use super::process::{Folder, Process};
+use super::process::{Folder, Process, free_ports};
 use super::store;
 
 /// Names a folder with kube-apiserver and etcd.
@@ -259,16 +259,4 @@ fn assets() -> anyhow::Result<PathBuf> {
         }
     }
     Ok(folder)
-}
-
-/// Three that are free now.
-fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port");
-    // All are held at once, or the kernel could give one of them twice.
-    let listeners = [listen()?, listen()?, listen()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr().context("ask for a port")?.port();
-    }
-    Ok(ports)
 }

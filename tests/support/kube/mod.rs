@@ -8,9 +8,11 @@ mod api_server;
 mod cluster;
 mod credentials;
 mod objects;
+mod plane;
 mod process;
 mod store;
 
 pub use api_server::{ApiServer, ApiServerOptions};
 pub use cluster::Cluster;
 pub use objects::{ClusterPod, until};
+pub use plane::ClusterPlane;

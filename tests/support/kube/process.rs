@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How much of a log's end an error quotes.
 const TAIL_BYTES: u64 = 4096;
@@ -94,6 +97,12 @@ impl Process {
         self.child.try_wait().context("look after a process")
     }
 
+    /// Asks it to end.
+    pub(super) fn terminate(&self) -> anyhow::Result<()> {
+        let id = i32::try_from(self.child.id()).context("a process id")?;
+        kill(Pid::from_raw(id), Signal::SIGTERM).context("ask a process to end")
+    }
+
     /// The end of its log.
     pub(super) fn tail(&self) -> String {
         let read = || -> std::io::Result<String> {
@@ -117,4 +126,17 @@ impl Drop for Process {
         // Before the number can be another process's.
         let _ = fs::remove_file(&self.pid_file);
     }
+}
+
+/// Ports of the loopback interface that are free now.
+pub(super) fn free_ports<const COUNT: usize>() -> anyhow::Result<[u16; COUNT]> {
+    // All are held at once, or the kernel could give one of them twice.
+    let mut listeners = Vec::with_capacity(COUNT);
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+        *port = listener.local_addr().context("ask for a port")?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
 }
