@@ -132,6 +132,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
 }
 
 async fn serve_until_stopped(config: Config) -> Result<(), AppError> {
+    daemon::raise_descriptor_limit();
     let mut signals = StopSignals::install()?;
     let stop = CancellationToken::new();
     let mut parts = JoinSet::new();

@@ -96,7 +96,7 @@ pub enum End {
 pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError> {
     let started = Instant::now();
     let process = |operation| move |source| AppError::Process { operation, source };
-    raise_descriptor_limit();
+    daemon::raise_descriptor_limit();
     // Before anything is touched: a wrong file must leave no trace.
     let settings = MeshSettings {
         policies: config.policies(),
@@ -419,15 +419,5 @@ fn dump_reply(dump: &ConfigDump) -> Reply {
     match tokio::task::block_in_place(|| dump.to_json()) {
         Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body },
         Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    }
-}
-
-/// Every connection costs two descriptors, and a pod some dozen.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "raising the limit of open files failed");
     }
 }

@@ -1,9 +1,11 @@
 //! Connections: accepted, encrypted, bounded in number and age, and moved away.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tls::ServerTls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,6 +40,12 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to answer. Then the connection is closed. Generous: when all clients come back at
 /// once for a large mesh, an answer waits behind what others are sent.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections of one address: an agent has two, and a few agents may share an address. A further one
+/// is closed at once, so that nobody alone takes every place.
+pub const CONNECTIONS_OF_ADDRESS_MAX: usize = 512;
+/// Of them, those that shake hands. A further one is closed at once: who says nothing holds a turn for
+/// [`HANDSHAKE_TIMEOUT`].
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 128;
 /// Pause after the kernel refused to give us a connection, for want of files for example.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,6 +71,8 @@ struct Front {
     routes: Routes,
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    handshakes_of: Shares,
+    connections_of: Shares,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -81,6 +91,8 @@ pub(super) async fn run(serving: Serving, stop: CancellationToken) {
         tls,
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        handshakes_of: Shares::of(HANDSHAKES_OF_ADDRESS_MAX),
+        connections_of: Shares::of(CONNECTIONS_OF_ADDRESS_MAX),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -115,11 +127,16 @@ async fn accept(listener: TcpListener, front: Front) {
                 continue;
             }
         };
-        let (Ok(turn), Ok(place)) = (turn, front.connections.clone().try_acquire_owned()) else {
+        // A v4 client of a v6 socket is the same client.
+        let ip = address.ip().to_canonical();
+        let shares = (front.handshakes_of.take(ip), front.connections_of.take(ip));
+        let place = front.connections.clone().try_acquire_owned();
+        let (Ok(turn), Ok(place), (Some(shaking), Some(share))) = (turn, place, shares) else {
             front.shared.metrics.connections_refused.inc();
-            tracing::warn!(peer = %address, "too many connections");
+            tracing::debug!(peer = %address, "too many connections");
             continue;
         };
+        let (turn, place) = ((turn, shaking), (place, share));
         front.tasks.spawn(connection(tcp, address, turn, place, front.clone()));
     }
 }
@@ -127,8 +144,8 @@ async fn accept(listener: TcpListener, front: Front) {
 async fn connection(
     tcp: TcpStream,
     address: SocketAddr,
-    turn: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    turn: (OwnedSemaphorePermit, Share),
+    _place: (OwnedSemaphorePermit, Share),
     front: Front,
 ) {
     // Responses are awaited; a failure shows itself in what follows.
@@ -212,6 +229,48 @@ fn ending(
         tokio::select! {
             () = told => {}
             () = closed.cancelled() => {}
+        }
+    }
+}
+
+/// How much each address has of something, with a bound. As many entries as there are connections.
+#[derive(Clone)]
+struct Shares {
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    max: usize,
+}
+
+/// One of them, until it is dropped.
+struct Share {
+    of: Shares,
+    address: IpAddr,
+}
+
+impl Shares {
+    fn of(max: usize) -> Self {
+        Self { taken: Arc::default(), max }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<Share> {
+        let mut taken = self.taken.lock();
+        let count = taken.entry(address).or_default();
+        if *count >= self.max {
+            return None;
+        }
+        *count += 1;
+        drop(taken);
+        Some(Share { of: self.clone(), address })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ pub const POLICY_WAIT: Duration = Duration::from_millis(200);
 /// some 60 MiB for 100,000 workloads; when all clients come back together, the others wait.
 pub const FIRST_RESPONSES_MAX: usize = 4;
 /// How long a client may take to answer one before the next client's turn comes all the same.
-pub const FIRST_HELD: Duration = Duration::from_secs(10);
+pub const FIRST_HELD: Duration = Duration::from_secs(3);
 /// A smaller response is none of those.
 const LARGE: usize = 1 << 20;
 
@@ -109,6 +109,7 @@ impl Driver {
                 // Nothing is lost when this is dropped: a turn that was taken is given back.
                 sent = self.send_due() => sent?,
                 () = peer.draining.cancelled() => return Err(moved()),
+                status = &mut unwelcome => return Err(status),
             }
             self.entry.update(self.machine.node(), self.machine.status());
             let turn_ends = self.turn.as_ref().map(|(_, end)| *end);

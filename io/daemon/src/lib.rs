@@ -1,12 +1,14 @@
 //! What every long-running process of the mesh needs: logs, signals, readiness, and the HTTP
 //! ports for metrics and probes. Knows nothing of the mesh.
 
+mod descriptors;
 mod http_port;
 mod logging;
 mod posts;
 mod readiness;
 mod signals;
 
+pub use descriptors::raise_descriptor_limit;
 pub use http::StatusCode;
 pub use http_port::{HttpPort, HttpPortError, Reply, Routes, metrics_reply};
 pub use logging::{LogFormat, LogGuard, LoggingError, init_logging};

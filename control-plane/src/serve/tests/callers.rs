@@ -8,7 +8,7 @@ use tonic::Code;
 use xds::server::ResourceType;
 
 use super::support::{Server, pod, soon};
-use crate::serve::ServeSettings;
+use crate::serve::{HANDSHAKES_OF_ADDRESS_MAX, ServeSettings};
 
 #[tokio::test]
 async fn only_agents_and_gateways_are_served_and_others_are_not_told_why() {
@@ -71,4 +71,25 @@ async fn an_old_connection_is_asked_to_come_again() {
     assert_eq!(status.code(), Code::Unavailable);
     // The next one is served as well.
     server.follow().await;
+}
+
+#[tokio::test]
+async fn nobody_alone_takes_every_turn_to_shake_hands() {
+    use tokio::io::AsyncReadExt;
+    let server = Server::start(ServeSettings::default()).await;
+    let mut silent = Vec::new();
+    for _ in 0..HANDSHAKES_OF_ADDRESS_MAX {
+        silent.push(tokio::net::TcpStream::connect(server.address()).await.expect("connected"));
+    }
+    // Accepting is the server's, in order: once one is refused, all before it have their turn.
+    let mut one_more = tokio::net::TcpStream::connect(server.address()).await.expect("connected");
+    let read = soon(one_more.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    // Those that go give their share back.
+    drop(silent);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.connect("node").await.is_err() {
+        assert!(Instant::now() < deadline, "still refused");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

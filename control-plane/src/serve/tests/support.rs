@@ -123,6 +123,11 @@ impl Server {
         Self { publisher, clients, revoked, registry, stop, task, address, root: root.certificate }
     }
 
+    /// Where it is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Opens a stream with that token.
     pub(super) async fn connect(&self, token: &str) -> Result<Stream, Status> {
         let address = Address::parse(&format!("https://{}", self.address)).expect("valid");
@@ -132,7 +137,8 @@ impl Server {
         let credentials = grpc_channel::Credentials::new(token, "Kubernetes", vec![]);
         let control_plane =
             ControlPlane::new(address, trust.expect("a name"), credentials.expect("valid"));
-        let channel = soon(control_plane.connect()).await.expect("connected");
+        let channel = soon(control_plane.connect()).await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
         let (requests, receiver) = mpsc::channel(16);
         let request = control_plane.request(ReceiverStream::new(receiver)).await.expect("a token");
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
