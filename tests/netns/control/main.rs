@@ -5,6 +5,7 @@ mod authority;
 mod demand;
 mod dump;
 mod land;
+mod manifests;
 mod revocation;
 mod rotation;
 mod staleness;
