@@ -10,7 +10,7 @@ use control_plane::status::trust_bundle::{self, TrustBundle};
 use control_plane::status::{Leadership, StatusWriter, lease};
 use control_plane::watch::Problems;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tests::{Cluster, until};
 use tokio::sync::watch;
@@ -210,7 +210,10 @@ async fn roots_are_in_every_namespace_but_where_they_are_anothers() -> anyhow::R
     let shown = problems.list();
     ensure!(shown.len() == 1 && shown[0].text.contains(&foreign), "{shown:?}");
 
-    maps(&foreign).delete(trust_bundle::CONFIG_MAP, &Default::default()).await.context("delete")?;
+    maps(&foreign)
+        .delete(trust_bundle::CONFIG_MAP, &DeleteParams::default())
+        .await
+        .context("delete")?;
     has(&foreign, "one and two").await?;
     until("nothing is wrong", TIMEOUT, async || Ok(problems.list().is_empty().then_some(())))
         .await?;

@@ -16,7 +16,7 @@ use crate::wait::binary;
 use crate::warren::{Answer, ask_control_plane};
 
 /// From start to ready: every kind is listed, and a certificate of its own is signed.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// From being asked to end to having ended: clients are moved away first.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often one looks.
