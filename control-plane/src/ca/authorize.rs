@@ -30,7 +30,7 @@ impl Authorizer {
     }
 
     /// `impersonated`: in whose name a node's agent asks. Everybody else gets their own identity
-    /// and no other; see [`Self::own`].
+    /// and no other: by a certificate, only agents and gateways that live do.
     pub fn grant(&self, caller: &Caller, impersonated: Option<&str>) -> Result<Granted, Refusal> {
         if caller.identity.trust_domain() != self.trust_domain.as_str() {
             return Err(forbidden(format!("{} is of another trust domain", caller.identity)));
