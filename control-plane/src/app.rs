@@ -225,6 +225,12 @@ async fn start(
         lifetimes,
     });
     let clients = Clients::default();
+    let observed = Observed {
+        knowledge: knowledge.clone(),
+        publisher: publisher.clone(),
+        problems: problems.clone(),
+        statuses: statuses.clone(),
+    };
     let leadership = match &client {
         Some(client) => {
             let what = cluster::WriteBack {
@@ -257,7 +263,7 @@ async fn start(
         admin.serve(Arc::new(handler), stopped).await;
         "the admin socket"
     });
-    observe(&registry, &knowledge, &publisher, parts, &stop);
+    observe(&registry, observed, parts, &stop);
     chosen.show(ca_metrics, parts, &stop);
 
     // Proxies take the first response for the whole mesh.
@@ -378,36 +384,52 @@ fn http_routes(readiness: Readiness, registry: Arc<Mutex<Registry>>) -> Arc<daem
     })
 }
 
+/// What is looked at to be counted.
+struct Observed {
+    knowledge: Knowledge,
+    publisher: Arc<Publisher>,
+    problems: Problems,
+    statuses: StatusWriter,
+}
+
 /// Gauges of what can only be counted by looking.
 fn observe(
     registry: &Mutex<Registry>,
-    knowledge: &Knowledge,
-    publisher: &Arc<Publisher>,
+    observed: Observed,
     parts: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) {
     use prometheus_client::metrics::gauge::Gauge;
-    let (objects, addresses, policies): (Gauge, Gauge, Gauge) = Default::default();
+    let gauge = |name: &str, help: &str| {
+        let gauge = Gauge::<i64>::default();
+        registry.lock().register(name, help, gauge.clone());
+        gauge
+    };
+    let objects = gauge("warren_cp_objects", "Objects read");
+    let addresses = gauge("warren_cp_addresses", "Workloads and services sent");
+    let policies = gauge("warren_cp_policies", "Policies sent");
+    let unreadable = gauge("warren_cp_unreadable_seen", "Mistakes found while reading, so far");
+    let written = gauge("warren_cp_statuses_written", "Statuses changed by this replica, so far");
+    let given_up = gauge("warren_cp_statuses_given_up", "Statuses that could not be written");
+    let waiting = gauge("warren_cp_statuses_waiting", "Statuses to be written or looked at");
     let busy: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
-    {
-        let mut registry = registry.lock();
-        registry.register("warren_cp_objects", "Objects read", objects.clone());
-        let help = "Workloads and services sent";
-        registry.register("warren_cp_addresses", help, addresses.clone());
-        registry.register("warren_cp_policies", "Policies sent", policies.clone());
-        let help = "Seconds spent translating";
-        registry.register("warren_cp_translation_seconds", help, busy.clone());
-    }
-    let (knowledge, publisher) = (knowledge.clone(), publisher.clone());
+    let help = "Seconds spent translating";
+    registry.lock().register("warren_cp_translation_seconds", help, busy.clone());
     let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let wide = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     spawn(parts, stop, "the gauges", async move {
         loop {
-            let catalog = publisher.catalog();
-            let counts = knowledge.counts();
+            let catalog = observed.publisher.catalog();
+            let counts = observed.knowledge.counts();
             objects.set(signed(counts.objects));
             addresses.set(signed(catalog.len(xds::server::Collection::Addresses)));
             policies.set(signed(catalog.len(xds::server::Collection::Policies)));
             busy.set(counts.busy.as_secs_f64());
+            unreadable.set(wide(observed.problems.seen()));
+            let statuses = observed.statuses.counts();
+            written.set(wide(statuses.written));
+            given_up.set(wide(statuses.given_up));
+            waiting.set(signed(observed.statuses.waiting()));
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     });

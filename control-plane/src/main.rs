@@ -1,7 +1,9 @@
 //! The control plane's binary: parse the settings, build the app, run it, map its end to an exit
 //! code. 0: stopped on request. 1: failed. 2: a setting, or a file it names, is wrong.
 
+use std::fs::DirBuilder;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -64,7 +66,11 @@ fn serve(arguments: ServeArguments) -> ExitCode {
 }
 
 fn join_token(state_dir: &Path, verb: &TokenVerb) -> anyhow::Result<ExitCode> {
-    std::fs::create_dir_all(state_dir)
+    // As the control plane makes it: it will hold the authority's key.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
         .with_context(|| format!("cannot create {}", state_dir.display()))?;
     let file = JoinTokenFile::in_folder(state_dir);
     match verb {

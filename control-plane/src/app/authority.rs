@@ -105,10 +105,14 @@ fn external(
     Ok(Arc::new(External { signer, name: name.to_owned(), bundle, pem }))
 }
 
+/// A longer file is an error: a part of it could be read as fewer roots.
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
-    std::fs::File::open(path)?.take(ROOTS_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(ROOTS_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > ROOTS_MAX) {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
     Ok(text)
 }
 
