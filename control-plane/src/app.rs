@@ -229,7 +229,7 @@ async fn start(
         knowledge: knowledge.clone(),
         publisher: publisher.clone(),
         problems: problems.clone(),
-        statuses: statuses.clone(),
+        statuses: client.is_some().then(|| statuses.clone()),
     };
     let leadership = match &client {
         Some(client) => {
@@ -389,7 +389,8 @@ struct Observed {
     knowledge: Knowledge,
     publisher: Arc<Publisher>,
     problems: Problems,
-    statuses: StatusWriter,
+    /// Where statuses are written at all.
+    statuses: Option<StatusWriter>,
 }
 
 /// Gauges of what can only be counted by looking.
@@ -426,10 +427,12 @@ fn observe(
             policies.set(signed(catalog.len(xds::server::Collection::Policies)));
             busy.set(counts.busy.as_secs_f64());
             unreadable.set(wide(observed.problems.seen()));
-            let statuses = observed.statuses.counts();
-            written.set(wide(statuses.written));
-            given_up.set(wide(statuses.given_up));
-            waiting.set(signed(observed.statuses.waiting()));
+            if let Some(statuses) = &observed.statuses {
+                let counts = statuses.counts();
+                written.set(wide(counts.written));
+                given_up.set(wide(counts.given_up));
+                waiting.set(signed(statuses.waiting()));
+            }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     });

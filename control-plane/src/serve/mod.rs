@@ -21,7 +21,6 @@ use tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use xds::server::Sharding;
 
 use crate::caller::Authenticate;
 
@@ -39,8 +38,6 @@ pub use stream::{FIRST_HELD, FIRST_RESPONSES_MAX, POLICY_WAIT};
 /// How connections are treated.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
-    /// What a client is sent that asks for everything.
-    pub sharding: Sharding,
     /// After how long a connection is asked to come again, give or take a quarter: so clients
     /// spread over replicas, and those that came together do not come together again.
     pub connection_age: Duration,
@@ -53,7 +50,6 @@ pub struct ServeSettings {
 impl Default for ServeSettings {
     fn default() -> Self {
         Self {
-            sharding: Sharding::Off,
             connection_age: Duration::from_mins(30),
             recheck: Duration::from_secs(10),
             drain: Duration::from_secs(10),

@@ -44,7 +44,7 @@ pub(super) async fn run(
     let mut catalog = shared.catalog.clone();
     let published = catalog.current();
     let node = caller.node.clone();
-    let settings = ConnectionSettings { node, sharding: shared.settings.sharding };
+    let settings = ConnectionSettings { node };
     let machine = Connection::new(settings, published.catalog.clone());
     let driver = Driver {
         shared,

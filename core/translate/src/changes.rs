@@ -26,7 +26,7 @@ pub struct Address {
     pub aliases: Vec<Text>,
     /// The encoded `istio.workload.Address`.
     pub bytes: Bytes,
-    /// The node of a workload, for sharding; empty for a service.
+    /// The node of a workload, whose agent is sent it unasked; empty for a service.
     pub node: Text,
     /// Names of the services that a workload is an endpoint of.
     pub services: Vec<Text>,

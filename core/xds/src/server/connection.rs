@@ -20,24 +20,11 @@ pub const NAME_BYTES_MAX: usize = 2048;
 /// with more ends.
 pub const VERSIONS_MAX: usize = 1_000_000;
 
-/// Whether whoever asks for everything is sent everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sharding {
-    /// It is.
-    #[default]
-    Off,
-    /// Of addresses it is sent the workloads of its node, and what it asks for by name besides. A
-    /// client that does not say its node is sent everything.
-    ByNode,
-}
-
 /// What is known about a client from elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionSettings {
     /// The node it was proved to run on; else it is what the client says.
     pub node: Option<Arc<str>>,
-    /// What "everything" means.
-    pub sharding: Sharding,
 }
 
 /// What no client of this protocol sends. The stream must end.
@@ -127,7 +114,7 @@ impl Connection {
             return Ok(Heard::UnknownType);
         };
         self.check(kind, &request)?;
-        let wanted = self.everything(kind);
+        let wanted = Wanted::Everything;
         let Some(place) = self.subscriptions.get_mut(kind.place()) else {
             return Ok(Heard::UnknownType);
         };
@@ -169,16 +156,6 @@ impl Connection {
         match names.map(String::len).find(|length| *length > NAME_BYTES_MAX) {
             Some(length) => Err(RequestViolation::LongName(length)),
             None => Ok(()),
-        }
-    }
-
-    /// What a client gets that asks for everything.
-    fn everything(&self, kind: ResourceType) -> Wanted {
-        match (self.settings.sharding, kind) {
-            (Sharding::ByNode, ResourceType::Address) if self.settings.node.is_some() => {
-                Wanted::Local
-            }
-            (Sharding::Off | Sharding::ByNode, _) => Wanted::Everything,
         }
     }
 

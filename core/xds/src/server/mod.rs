@@ -25,7 +25,7 @@ mod tests;
 pub use catalog::{Catalog, RECENT_CHANGES_MAX, RECENT_NAMES_MAX, Update};
 pub use connection::{
     Answered, Connection, ConnectionSettings, Heard, NAME_BYTES_MAX, RequestViolation,
-    SUBSCRIBED_MAX, Sharding, VERSIONS_MAX,
+    SUBSCRIBED_MAX, VERSIONS_MAX,
 };
 pub use kind::{Collection, ResourceType, WORKLOAD_TYPE};
 pub use resource::Resource;

@@ -9,9 +9,7 @@ use super::wire::{
     request, set, settle, subscribe, uid, vip,
 };
 use crate::server::ResourceType::Address;
-use crate::server::{
-    Catalog, Collection, Connection, ConnectionSettings, Reach, Resource, ResourceType, Sharding,
-};
+use crate::server::{Catalog, Collection, Connection, ConnectionSettings, Reach, Resource};
 
 /// Pods 1 and 3 are on the client's node; 2 and 3 are behind a service.
 fn shop() -> Arc<Catalog> {
@@ -147,20 +145,13 @@ fn everything_can_be_asked_for_later_and_left_again() {
 }
 
 #[test]
-fn with_shards_everything_is_what_is_on_the_node() {
-    let settings = ConnectionSettings { node: None, sharding: Sharding::ByNode };
+fn who_asks_for_everything_is_sent_everything_wherever_it_runs() {
+    // What it was not sent it would take for something outside the mesh.
+    let settings = ConnectionSettings { node: Some("node-0".into()) };
     let mut stream = Connection::new(settings, shop());
     stream.receive(request(Address)).expect("valid");
-    stream.receive(request(ResourceType::Authorization)).expect("valid");
-    let want =
-        [(ResourceType::Authorization, vec!["shop/p".to_owned()]), (Address, vec![uid(1), uid(3)])];
-    assert_eq!(settle(&mut stream), want);
-    stream.receive(subscribe(Address, &["n/10.0.0.4"])).expect("valid");
-    assert_eq!(settle(&mut stream), [(Address, vec![uid(4)])]);
-    assert_eq!(stream.status()[1].reach, Reach::NodeAndAsked);
-    // The node that was proved counts, not the one that is said.
-    let settings = ConnectionSettings { node: Some("node-0".into()), sharding: Sharding::ByNode };
-    let mut stream = Connection::new(settings, shop());
-    stream.receive(request(Address)).expect("valid");
-    assert_eq!(settle(&mut stream), [(Address, vec![uid(2), uid(4)])]);
+    let sent = settle(&mut stream);
+    let [(Address, names)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(names.len(), shop().len(Collection::Addresses));
+    assert_eq!(stream.status()[0].reach, Reach::Everything);
 }
