@@ -9,8 +9,9 @@ use tests::{Agent, AgentOptions, House, Plane, PodSpec, World, eventually, talk}
 const LIFE: Duration = Duration::from_secs(12);
 /// A step of the rotation is allowed once every certificate was renewed; then there is some slack.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// From a change in the folder to its effect at an agent.
-const EFFECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// From a change in the folder to its effect at an agent: a bound for a loaded machine. How long it
+/// takes on a quiet one, the demo tells.
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the start of a control plane until agents have come back to it: they back off meanwhile.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -99,9 +100,11 @@ fn a_folder_decides_and_a_control_plane_that_is_away_changes_nothing() -> anyhow
     town.plane.restart()?;
     town.plane.wait_ready()?;
     town.expect(false, RETURN_TIMEOUT)?;
-    let served = town.plane.warren(&["clients"])?;
-    ensure!(served.stdout.contains("node-1") && served.stdout.contains("node-2"), "{served:?}");
-    Ok(())
+    // One node refuses already; the other may still wait before it tries again.
+    eventually("both nodes are served", RETURN_TIMEOUT, || {
+        let served = town.plane.warren(&["clients"])?.stdout;
+        Ok((served.contains("node-1") && served.contains("node-2")).then_some(()))
+    })
 }
 
 #[test]
