@@ -1,13 +1,14 @@
 //! The dependency law, as data. A new arrow is an ADR, not an edit here.
 
 /// Folders with Rust of ours.
-pub(super) const SOURCE_FOLDERS: [&str; 10] = [
+pub(super) const SOURCE_FOLDERS: [&str; 11] = [
     "core",
     "io",
     "proto",
     "ztunnel",
     "control-plane",
     "cli",
+    "cni",
     "tests",
     "fuzz",
     "xtask",
@@ -53,7 +54,11 @@ pub(super) const LAW: &[Row] = &[
     row("local-config", "core/local-config", May::Only(&["model", "authz", "resolve"])),
     row("cluster", "core/cluster", May::Only(&[])),
     row("translate", "core/translate", May::Only(&["cluster", "model", "proto"])),
+    row("enrol", "core/enrol", May::Only(&["cluster", "model"])),
+    row("cni", "core/cni", May::Only(&[])),
     row("admin", "io/admin", May::CoreAnd(&[])),
+    row("api-server", "io/api-server", May::CoreAnd(&["tls"])),
+    row("cni-node", "io/cni-node", May::CoreAnd(&[])),
     row("daemon", "io/daemon", May::CoreAnd(&[])),
     row("netns", "io/netns", May::CoreAnd(&[])),
     row("tls", "io/tls", May::CoreAnd(&[])),
@@ -65,6 +70,7 @@ pub(super) const LAW: &[Row] = &[
     row("ztunnel", "ztunnel", May::CoreAndIo),
     row("control-plane", "control-plane", May::CoreAndIoAnd(&["proto"])),
     row("cli", "cli", May::CoreAndIo),
+    row("warren-cni", "cni", May::Only(&["cni"])),
     row("ebpf-programs", "ebpf-programs", May::Only(&["ebpf-abi"])),
     row("tests", "tests", May::Anything),
     row("xtask", "xtask", May::Only(&[])),
@@ -100,8 +106,8 @@ pub(super) const HOMES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["tls", "svid", "authority"]),
     ("rcgen", &["svid", "authority"]),
     ("h2", &["hbone-h2"]),
-    ("hyper", &["daemon"]),
-    ("hyper-util", &["daemon", "grpc-channel"]),
+    ("hyper", &["daemon", "api-server"]),
+    ("hyper-util", &["daemon", "grpc-channel", "api-server"]),
     ("tonic", &["grpc-channel", "svid", "xds-client", "control-plane"]),
     ("tonic-prost", &["svid", "xds-client", "control-plane"]),
     ("prost", &["proto", "xds", "translate", "svid", "xds-client", "control-plane"]),
@@ -141,4 +147,4 @@ pub(super) const STAGES: [&str; 8] =
     ["capture", "identity", "discovery", "policy", "tunnel", "relay", "telemetry", "dns"];
 /// Who may import stages, below `ztunnel/src/`: the flow of connections, the control work, and what
 /// puts them together. No stage imports these.
-pub(super) const STORY: [&str; 5] = ["flow", "control", "app", "main", "lib"];
+pub(super) const STORY: [&str; 6] = ["flow", "control", "enrolment", "app", "main", "lib"];

@@ -1,0 +1,3 @@
+//! `warren-cni`: the chained CNI plugin that holds a pod until it is captured.
+
+fn main() {}

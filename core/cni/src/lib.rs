@@ -1,0 +1,1 @@
+//! The plugin's words: network configurations, requests to the agent, results, and conflists.
