@@ -19,6 +19,8 @@ use crate::{IdentityProblem, PeerChain, Svid, TlsError};
 
 /// The protocol inside, in both directions (RFC 7301).
 pub const ALPN: &[u8] = b"h2";
+/// What is spoken with an API server, which asks webhooks and is asked.
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
 
 /// An encrypted stream to a verified peer.
 pub type TlsStream<S> = tokio_rustls::TlsStream<S>;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::chain::CHAIN_MAX;
-use crate::handshake::{ALPN, accept_with};
+use crate::handshake::{ALPN, HTTP1, accept_with};
 use crate::provider::provider;
 use crate::trust::TrustView;
 use crate::verifier::SpiffeVerifier;
@@ -147,7 +147,7 @@ fn http1(
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP1.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

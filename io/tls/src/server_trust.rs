@@ -21,7 +21,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::handshake::ALPN;
+use crate::handshake::{ALPN, HTTP1};
 use crate::provider::{Compliance, provider};
 use crate::{TlsError, TlsStream};
 
@@ -171,6 +171,19 @@ impl ServerVerifier {
             return Err(TlsError::Alpn);
         }
         Ok(TlsStream::Client(stream))
+    }
+
+    /// The same with a server that speaks HTTP/1.1, as an API server does. One that has no ALPN
+    /// means HTTP/1.1; one that chooses anything else is refused by rustls.
+    pub async fn connect_http1<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> Result<TlsStream<S>, TlsError> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let connecting = connector.connect(self.host.clone(), stream);
+        Ok(TlsStream::Client(connecting.await.map_err(TlsError::from_handshake)?))
     }
 }
 

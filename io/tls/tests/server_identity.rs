@@ -82,6 +82,37 @@ async fn the_next_handshake_uses_the_next_certificate() {
     assert!(!accepts(&before).await);
 }
 
+#[tokio::test]
+async fn http1_is_spoken_with_the_server_that_is_named_only() {
+    let ca = Ca::new();
+    let server = ServerTls::fixed(identity(&ca));
+    for (roots, name, want) in [
+        (ca.root_pem(), NAME, true),
+        (ca.root_pem(), "another.test", false),
+        (Ca::named("stranger").root_pem(), NAME, false),
+    ] {
+        let trust = ServerTrust::new(RootSource::Pem(roots), name, [], Compliance::Default);
+        let verifier = trust.expect("a name").read().await.expect("roots");
+        let (client, stream) = duplex(64 * 1024);
+        let (accepted, connected) =
+            tokio::join!(server.accept_http1(stream, SOON), verifier.connect_http1(client));
+        assert_eq!(connected.is_ok(), want, "{name}");
+        assert_eq!(accepted.is_ok(), want, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn who_wants_http1_does_not_get_h2() {
+    let ca = Ca::new();
+    let server = ServerTls::fixed(identity(&ca));
+    let trust = ServerTrust::new(RootSource::Pem(ca.root_pem()), NAME, [], Compliance::Default);
+    let verifier = trust.expect("a name").read().await.expect("roots");
+    let (client, stream) = duplex(64 * 1024);
+    let (accepted, connected) =
+        tokio::join!(server.accept(stream, SOON), verifier.connect_http1(client));
+    assert!(accepted.is_err() && connected.is_err());
+}
+
 #[test]
 fn a_key_has_to_fit() {
     let ca = Ca::new();
