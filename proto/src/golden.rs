@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use prost::Message;
 
-use crate::{discovery, security, workload};
+use crate::{discovery, security, workload, zds};
 
 /// Fields in the order of their numbers, each with its tag.
 fn check<M: Message + Default + PartialEq + Debug>(fields: &[&[u8]], message: &M) {
@@ -287,4 +287,27 @@ fn discovery_is_on_the_wire_as_its_numbers_say() {
     let with_ttl = b"\x1a\x01n\x32\x02\x08\x05";
     let resource = discovery::Resource::decode(&with_ttl[..]).expect("decodes");
     assert_eq!(resource, discovery::Resource { name: "n".into(), ..Default::default() });
+}
+
+#[test]
+fn pods_of_a_node_are_on_the_wire_as_their_numbers_say() {
+    use zds::workload_request::Payload;
+
+    check(&[b"\x08\x01"], &zds::ZdsHello { version: zds::Version::V1.into() });
+    let request = |payload| zds::WorkloadRequest { payload: Some(payload) };
+    let info = zds::WorkloadInfo {
+        name: "cart".into(),
+        namespace: "shop".into(),
+        service_account: "sa".into(),
+    };
+    check(
+        &[b"\x0a\x15", b"\x0a\x01u", b"\x12\x10", b"\x0a\x04cart\x12\x04shop\x1a\x02sa"],
+        &request(Payload::Add(zds::AddWorkload { uid: "u".into(), workload_info: Some(info) })),
+    );
+    check(&[b"\x12\x03\x12\x01u"], &request(Payload::Del(zds::DelWorkload { uid: "u".into() })));
+    check(&[b"\x1a\x00"], &request(Payload::SnapshotSent(zds::SnapshotSent {})));
+    check(&[b"\x2a\x03\x0a\x01u"], &request(Payload::Keep(zds::KeepWorkload { uid: "u".into() })));
+    let ack = zds::Ack { error: "e".into() };
+    let payload = Some(zds::workload_response::Payload::Ack(ack));
+    check(&[b"\x0a\x03\x0a\x01e"], &zds::WorkloadResponse { payload });
 }

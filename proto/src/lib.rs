@@ -36,6 +36,11 @@ pub mod citadel {
     pub use crate::generated::istio::v1::auth::*;
 }
 
+/// Pods of a node, told by Istio's CNI agent (`istio.workload.zds`).
+pub mod zds {
+    pub use crate::generated::istio::workload::zds::*;
+}
+
 /// The generator's modules mirror the packages, because its code refers to them by position.
 #[allow(
     clippy::all,
@@ -69,6 +74,10 @@ mod generated {
 
         pub mod workload {
             include!(concat!(env!("OUT_DIR"), "/istio.workload.rs"));
+
+            pub mod zds {
+                include!(concat!(env!("OUT_DIR"), "/istio.workload.zds.rs"));
+            }
         }
     }
 }
