@@ -15,7 +15,7 @@ use nix::sys::socket::{
     sendmsg, socket,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use zds::PACKET_MAX;
 
 /// How long the agent may take to receive an answer: it reads one after every message.
@@ -69,9 +69,15 @@ impl Connection {
     }
 
     /// Takes a connected socket.
+    #[expect(unsafe_code, reason = "the runtime asks for a promise about the descriptor")]
     pub fn from_socket(socket: OwnedFd) -> Result<Self, SocketError> {
-        let register = |cause| SocketError::Call { operation: "register", cause };
-        Ok(Self(AsyncFd::register(socket).map_err(|error| register(error.into()))?))
+        // SAFETY: an OwnedFd stays open, and the same, for as long as it lives.
+        let registered = unsafe { AsyncFd::register(socket) };
+        let call = |error: AsyncFdRegisterError<_>| SocketError::Call {
+            operation: "register",
+            cause: error.into(),
+        };
+        Ok(Self(registered.map_err(call)?))
     }
 
     /// The next packet; `None` when the agent has closed. Cancel safe.
