@@ -272,7 +272,7 @@ fn entry(primary: &str, settings: &PluginSettings) -> String {
     json(&entry)
 }
 
-fn json(value: &impl Serialize) -> String {
+fn json(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).expect("strings and numbers are JSON")
 }
 
