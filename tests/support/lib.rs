@@ -9,6 +9,7 @@ mod agent;
 mod agent_log;
 mod capture;
 mod cgroup;
+mod cluster;
 mod control_plane;
 mod frames;
 mod house;
@@ -35,6 +36,7 @@ pub use agent::{Agent, AgentOptions};
 pub use agent_log::{AccessLine, LogMark};
 pub use capture::Capture;
 pub use cgroup::mount as cgroup_mount;
+pub use cluster::{KubeNode, Kubernetes};
 pub use control_plane::{
     Asked, CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa, TestXds, Update,
     XdsService,

@@ -26,7 +26,7 @@ const MODULE: &str = "tests/kube/apiserver";
 const MODULE_FILES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
 /// The binary, and the names it goes by.
 const BINARY: &str = "kubernetes";
-const PARTS: [&str; 6] = [
+pub(crate) const PARTS: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-proxy",
@@ -47,6 +47,15 @@ const COMPLAINTS_MAX: usize = 30;
 pub(crate) struct Go {
     program: PathBuf,
     version: String,
+}
+
+impl Go {
+    /// A command that needs no C compiler, and nothing of a workspace that it may be started in.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("CGO_ENABLED", "0").env("GOWORK", "off").stdin(Stdio::null());
+        command
+    }
 }
 
 /// The toolchain, or why there is none.
@@ -108,8 +117,9 @@ pub(crate) fn assets() -> anyhow::Result<PathBuf> {
     })?;
     let etcd = etcd().context("there is no etcd: `cargo xtask setup` provides it")?;
     let folder = cache().join(format!("kubernetes-{:016x}", fingerprint(&go.version)?));
-    if !folder.join(BINARY).exists() {
-        step("kubernetes", || build_alone(&go, &folder))?;
+    let binary = folder.join(BINARY);
+    if !binary.exists() {
+        step("kubernetes", || alone(&folder, &binary, |unfinished| build(&go, unfinished)))?;
     }
     for part in PARTS {
         link(Path::new(BINARY), &folder.join(part))?;
@@ -137,45 +147,51 @@ fn fnv(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Builds unless another process has just done so.
-fn build_alone(go: &Go, folder: &Path) -> anyhow::Result<()> {
+/// Makes something in the cache unless another process has just done so. What was cut short leaves
+/// nothing in its place.
+pub(crate) fn alone(
+    folder: &Path,
+    made: &Path,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let path = folder.join("lock");
     let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-        println!("    another process builds it: waiting");
+        println!("    another process makes it: waiting");
     }
     lock.lock().with_context(|| format!("lock {}", path.display()))?;
-    let binary = folder.join(BINARY);
-    if binary.exists() {
+    if made.exists() {
         return Ok(());
     }
-    // A build that was cut short leaves no binary behind.
     let unfinished = folder.join("unfinished");
-    build(go, &unfinished)?;
-    fs::rename(&unfinished, &binary).context("put the binary in its place")
+    make(&unfinished)?;
+    fs::rename(&unfinished, made).with_context(|| format!("put {} in place", made.display()))
 }
 
 fn build(go: &Go, binary: &Path) -> anyhow::Result<()> {
     println!("    {} builds {MODULE}; some minutes the first time", go.version);
     // The parts compare one another's versions.
     let version = format!("-X k8s.io/component-base/version.gitVersion={}", version()?);
-    let mut child = Command::new(&go.program)
+    let mut command = go.command();
+    command
         .current_dir(root().join(MODULE))
         .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags"])
         .arg(format!("-s -w {version}"))
         .arg("-o")
-        .arg(binary)
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {}", go.program.display()))?;
+        .arg(binary);
+    watched(&mut command)
+}
+
+/// Runs a build of Go with lines of progress; what else it said is in the error.
+pub(crate) fn watched(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("start {program}"))?;
     let complaints = child.stderr.take().map(|output| follow(BufReader::new(output)));
     let status = child.wait().context("wait for go")?;
     if !status.success() {
-        bail!("go build ended with {status}:\n{}", complaints.unwrap_or_default().join("\n"));
+        bail!("go ended with {status}:\n{}", complaints.unwrap_or_default().join("\n"));
     }
     Ok(())
 }
@@ -217,7 +233,7 @@ fn required(module: &str) -> Option<String> {
 }
 
 /// Makes a link, or sees that it is there.
-fn link(target: &Path, place: &Path) -> anyhow::Result<()> {
+pub(crate) fn link(target: &Path, place: &Path) -> anyhow::Result<()> {
     if fs::read_link(place).is_ok_and(|existing| existing == target) {
         return Ok(());
     }

@@ -5,11 +5,14 @@
 //! that may have nothing installed yet.
 
 mod arguments;
+mod cluster;
 mod ebpf;
 mod fuzz;
 mod gates;
+mod image;
 mod kubernetes;
 mod layers;
+mod manifests;
 mod programs;
 mod setup;
 mod step;
@@ -26,12 +29,15 @@ cargo xtask VERB
 
   setup [--check]   install what the build and the tests need (Debian); --check only reports
   ebpf              build the eBPF programs into target/ebpf/
-  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, kube, fuzz,
-                    soak (repeatable, or T,T); --filter NAME runs the tests whose name contains
+  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, kube, cluster,
+                    fuzz, soak (repeatable, or T,T); --filter NAME runs the tests whose name contains
                     NAME
   demo [--keep]     two nodes with pods on this machine, shown at work (root)
   bench quick       Warren beside direct connections, as ratios (root)
   bench core        what decisions cost, each figure beside its bound
+  image [--fast]    the product's images as OCI archives in target/images
+  manifests [--check]
+                    deploy/manifests, rendered from the charts; --check only compares
   layers            check the dependency law and the rules that the compiler cannot
   ci                the gates and the core tests: what to run before a commit
 ";
@@ -63,6 +69,8 @@ fn dispatch(verb: &str, arguments: &[String]) -> anyhow::Result<()> {
         "test" => test::verb(arguments),
         "demo" => programs::demo(arguments),
         "bench" => programs::bench(arguments),
+        "manifests" => manifests::verb(arguments),
+        "image" => image::verb(arguments),
         "layers" => layers::verb(arguments),
         "ci" => gates::ci(arguments),
         "help" | "--help" | "-h" => {

@@ -206,7 +206,7 @@ fn install_packages(missing: &Missing) -> anyhow::Result<()> {
     })
 }
 
-fn apt() -> Command {
+pub(crate) fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
     command.args(["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);

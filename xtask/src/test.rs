@@ -16,8 +16,8 @@ pub(crate) use report::Tally;
 
 use crate::arguments::Usage;
 use crate::programs::{BINARIES_VARIABLE, CRATES, PROFILE, binaries};
-use crate::workspace::{cargo, root};
-use crate::{ebpf, fuzz, gates, kubernetes, setup};
+use crate::workspace::{cargo, root, target};
+use crate::{cluster, ebpf, fuzz, gates, image, kubernetes, manifests, setup};
 
 /// What the names of long tests begin with.
 const SOAK: &str = "soak_";
@@ -34,6 +34,8 @@ enum Tier {
     Netns,
     /// A real kube-apiserver and etcd.
     Kube,
+    /// Our charts on real nodes: kubelets, containerd, pods. Only when asked for.
+    Cluster,
     /// Each fuzz target, briefly.
     Fuzz,
     /// Tests of the netns tier that take long, named `soak_…`. Only when asked for.
@@ -41,7 +43,8 @@ enum Tier {
 }
 
 impl Tier {
-    const ALL: [Self; 6] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz, Self::Soak];
+    const ALL: [Self; 7] =
+        [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Cluster, Self::Fuzz, Self::Soak];
     /// What runs when no tier is named: all that CI has time for.
     const DEFAULT: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz];
 
@@ -51,6 +54,7 @@ impl Tier {
             Self::Bpf => "bpf",
             Self::Netns => "netns",
             Self::Kube => "kube",
+            Self::Cluster => "cluster",
             Self::Fuzz => "fuzz",
             Self::Soak => "soak",
         }
@@ -64,6 +68,7 @@ impl Tier {
                 &["harness", "netns_capture", "netns_control", "netns_life", "netns_traffic"]
             }
             Self::Kube => &["kube"],
+            Self::Cluster => &["cluster"],
             Self::Soak => &["netns_life", "netns_traffic"],
             Self::Core | Self::Fuzz => &[],
         }
@@ -206,6 +211,7 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
         Tier::Core => core(filter),
         Tier::Bpf | Tier::Netns | Tier::Soak => privileged(tier, filter),
         Tier::Kube => kube(tier, filter),
+        Tier::Cluster => cluster(tier, filter),
         Tier::Fuzz => Ok(Report { tally: fuzz::run_all(filter)?, cases: Vec::new() }),
     }
 }
@@ -239,6 +245,25 @@ fn kube(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
         command
             .arg(format!("--test-threads={KUBE_TESTS_AT_ONCE}"))
             .env(kubernetes::ASSETS_VARIABLE, &assets);
+        report += report::watch(&mut command)?;
+    }
+    Ok(report)
+}
+
+/// The suite that shares a cluster: one test at a time, since most disturb all of it.
+fn cluster(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
+    let tools = cluster::tools()?;
+    manifests::check()?;
+    let suites = build_suites(tier.suites())?;
+    let images = image::build_for_cluster(&tools, &binaries())?;
+    let mut report = Report::default();
+    for suite in suites {
+        let mut command = suite_command(&suite, filter);
+        command
+            .args(["--test-threads=1", "--nocapture"])
+            .env(cluster::TOOLS_VARIABLE, &tools)
+            .env(image::IMAGES_VARIABLE, &images)
+            .env(cluster::LOGS_VARIABLE, target().join("cluster-logs"));
         report += report::watch(&mut command)?;
     }
     Ok(report)
@@ -308,7 +333,7 @@ mod tests {
     fn an_unknown_tier_is_answered_with_the_list() {
         for line in ["--tier moon", "--tier"] {
             let error = parse(line).expect_err("not a tier").to_string();
-            assert!(error.contains("core, bpf, netns, kube, fuzz, soak"), "{error}");
+            assert!(error.contains("core, bpf, netns, kube, cluster, fuzz, soak"), "{error}");
         }
         assert!(parse("--fast").is_err());
     }
