@@ -1,8 +1,12 @@
 //! Pods.
 
+mod probe;
+
 use serde::Deserialize;
 
 use crate::meta::{Meta, Text};
+
+pub use probe::{Lifecycle, Probe};
 
 /// `v1/Pod`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -32,7 +36,7 @@ pub struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
-/// A container: only the ports matter.
+/// A container: only its ports matter, and how its kubelet calls it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
@@ -40,6 +44,14 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// `Always` makes an init container a sidecar. Any other text is like none.
     pub restart_policy: Option<Text>,
+    /// Decides whether services send it connections.
+    pub readiness_probe: Option<Box<Probe>>,
+    /// Decides whether it is restarted.
+    pub liveness_probe: Option<Box<Probe>>,
+    /// Holds the other two back.
+    pub startup_probe: Option<Box<Probe>>,
+    /// Called after it starts and before it stops.
+    pub lifecycle: Option<Box<Lifecycle>>,
 }
 
 /// A port that a container declares.
@@ -132,6 +144,23 @@ impl Pod {
     pub fn is_ready(&self) -> bool {
         self.metadata.deletion_timestamp.is_none()
             && self.status.conditions.iter().any(|c| &*c.kind == "Ready" && &*c.status == "True")
+    }
+
+    /// TCP ports that its node's kubelet dials: those of the probes and lifecycle hooks of all its
+    /// containers, sorted, each once. A name that its container does not declare is none.
+    #[must_use]
+    pub fn kubelet_ports(&self) -> Vec<u16> {
+        let containers = self.spec.init_containers.iter().chain(&self.spec.containers);
+        let mut ports: Vec<u16> = containers.flat_map(Container::kubelet_ports).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Whether a file on the node is its origin: then its kubelet knows it by another uid.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.metadata.annotation("kubernetes.io/config.mirror").is_some()
     }
 
     /// Whether it has ended for good.
