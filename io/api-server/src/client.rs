@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -119,7 +120,7 @@ impl ApiClient {
         &self,
         asked: &Asked,
         max: usize,
-        time: std::time::Duration,
+        time: Duration,
     ) -> Result<Vec<u8>, Cause> {
         let deadline = Instant::now() + time;
         let mut repeats = 0;
@@ -130,7 +131,10 @@ impl ApiClient {
                 let answer = self.0.ask(asked).await?;
                 self.0.read(answer, max).await
             };
-            let answered = timeout_at(deadline, once).await.unwrap_or(Err(Cause::Timeout(time)));
+            let answered = timeout_at(deadline, once).await.unwrap_or_else(|_| {
+                self.0.idle.close();
+                Err(Cause::Timeout(time))
+            });
             let Err(Cause::Refused(refusal)) = answered else { return answered };
             match refusal.repeat_after(repeats, self.0.timing.wait_max) {
                 Some(wait) if Instant::now() + wait < deadline => sleep(wait).await,

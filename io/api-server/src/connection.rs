@@ -106,6 +106,11 @@ impl Idle {
         idle.pop()
     }
 
+    /// Closes all: where one peer is silent, the others may be the same.
+    pub(crate) fn close(&self) {
+        self.0.lock().clear();
+    }
+
     /// Keeps one whose answer was read whole.
     pub(crate) fn keep(&self, mut connection: Connection) {
         connection.used = Instant::now();

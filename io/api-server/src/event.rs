@@ -25,7 +25,7 @@ pub enum EventError {
     /// The next watch could not go on from it.
     #[error("its object has no resource version of 1 to {VERSION_MAX} bytes")]
     NoVersion,
-    /// More than [`LINE_MAX`].
+    /// Longer than any object.
     #[error("its line has more than {LINE_MAX} bytes")]
     TooLong,
     /// The watch ended within it.

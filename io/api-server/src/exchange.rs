@@ -61,7 +61,7 @@ pub(crate) struct Exchange {
     pub(crate) trust: ServerTrust,
     pub(crate) token: PathBuf,
     pub(crate) timing: Timing,
-    idle: Idle,
+    pub(crate) idle: Idle,
     pub(crate) slots: Semaphore,
 }
 
@@ -156,10 +156,11 @@ impl Answer {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(Cause::Http(error)),
                 // Trailers say nothing that is read.
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => return Ok(Some(data)),
-                    Err(_) => continue,
-                },
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
             }
         }
     }

@@ -2,9 +2,8 @@
 //!
 //! HTTP/1.1 over TLS 1.3 to the one API server of the settings, whose certificate must carry its
 //! name. Objects stay the JSON that they came as; `core/cluster` reads them. What an answer means
-//! is decided by functions without I/O ([`event`](mod@event), [`list`](mod@list),
-//! [`status`](mod@status)); the rest performs it. Everything that the wire can make large, slow or
-//! endless has a bound.
+//! is decided by functions without I/O (`event.rs`, `list.rs`, `status.rs`); the rest performs it.
+//! Everything that the wire can make large, slow or endless has a bound.
 
 mod address;
 mod back_off;

@@ -22,7 +22,7 @@ pub enum ListError {
     /// The next page could not be asked for.
     #[error("the mark of its next page has more than {NEXT_MAX} bytes")]
     Next,
-    /// More than [`OBJECTS_MAX`](crate::watch), or more bytes than a list may have.
+    /// More than is kept at a time.
     #[error("the list has more than {objects} objects or {bytes} bytes")]
     TooLarge {
         /// Most objects.

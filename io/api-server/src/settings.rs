@@ -73,7 +73,7 @@ impl Default for Timing {
             request: Duration::from_secs(10),
             page: Duration::from_secs(30),
             connect: Duration::from_secs(5),
-            watch: Duration::from_secs(240),
+            watch: Duration::from_mins(4),
             silence: Duration::from_secs(20),
             wait_min: Duration::from_millis(500),
             wait_max: Duration::from_secs(30),
