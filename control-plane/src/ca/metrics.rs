@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::current::{Current, InForce};
+use crate::caller::{RefusalCode, RefusalKind, Refusals};
 
 /// Label of [`CaMetrics::sign_errors`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,6 +26,7 @@ pub struct CaMetrics {
     unauthorized: Counter,
     unreadable: Counter,
     sign_errors: Family<ErrorLabel, Counter>,
+    refusals: Refusals,
     issued: Counter,
     /// `f64` in bits; the registry's only kind of gauge for such numbers.
     root_expiry: Gauge<f64, AtomicU64>,
@@ -34,6 +36,7 @@ pub struct CaMetrics {
 impl CaMetrics {
     /// Puts them into a registry.
     pub fn register(&self, registry: &mut Registry) {
+        self.refusals.register(registry, "warren_cp_certificate_refusals");
         let server = registry.sub_registry_with_prefix("citadel_server");
         server.register("csr_count", "Certificate requests received", self.requests.clone());
         server.register(
@@ -74,19 +77,22 @@ impl CaMetrics {
         self.requests.inc();
     }
 
-    /// Its caller was not believed.
-    pub fn unauthenticated(&self) {
-        self.unauthenticated.inc();
-    }
-
-    /// Its caller may not have it.
-    pub fn unauthorized(&self) {
-        self.unauthorized.inc();
-    }
-
-    /// It could not be read or proved.
-    pub fn unreadable(&self) {
-        self.unreadable.inc();
+    /// It was refused.
+    pub fn refused(&self, code: RefusalCode) {
+        self.refusals.count(code);
+        match (code, code.kind()) {
+            (_, RefusalKind::Unauthenticated) => {
+                self.unauthenticated.inc();
+            }
+            (_, RefusalKind::Forbidden) => {
+                self.unauthorized.inc();
+            }
+            (RefusalCode::RequestUnreadable | RefusalCode::RequestTooLarge, _) => {
+                self.unreadable.inc();
+            }
+            (RefusalCode::LifetimeNotAllowed, _) => self.sign_error("TTL_ERROR"),
+            (_, RefusalKind::Unavailable | RefusalKind::Unacceptable | RefusalKind::Excessive) => {}
+        }
     }
 
     /// It was not signed.

@@ -31,7 +31,7 @@ pub use plugged::{Plugged, PluggedMemory, PluggedPlace};
 pub use pods::{PodIndex, Pods, Selection};
 pub use rotation::{CaStatus, Care, Rotate, RotationError, RotationStage};
 pub use secret::KubernetesSecret;
-pub use service::{CaParts, CertificateAuthority, Lifetimes};
+pub use service::{CALL_TIMEOUT, CaParts, CertificateAuthority, Lifetimes};
 pub use serving::{Serving, ServingCertificate};
 pub use sign::{Sign, SignedChain};
 pub use store::{FileStore, SecretStore};

@@ -1,7 +1,8 @@
 //! `IstioCertificateService`: the one call by which certificates are asked for.
 //!
-//! A caller that is refused learns the kind of its refusal and nothing more; why, is in the log and
-//! in the metrics.
+//! Who calls is found out by the headers of the call: of a stranger's message nothing is read. A
+//! caller that is refused learns the kind of its refusal and nothing more; why, is in the log and in
+//! the counters, by code.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,16 +14,19 @@ use authority::{CertificateRequest, Names};
 use model::causes;
 use prost_types::value::Kind;
 use proto::citadel::{IMPERSONATED_IDENTITY, IstioCertificateRequest, IstioCertificateResponse};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::codegen::{Service, http};
+use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::authorize::{Authorizer, Granted};
 use super::ledger::Ledger;
 use super::metrics::CaMetrics;
 use super::sign::{Asked, Sign};
-use crate::caller::{Authenticate, Credentials, Refusal};
+use crate::caller::{Authenticate, Caller, Credentials, Refusal, RefusalCode, admit};
 
 /// How long certificates live if the request does not say.
 pub const TTL_DEFAULT: Duration = Duration::from_hours(24);
@@ -30,6 +34,9 @@ pub const TTL_DEFAULT: Duration = Duration::from_hours(24);
 pub const TTL_MAX: Duration = Duration::from_hours(24 * 90);
 /// Largest message read, in bytes: a request and little more. A larger one is refused.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// How long it may take until the caller is known and its message has arrived. Then the call ends.
+/// What follows takes as long as the signer may.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long certificates may live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +73,6 @@ pub struct CaParts {
 #[derive(Clone)]
 pub struct CertificateAuthority(Arc<CaParts>);
 
-/// Why a request was refused, as the log has it.
-enum Refused {
-    Caller(Refusal),
-    Unreadable(String),
-    Lifetime(String),
-    /// The request, by the signer.
-    Unsignable(String),
-    Signer(String),
-}
-
 impl CertificateAuthority {
     /// Puts it together.
     #[must_use]
@@ -85,41 +82,42 @@ impl CertificateAuthority {
 
     async fn create(
         &self,
-        request: Request<IstioCertificateRequest>,
+        caller: &Caller,
+        message: IstioCertificateRequest,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let parts = &*self.0;
-        parts.metrics.request();
-        let credentials = Credentials::of_call(request.metadata(), request.extensions());
-        let message = request.into_inner();
-        match self.issue(&credentials, &message).await {
+        match self.issue(caller, &message).await {
             Ok(response) => {
-                parts.metrics.issued();
+                self.0.metrics.issued();
                 Ok(Response::new(response))
             }
-            Err(refused) => Err(self.refuse(&refused, &message)),
+            Err(refusal) => Err(self.refuse(&refusal, Some((caller, &message)))),
         }
     }
 
     async fn issue(
         &self,
-        credentials: &Credentials,
+        caller: &Caller,
         message: &IstioCertificateRequest,
-    ) -> Result<IstioCertificateResponse, Refused> {
+    ) -> Result<IstioCertificateResponse, Refusal> {
         let parts = &*self.0;
-        // Before anything of the message is looked at.
-        let caller = parts.callers.authenticate(credentials).await.map_err(Refused::Caller)?;
         let wanted = impersonated(message)?;
-        let granted = parts.authorizer.grant(&caller, wanted).map_err(Refused::Caller)?;
+        let granted = parts.authorizer.grant(caller, wanted)?;
         let ttl = ttl(message.validity_duration, parts.lifetimes)?;
         let request = CertificateRequest::from_pem(&message.csr);
-        let request = request.map_err(|error| Refused::Unreadable(causes(&error)))?;
+        let request = request
+            .map_err(|error| Refusal::new(RefusalCode::RequestUnreadable, causes(&error)))?;
         let Granted { identity, holder } = granted;
         let names = Names::of(identity);
         let asked = Asked { request: &request, pem: &message.csr, names: &names, ttl };
         let signed = parts.signer.sign(asked).await.map_err(|error| {
             parts.metrics.sign_error(error.label());
-            let why = causes(&error);
-            if error.is_callers() { Refused::Unsignable(why) } else { Refused::Signer(why) }
+            let is_callers = error.is_callers();
+            let code = if is_callers {
+                RefusalCode::RequestNotSignable
+            } else {
+                RefusalCode::SignerFailed
+            };
+            Refusal::new(code, causes(&error))
         })?;
         if let Some(root) = signed.root {
             parts.ledger.record(&holder, root, signed.mark, signed.not_after);
@@ -135,42 +133,77 @@ impl CertificateAuthority {
         Ok(IstioCertificateResponse { cert_chain })
     }
 
-    fn refuse(&self, refused: &Refused, message: &IstioCertificateRequest) -> Status {
+    /// Counts and logs, and says what the caller is told. `asked`: by whom and for what, if that is
+    /// known.
+    fn refuse(
+        &self,
+        refusal: &Refusal,
+        asked: Option<(&Caller, &IstioCertificateRequest)>,
+    ) -> Status {
         const SHOWN: usize = 256;
-        let metrics = &self.0.metrics;
-        let (status, why) = match refused {
-            Refused::Caller(Refusal::Unauthenticated(why)) => {
-                metrics.unauthenticated();
-                (Status::unauthenticated("the caller could not be authenticated"), why)
-            }
-            Refused::Caller(Refusal::Forbidden(why)) => {
-                metrics.unauthorized();
-                (Status::permission_denied("the caller may not have this certificate"), why)
-            }
-            Refused::Caller(Refusal::Unavailable(why)) => {
-                (Status::unavailable("the caller cannot be authenticated now"), why)
-            }
-            Refused::Unreadable(why) => {
-                metrics.unreadable();
-                (Status::invalid_argument("the certificate request is not acceptable"), why)
-            }
-            Refused::Unsignable(why) => {
-                (Status::invalid_argument("the certificate request is not acceptable"), why)
-            }
-            Refused::Lifetime(why) => {
-                metrics.sign_error("TTL_ERROR");
-                (Status::invalid_argument("the validity duration is not acceptable"), why)
-            }
-            Refused::Signer(why) => (Status::unavailable("no certificate can be signed now"), why),
+        self.0.metrics.refused(refusal.code);
+        let wanted = asked.and_then(|(_, message)| impersonated(message).ok().flatten());
+        let wanted: String = wanted.unwrap_or_default().chars().take(SHOWN).collect();
+        let caller = asked.map(|(caller, _)| caller.identity.as_str()).unwrap_or_default();
+        let code = refusal.code.as_str();
+        tracing::warn!(code, caller, wanted, "certificate request refused: {refusal}");
+        refusal.status()
+    }
+
+    /// One call: who makes it, then its message, then the answer.
+    async fn answer(
+        self,
+        request: http::Request<tonic::body::Body>,
+    ) -> http::Response<tonic::body::Body> {
+        let parts = &*self.0;
+        parts.metrics.request();
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let late = || {
+            let why = format!("no request within {CALL_TIMEOUT:?}");
+            self.refuse(&Refusal::new(RefusalCode::CallTimedOut, why), None).into_http()
         };
-        let wanted = impersonated(message).ok().flatten().unwrap_or_default();
-        let wanted: String = wanted.chars().take(SHOWN).collect();
-        tracing::warn!(code = ?status.code(), wanted, "certificate request refused: {why}");
-        status
+        let metadata = MetadataMap::from_headers(request.headers().clone());
+        let credentials = Credentials::of_call(&metadata, request.extensions());
+        let admitted = admit(&*parts.callers, &credentials, request.extensions());
+        let caller = match timeout_at(deadline, admitted).await {
+            Ok(Ok(caller)) => caller,
+            Ok(Err(refusal)) => return self.refuse(&refusal, None).into_http(),
+            Err(_) => return late(),
+        };
+        let (arrived, mut arrives) = oneshot::channel();
+        let answering = Answering { authority: self.clone(), caller, arrived: Some(arrived) };
+        let codec = ProstCodec::<IstioCertificateResponse, IstioCertificateRequest>::default();
+        let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let answer = grpc.unary(answering, request);
+        tokio::pin!(answer);
+        // Once the message is there, the signer has its own time.
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            Ok(()) = &mut arrives => return answer.await,
+            () = sleep_until(deadline) => return late(),
+        };
+        // Answered before the message was whole: it is none that can be read.
+        if arrives.try_recv().is_ok() {
+            return answer;
+        }
+        let code = match Status::from_header_map(answer.headers()).map(|status| status.code()) {
+            Some(Code::OutOfRange) => RefusalCode::RequestTooLarge,
+            Some(_) | None => RefusalCode::RequestUnreadable,
+        };
+        self.refuse(&Refusal::new(code, "the message cannot be read"), None).into_http()
     }
 }
 
-fn impersonated(message: &IstioCertificateRequest) -> Result<Option<&str>, Refused> {
+/// A call whose caller is known.
+struct Answering {
+    authority: CertificateAuthority,
+    caller: Caller,
+    /// Told when the message is there.
+    arrived: Option<oneshot::Sender<()>>,
+}
+
+fn impersonated(message: &IstioCertificateRequest) -> Result<Option<&str>, Refusal> {
     let fields = message.metadata.as_ref().map(|metadata| &metadata.fields);
     let Some(value) = fields.and_then(|fields| fields.get(IMPERSONATED_IDENTITY)) else {
         return Ok(None);
@@ -179,31 +212,37 @@ fn impersonated(message: &IstioCertificateRequest) -> Result<Option<&str>, Refus
         Some(Kind::StringValue(identity)) if !identity.is_empty() => Ok(Some(identity)),
         // Said in a way that is not understood: its own certificate would not be what was meant.
         Some(_) | None => {
-            Err(Refused::Unreadable(format!("{IMPERSONATED_IDENTITY} is no identity")))
+            let why = format!("{IMPERSONATED_IDENTITY} is no identity");
+            Err(Refusal::new(RefusalCode::RequestUnreadable, why))
         }
     }
 }
 
-fn ttl(seconds: i64, lifetimes: Lifetimes) -> Result<Duration, Refused> {
+fn ttl(seconds: i64, lifetimes: Lifetimes) -> Result<Duration, Refusal> {
     if seconds == 0 {
         return Ok(lifetimes.default);
     }
     let asked = u64::try_from(seconds).map(Duration::from_secs);
     asked.ok().filter(|asked| *asked <= lifetimes.max).ok_or_else(|| {
-        Refused::Lifetime(format!("{seconds} s: 1 s to {:?} are possible", lifetimes.max))
+        let why = format!("{seconds} s: 1 s to {:?} are possible", lifetimes.max);
+        Refusal::new(RefusalCode::LifetimeNotAllowed, why)
     })
 }
 
 type Creating =
     Pin<Box<dyn Future<Output = Result<Response<IstioCertificateResponse>, Status>> + Send>>;
 
-impl tonic::server::UnaryService<IstioCertificateRequest> for CertificateAuthority {
+impl tonic::server::UnaryService<IstioCertificateRequest> for Answering {
     type Response = IstioCertificateResponse;
     type Future = Creating;
 
     fn call(&mut self, request: Request<IstioCertificateRequest>) -> Creating {
-        let authority = self.clone();
-        Box::pin(async move { authority.create(request).await })
+        if let Some(arrived) = self.arrived.take() {
+            // Nobody listens if the call was given up just now.
+            let _ = arrived.send(());
+        }
+        let (authority, caller) = (self.authority.clone(), self.caller.clone());
+        Box::pin(async move { authority.create(&caller, request.into_inner()).await })
     }
 }
 
@@ -226,10 +265,7 @@ impl Service<http::Request<tonic::body::Body>> for CertificateAuthority {
             if request.uri().path() != proto::citadel::CREATE_METHOD {
                 return Ok(Status::unimplemented("there is one method").into_http());
             }
-            let codec = ProstCodec::<IstioCertificateResponse, IstioCertificateRequest>::default();
-            let mut grpc =
-                tonic::server::Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            Ok(grpc.unary(authority, request).await)
+            Ok(authority.answer(request).await)
         })
     }
 }

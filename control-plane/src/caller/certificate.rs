@@ -1,6 +1,8 @@
 //! A client certificate: verified in the handshake, before anything was read.
 
-use super::{Authenticate, Authenticating, Caller, Credentials, Proof, Refusal, Role, Roles};
+use super::{
+    Authenticate, Authenticating, Caller, Credentials, Proof, Refusal, RefusalCode, Role, Roles,
+};
 
 /// Whoever holds a certificate of ours is who it names.
 #[derive(Clone, Debug)]
@@ -16,11 +18,11 @@ impl CertificateCallers {
     }
 
     fn caller(&self, credentials: &Credentials) -> Result<Caller, Refusal> {
-        let none = || Refusal::Unauthenticated("no client certificate".to_owned());
+        let none = || Refusal::new(RefusalCode::NoCredentials, "no client certificate");
         let identity = credentials.certificate.clone().ok_or_else(none)?;
         if identity.trust_domain() != self.roles.trust_domain.as_str() {
             let why = format!("{identity} is of another trust domain");
-            return Err(Refusal::Unauthenticated(why));
+            return Err(Refusal::new(RefusalCode::OtherTrustDomain, why));
         }
         // A certificate does not say where its holder runs: its node is not proved.
         let role: Role = self.roles.of(&identity, None);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Authenticate, Authenticating, Credentials, JOIN_TOKEN_PREFIX, Refusal};
+use super::{Authenticate, Authenticating, Credentials, JOIN_TOKEN_PREFIX, Refusal, RefusalCode};
 
 /// Asks the one that the credential is for. A credential that is there and wrong is refused: no
 /// other is tried in its place.
@@ -19,7 +19,8 @@ pub struct CallerChain {
 impl Authenticate for CallerChain {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials) -> Authenticating<'a> {
         if let Some(why) = credentials.unusable {
-            return Box::pin(async move { Err(Refusal::Unauthenticated(why.to_owned())) });
+            let refusal = Refusal::new(RefusalCode::CredentialsUnusable, why);
+            return Box::pin(async move { Err(refusal) });
         }
         let (kind, asked) = match &credentials.token {
             // A token says more than a certificate: which pod, on which node.
@@ -31,14 +32,16 @@ impl Authenticate for CallerChain {
                 ("client certificates", &self.certificates)
             }
             None => {
-                let why = "neither certificate nor token".to_owned();
-                return Box::pin(async { Err(Refusal::Unauthenticated(why)) });
+                let why = "neither certificate nor token";
+                let refusal = Refusal::new(RefusalCode::NoCredentials, why);
+                return Box::pin(async { Err(refusal) });
             }
         };
         match asked {
             Some(asked) => asked.authenticate(credentials),
             None => Box::pin(async move {
-                Err(Refusal::Unauthenticated(format!("{kind} are not accepted here")))
+                let why = format!("{kind} are not accepted here");
+                Err(Refusal::new(RefusalCode::CredentialsNotAccepted, why))
             }),
         }
     }

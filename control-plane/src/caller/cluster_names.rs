@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Refusal;
+use super::{Refusal, RefusalCode};
 
 /// Names of our cluster.
 #[derive(Clone, Debug)]
@@ -20,7 +20,8 @@ impl ClusterNames {
         match cluster {
             Some(name) if !name.is_empty() && !self.names.contains(name) => {
                 let name: String = name.chars().take(SHOWN).collect();
-                Err(Refusal::Unauthenticated(format!("a token of another cluster, {name:?}")))
+                let why = format!("a token of another cluster, {name:?}");
+                Err(Refusal::new(RefusalCode::OtherCluster, why))
             }
             Some(_) | None => Ok(()),
         }

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    Account, Authenticate, Authenticating, Caller, ClusterNames, Credentials, Proof, Refusal, Roles,
+    Account, Authenticate, Authenticating, Caller, ClusterNames, Credentials, Proof, Refusal,
+    RefusalCode, Roles,
 };
 
 /// How such tokens begin: no other kind is tried for them.
@@ -282,10 +283,10 @@ impl JoinTokenCallers {
     }
 
     fn caller(&self, credentials: &Credentials, now: SystemTime) -> Result<Caller, Refusal> {
-        let refused = |why: String| Refusal::Unauthenticated(why);
         let token = credentials.token.as_deref();
         let token = token.filter(|token| token.starts_with(JOIN_TOKEN_PREFIX));
-        let token = token.ok_or_else(|| refused("no join token".to_owned()))?;
+        let token =
+            token.ok_or_else(|| Refusal::new(RefusalCode::NoCredentials, "no join token"))?;
         self.clusters.require(credentials.cluster.as_deref())?;
         let hash = authority::sha256(token.as_bytes());
         // All of them, in the same time whichever it is.
@@ -295,9 +296,11 @@ impl JoinTokenCallers {
                 found = Some(known.clone());
             }
         }
-        let known = found.ok_or_else(|| refused("an unknown join token".to_owned()))?;
+        let unknown = || Refusal::new(RefusalCode::JoinTokenUnknown, "an unknown join token");
+        let known = found.ok_or_else(unknown)?;
         if known.expires <= now {
-            return Err(refused(format!("the join token of node {} has expired", known.node)));
+            let why = format!("the join token of node {} has expired", known.node);
+            return Err(Refusal::new(RefusalCode::JoinTokenExpired, why));
         }
         let role = self.roles.of(&known.identity, None);
         let node = Some(known.node);

@@ -4,12 +4,14 @@ mod certificate;
 mod chain;
 mod cluster_names;
 mod join_tokens;
+mod refusal;
 mod request;
 mod role;
 mod token_review;
+mod turns;
 
-use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -22,12 +24,14 @@ pub use join_tokens::{
     JOIN_TOKEN_LIFE_MAX, JOIN_TOKEN_PREFIX, JOIN_TOKENS_FILE, JOIN_TOKENS_MAX, JoinToken,
     JoinTokenCallers, JoinTokenError, JoinTokenFile,
 };
-pub use request::{PeerCertificate, TOKEN_BYTES_MAX};
+pub use refusal::{Refusal, RefusalCode, RefusalKind, Refusals};
+pub use request::{Arrival, TOKEN_BYTES_MAX, admit};
 pub use role::{Account, NotAnAccount, Roles};
 pub use token_review::{
     AUDIENCE, CACHE_MAX, CACHE_TIME, KubernetesReviewer, REVIEW_TIMEOUT, Review, ReviewError,
     ReviewTokens, Reviewing, TokenCallers,
 };
+pub use turns::{ADDRESSES_MAX, REVIEWS_AT_ONCE, REVIEWS_OF_ADDRESS, REVIEWS_OF_ADDRESS_MAX};
 
 /// What a call came with.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +45,8 @@ pub struct Credentials {
     /// Why an authorization that came is none that is read. Such a call is refused, whatever else
     /// it came with: a certificate is not what its caller meant to show.
     pub unusable: Option<&'static str>,
+    /// Where the call came from.
+    pub address: Option<IpAddr>,
 }
 
 /// Somebody who proved who they are.
@@ -88,29 +94,6 @@ pub enum Role {
     /// Any other workload: asks for its own certificate.
     Workload,
 }
-
-/// Why a call was refused. The caller is told no more than its kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It did not prove who it is.
-    Unauthenticated(String),
-    /// It did, and may not do this.
-    Forbidden(String),
-    /// It cannot be found out now: it may try again.
-    Unavailable(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unauthenticated(why) | Self::Forbidden(why) | Self::Unavailable(why) => {
-                f.write_str(why)
-            }
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 /// The answer of an authenticator.
 pub type Authenticating<'a> = Pin<Box<dyn Future<Output = Result<Caller, Refusal>> + Send + 'a>>;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,12 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenRe
 use kube::api::{Api, PostParams};
 use model::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::turns::Turns;
 use super::{
     Authenticate, Authenticating, Caller, CallerPod, ClusterNames, Credentials, Proof, Refusal,
-    Roles,
+    RefusalCode, Roles,
 };
 
 /// For whom a token must be made: nobody else's may be used here.
@@ -28,8 +29,6 @@ pub const CACHE_TIME: Duration = Duration::from_secs(10);
 /// Most answers kept. At the bound those that are over are dropped, and if all are fresh the next
 /// is asked for each time.
 pub const CACHE_MAX: usize = 8192;
-/// Most questions to the API server at a time. Others wait for [`REVIEW_TIMEOUT`].
-const REVIEWS_AT_ONCE: usize = 64;
 /// How long a call waits for the API server, its turn included.
 pub const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCOUNTS_GROUP: &str = "system:serviceaccounts";
@@ -123,7 +122,7 @@ pub struct TokenCallers {
     audiences: Vec<String>,
     clusters: ClusterNames,
     roles: Roles,
-    turns: Semaphore,
+    turns: Turns,
     /// By the hash of a token: what is kept cannot be used to call. Only good answers: a bad token
     /// is asked about each time, within the turns.
     known: Mutex<HashMap<[u8; 32], (Instant, Owner)>>,
@@ -138,26 +137,27 @@ impl TokenCallers {
             audiences: vec![AUDIENCE.to_owned()],
             clusters,
             roles,
-            turns: Semaphore::new(REVIEWS_AT_ONCE),
+            turns: Turns::new(),
             known: Mutex::new(HashMap::new()),
         }
     }
 
     async fn caller(&self, credentials: &Credentials) -> Result<Caller, Refusal> {
-        let none = || Refusal::Unauthenticated("no token of a service account".to_owned());
+        let why = "no token of a service account";
+        let none = || Refusal::new(RefusalCode::NoCredentials, why);
         let token = credentials.token.as_deref().ok_or_else(none)?;
         self.clusters.require(credentials.cluster.as_deref())?;
         if token.split('.').count() != 3 {
-            return Err(Refusal::Unauthenticated("the token is no JWT".to_owned()));
+            return Err(Refusal::new(RefusalCode::TokenMalformed, "the token is no JWT"));
         }
-        let owner = self.owner(token).await?;
+        let owner = self.owner(token, credentials.address).await?;
         let node = self.node(&owner)?;
         let role = self.roles.of(&owner.identity, owner.pod.as_ref());
         let proof = Proof::ServiceAccountToken;
         Ok(Caller { identity: owner.identity, node, pod: owner.pod, proof, role })
     }
 
-    async fn owner(&self, token: &str) -> Result<Owner, Refusal> {
+    async fn owner(&self, token: &str, address: Option<IpAddr>) -> Result<Owner, Refusal> {
         let hash = authority::sha256(token.as_bytes());
         let now = Instant::now();
         if let Some((until, owner)) = self.known.lock().get(&hash)
@@ -165,18 +165,17 @@ impl TokenCallers {
         {
             return Ok(owner.clone());
         }
+        let unavailable = |why: String| Refusal::new(RefusalCode::ReviewUnavailable, why);
         let asked = timeout(REVIEW_TIMEOUT, async {
-            let turn = self.turns.acquire().await;
-            let _turn = turn.map_err(|closed| ReviewError(closed.to_string()))?;
-            self.reviewer.review(token, &self.audiences).await
+            let turn = self.turns.take(address).await;
+            let _turn =
+                turn.map_err(|many| Refusal::new(RefusalCode::TooManyReviews, many.to_string()))?;
+            let review = self.reviewer.review(token, &self.audiences).await;
+            review.map_err(|error| unavailable(error.to_string()))
         });
-        let unavailable = |why: String| Refusal::Unavailable(why);
-        let review = asked
-            .await
-            .map_err(|_| unavailable(format!("no answer within {REVIEW_TIMEOUT:?} about a token")))?
-            .map_err(|error| unavailable(error.to_string()))?;
-        let owner = owner(&review, &self.audiences, &self.roles.trust_domain)
-            .map_err(Refusal::Unauthenticated)?;
+        let late = |_| unavailable(format!("no answer within {REVIEW_TIMEOUT:?} about a token"));
+        let review = asked.await.map_err(late)??;
+        let owner = owner(&review, &self.audiences, &self.roles.trust_domain)?;
         let mut known = self.known.lock();
         if known.len() >= CACHE_MAX {
             known.retain(|_, (until, _)| now < *until);
@@ -197,7 +196,8 @@ impl TokenCallers {
             return Ok(None);
         };
         let refused = |what: &str| {
-            Err(Refusal::Unauthenticated(format!("the token of pod {name} is {what}")))
+            let why = format!("the token of pod {name} is {what}");
+            Err(Refusal::new(RefusalCode::TokenOfOtherPod, why))
         };
         if found.uid != pod.uid {
             return refused("another instance's");
@@ -230,22 +230,27 @@ fn owner(
     review: &Review,
     audiences: &[String],
     trust_domain: &TrustDomain,
-) -> Result<Owner, String> {
+) -> Result<Owner, Refusal> {
     if !review.authenticated {
-        return Err(format!("the API server does not believe the token: {}", review.error));
+        let why = format!("the API server does not believe the token: {}", review.error);
+        return Err(Refusal::new(RefusalCode::TokenRejected, why));
     }
     // An API server that knows nothing of audiences answers with none, and has not checked.
     if !review.audiences.iter().any(|audience| audiences.contains(audience)) {
-        return Err(format!("the token is for {:?}, not for us", review.audiences));
+        let why = format!("the token is for {:?}, not for us", review.audiences);
+        return Err(Refusal::new(RefusalCode::TokenForOthers, why));
     }
+    let none = || {
+        let why = format!("{:?} is no service account", review.username);
+        Refusal::new(RefusalCode::NoServiceAccount, why)
+    };
     if !review.groups.iter().any(|group| group == ACCOUNTS_GROUP) {
-        return Err(format!("{:?} is no service account", review.username));
+        return Err(none());
     }
     let account = review.username.strip_prefix(ACCOUNT_PREFIX).and_then(|n| n.split_once(':'));
-    let (namespace, name) =
-        account.ok_or_else(|| format!("{:?} is no service account", review.username))?;
-    let identity =
-        SpiffeId::new(trust_domain, namespace, name).map_err(|error| error.to_string())?;
+    let (namespace, name) = account.ok_or_else(none)?;
+    let identity = SpiffeId::new(trust_domain, namespace, name)
+        .map_err(|error| Refusal::new(RefusalCode::NoServiceAccount, error.to_string()))?;
     let extra = |key: &str| match review.extra.get(key).map(Vec::as_slice) {
         Some([value]) if !value.is_empty() => Some(Arc::from(value.as_str())),
         Some(_) | None => None,

@@ -5,8 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes};
-use prost::Message;
+use bytes::{Buf, BufMut, Bytes};
 use proto::discovery::{DELTA_METHOD, DeltaDiscoveryRequest};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -15,38 +14,37 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::{Service, http};
 use tonic::server::{NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use xds::server::{REQUEST_BYTES_MAX, RequestViolation};
 
 use super::listener::Shared;
-use super::peer::{Peer, refused};
+use super::peer::Peer;
 use super::stream;
-use crate::caller::{Caller, Credentials, Refusal, Role};
+use crate::caller::{Caller, Credentials, Refusal, RefusalCode, Role, admit};
 
-/// Largest request, in bytes: what a client says it holds, a million times. The stream of one that
-/// sends more ends.
-pub const REQUEST_BYTES_MAX: usize = 128 << 20;
 /// Responses that a stream's task has made and HTTP/2 has not taken: there is one of each type
 /// until it is answered, and the status at the end. None waits for room.
 const QUEUED_MAX: usize = 4;
+
+/// A request that a client may send, or why it may not.
+pub(super) type Read = Result<DeltaDiscoveryRequest, RequestViolation>;
 
 /// The discovery service.
 #[derive(Clone)]
 pub(super) struct Discovery(pub(super) Arc<Shared>);
 
 impl Discovery {
-    async fn open(
-        self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
+    async fn open(self, request: Request<Streaming<Read>>) -> Result<Response<Responses>, Status> {
         let Self(shared) = self;
         let (metadata, extensions, requests) = request.into_parts();
         let peer = extensions.get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("a call without a connection"))?;
         let credentials = Credentials::of_call(&metadata, &extensions);
-        let caller = shared.authenticator.authenticate(&credentials).await.and_then(is_served);
-        let caller = caller.map_err(|refusal| {
-            shared.metrics.refused.inc();
-            tracing::warn!(peer = %peer.address, %refusal, "caller of discovery refused");
-            refused(&refusal)
+        let caller = admit(&*shared.authenticator, &credentials, &extensions).await;
+        let caller = caller.and_then(is_served).map_err(|refusal| {
+            shared.metrics.refused(refusal.code);
+            let code = refusal.code.as_str();
+            tracing::warn!(peer = %peer.address, code, "caller of discovery refused: {refusal}");
+            refusal.status()
         })?;
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         let running = stream::run(shared, peer, (Arc::new(caller), credentials), requests, sender);
@@ -61,7 +59,8 @@ fn is_served(caller: Caller) -> Result<Caller, Refusal> {
         Role::NodeProxy | Role::Gateway => Ok(caller),
         Role::Workload => {
             let who = &caller.identity;
-            Err(Refusal::Forbidden(format!("{who} is neither a node's agent nor a gateway")))
+            let why = format!("{who} is neither a node's agent nor a gateway");
+            Err(Refusal::new(RefusalCode::NotServed, why))
         }
     }
 }
@@ -80,12 +79,12 @@ impl Stream for Responses {
     }
 }
 
-impl StreamingService<DeltaDiscoveryRequest> for Discovery {
+impl StreamingService<Read> for Discovery {
     type Response = Bytes;
     type ResponseStream = Responses;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Responses>, Status>> + Send>>;
 
-    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<Read>>) -> Self::Future {
         Box::pin(self.clone().open(request))
     }
 }
@@ -95,7 +94,7 @@ struct EncodedResponses;
 
 impl Codec for EncodedResponses {
     type Encode = Bytes;
-    type Decode = DeltaDiscoveryRequest;
+    type Decode = Read;
     type Encoder = Self;
     type Decoder = Self;
 
@@ -119,12 +118,12 @@ impl Encoder for EncodedResponses {
 }
 
 impl Decoder for EncodedResponses {
-    type Item = DeltaDiscoveryRequest;
+    type Item = Read;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let request = DeltaDiscoveryRequest::decode(buffer);
-        request.map(Some).map_err(|_| Status::invalid_argument("the request cannot be decoded"))
+        let bytes = buffer.copy_to_bytes(buffer.remaining());
+        Ok(Some(xds::server::decode(&bytes)))
     }
 }
 

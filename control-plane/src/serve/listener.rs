@@ -19,11 +19,11 @@ use tonic::transport::Server;
 use super::clients::Clients;
 use super::discovery::Discovery;
 use super::metrics::Metrics;
-use super::peer::{Io, Peer, with_certificate};
+use super::peer::{Io, Peer, with_arrival};
 use super::publisher::CatalogView;
 use super::stream::FIRST_RESPONSES_MAX;
 use super::{ServeSettings, Serving};
-use crate::caller::Authenticate;
+use crate::caller::{Authenticate, RefusalCode};
 
 /// Connections at once: a node has one, or two while it moves. One more is closed as soon as it is
 /// accepted.
@@ -132,8 +132,13 @@ async fn accept(listener: TcpListener, front: Front) {
         let shares = (front.handshakes_of.take(ip), front.connections_of.take(ip));
         let place = front.connections.clone().try_acquire_owned();
         let (Ok(turn), Ok(place), (Some(shaking), Some(share))) = (turn, place, shares) else {
-            front.shared.metrics.connections_refused.inc();
-            tracing::debug!(peer = %address, "too many connections");
+            let code = if front.connections.available_permits() == 0 {
+                RefusalCode::TooManyConnections
+            } else {
+                RefusalCode::TooManyConnectionsOfAddress
+            };
+            front.shared.metrics.connection_refused(code);
+            tracing::debug!(peer = %address, code = code.as_str(), "connection refused");
             continue;
         };
         let (turn, place) = ((turn, shaking), (place, share));
@@ -165,10 +170,10 @@ async fn connection(
         }
     };
     front.shared.metrics.connections.inc();
-    let (draining, killed, closed) =
-        <(CancellationToken, CancellationToken, CancellationToken)>::default();
+    let (admitted, draining) = <(CancellationToken, CancellationToken)>::default();
+    let (killed, closed) = <(CancellationToken, CancellationToken)>::default();
     let identity = verified.map(|peer| peer.identity);
-    let peer = Peer { address, identity, draining: draining.clone() };
+    let peer = Peer { address, identity, admitted: admitted.clone(), draining: draining.clone() };
     let io = Io::new(stream, peer, killed.clone(), closed.clone());
     let settings = &front.shared.settings;
     let ends = ending(settings, &front.stop, closed);
@@ -185,7 +190,7 @@ async fn connection(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
-        .layer(InterceptorLayer::new(with_certificate))
+        .layer(InterceptorLayer::new(with_arrival))
         .add_routes(front.routes.clone())
         .serve_with_incoming_shutdown(incoming, signal);
     let bound = async {
@@ -197,6 +202,12 @@ async fn connection(
         }
         std::future::pending::<()>().await;
     };
+    let unused = async {
+        let admitted = tokio::time::timeout(settings.first_call, admitted.cancelled()).await;
+        if admitted.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         served = serving => {
             if let Err(error) = served {
@@ -204,6 +215,12 @@ async fn connection(
             }
         }
         () = bound => {}
+        () = unused => {
+            let code = RefusalCode::ConnectionUnused;
+            front.shared.metrics.connection_refused(code);
+            tracing::debug!(peer = %address, code = code.as_str(), "connection closed");
+            killed.cancel();
+        }
     }
     front.shared.metrics.connections.dec();
 }

@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use xds::server::ResourceType;
 
+use crate::caller::{RefusalCode, Refusals};
+
 /// A label with one of three values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Type {
@@ -27,9 +29,11 @@ impl Type {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(super) streams: Gauge,
-    pub(super) refused: Counter,
+    refused: Counter,
+    refusals: Refusals,
+    connection_refusals: Refusals,
     pub(super) connections: Gauge,
-    pub(super) connections_refused: Counter,
+    connections_refused: Counter,
     pub(super) handshakes_failed: Counter,
     pushes: Family<Type, Counter>,
     bytes: Family<Type, Counter>,
@@ -44,6 +48,8 @@ impl Metrics {
         let metrics = Self {
             streams: Gauge::default(),
             refused: Counter::default(),
+            refusals: Refusals::default(),
+            connection_refusals: Refusals::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             handshakes_failed: Counter::default(),
@@ -53,6 +59,8 @@ impl Metrics {
             push_time: Family::new_with_constructor(short),
             convergence: short(),
         };
+        metrics.refusals.register(registry, "warren_cp_discovery_refusals");
+        metrics.connection_refusals.register(registry, "warren_cp_connection_refusals");
         let Self { streams, refused, connections, connections_refused, handshakes_failed, .. } =
             metrics.clone();
         registry.register("pilot_xds", "Streams of discovery that are open", streams);
@@ -67,7 +75,7 @@ impl Metrics {
         let help = "Callers of discovery that were refused";
         registry.register("pilot_xds_refused_callers", help, refused);
         registry.register("pilot_connections", "Connections that are open", connections);
-        let help = "Connections closed at once because there are too many";
+        let help = "Connections closed because there are too many, or nobody used them";
         registry.register("pilot_connections_refused", help, connections_refused);
         let help = "TLS handshakes that failed";
         registry.register("pilot_handshakes_failed", help, handshakes_failed);
@@ -79,6 +87,18 @@ impl Metrics {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.bytes.get_or_create(&Type::of(kind)).inc_by(bytes);
         self.push_time.get_or_create(&Type::of(kind)).observe(took.as_secs_f64());
+    }
+
+    /// A caller or a stream of discovery was refused.
+    pub(super) fn refused(&self, code: RefusalCode) {
+        self.refused.inc();
+        self.refusals.count(code);
+    }
+
+    /// A connection was closed.
+    pub(super) fn connection_refused(&self, code: RefusalCode) {
+        self.connections_refused.inc();
+        self.connection_refusals.count(code);
     }
 
     pub(super) fn rejected(&self) {

@@ -25,13 +25,12 @@ use tonic::service::Routes;
 use crate::caller::Authenticate;
 
 pub use clients::{ClientStatus, Clients};
-pub use discovery::REQUEST_BYTES_MAX;
 pub use listener::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, CONNECTIONS_OF_ADDRESS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
     HANDSHAKES_OF_ADDRESS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAMS_MAX,
 };
 pub use metrics::Metrics;
-pub use peer::{Peer, refused};
+pub use peer::Peer;
 pub use publisher::{CatalogView, Publisher};
 pub use stream::{FIRST_HELD, FIRST_RESPONSES_MAX, POLICY_WAIT};
 
@@ -41,6 +40,9 @@ pub struct ServeSettings {
     /// After how long a connection is asked to come again, give or take a quarter: so clients
     /// spread over replicas, and those that came together do not come together again.
     pub connection_age: Duration,
+    /// How long a connection is kept on which nobody proved yet who they are. Then it is closed: it
+    /// would hold its place for as long as it answers keepalives.
+    pub first_call: Duration,
     /// How often the join token of an open stream is looked at again.
     pub recheck: Duration,
     /// How long a connection has to end once it was asked to, and how long a graceful stop takes.
@@ -51,6 +53,7 @@ impl Default for ServeSettings {
     fn default() -> Self {
         Self {
             connection_age: Duration::from_mins(30),
+            first_call: Duration::from_secs(10),
             recheck: Duration::from_secs(10),
             drain: Duration::from_secs(10),
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
-use crate::caller::{PeerCertificate, Refusal};
+use crate::caller::Arrival;
 
 /// The other end. In the extensions of each request.
 #[derive(Clone, Debug)]
@@ -22,27 +22,23 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Who it is by its certificate, if it showed one.
     pub identity: Option<VerifiedIdentity>,
+    /// Somebody proved on the connection who they are.
+    pub(super) admitted: CancellationToken,
     /// Its streams have to end.
     pub(super) draining: CancellationToken,
 }
 
-/// Tells every service whose certificate the connection of a call was opened with, in the form that
+/// Tells every service by which connection a call came, in the form that
 /// [`Credentials::of_call`](crate::caller::Credentials::of_call) reads.
 #[expect(clippy::unnecessary_wraps, reason = "the form of an interceptor")]
-pub(super) fn with_certificate(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let identity = request.extensions().get::<Peer>().and_then(|peer| peer.identity.clone());
-    request.extensions_mut().insert(PeerCertificate(identity));
+pub(super) fn with_arrival(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let arrival = request.extensions().get::<Peer>().map(|peer| Arrival {
+        certificate: peer.identity.clone(),
+        address: Some(peer.address.ip().to_canonical()),
+        admitted: peer.admitted.clone(),
+    });
+    request.extensions_mut().insert(arrival.unwrap_or_default());
     Ok(request)
-}
-
-/// What a caller is told who is refused: no more than the kind of it.
-#[must_use]
-pub fn refused(refusal: &Refusal) -> Status {
-    match refusal {
-        Refusal::Unauthenticated(_) => Status::unauthenticated("authentication failed"),
-        Refusal::Forbidden(_) => Status::permission_denied("not allowed"),
-        Refusal::Unavailable(_) => Status::unavailable("authentication is not available"),
-    }
 }
 
 /// A connection as tonic is given it.

@@ -1,39 +1,43 @@
 //! One stream of discovery: drives its machine.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::discovery::DeltaDiscoveryRequest;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
-use tonic::{Status, Streaming};
-use xds::server::{Connection, ConnectionSettings, Heard, ResourceType};
+use tonic::{Code, Status, Streaming};
+use xds::server::{
+    Connection, ConnectionSettings, Heard, LARGE_BYTES, REQUEST_BYTES_MAX, RequestViolation,
+    ResourceType,
+};
 
 use super::clients::Entry;
+use super::discovery::Read;
 use super::listener::Shared;
-use super::peer::{Peer, refused};
+use super::peer::Peer;
 use super::publisher::Published;
-use crate::caller::{Caller, Credentials, Proof, Refusal};
+use crate::caller::{Caller, Credentials, Proof, Refusal, RefusalCode, RefusalKind};
 
 /// How long addresses wait for a client to subscribe to policies. One that never does waits as long
 /// for its first answer.
 pub const POLICY_WAIT: Duration = Duration::from_millis(200);
 /// Large first responses that are made or on their way at once. Each holds a copy of what it says,
-/// some 60 MiB for 100,000 workloads; when all clients come back together, the others wait.
+/// some 60 MiB for 100,000 workloads; when all clients come back together, the others wait for theirs,
+/// and for nothing else: what they ask meanwhile is heard, and what is small is sent.
 pub const FIRST_RESPONSES_MAX: usize = 4;
 /// How long a client may take to answer one before the next client's turn comes all the same.
 pub const FIRST_HELD: Duration = Duration::from_secs(3);
-/// A smaller response is none of those.
-const LARGE: usize = 1 << 20;
 
 /// Runs until the client goes, misbehaves, or is moved away.
 pub(super) async fn run(
     shared: Arc<Shared>,
     peer: Peer,
     (caller, credentials): (Arc<Caller>, Credentials),
-    requests: Streaming<DeltaDiscoveryRequest>,
+    requests: Streaming<Read>,
     sender: mpsc::Sender<Result<Bytes, Status>>,
 ) {
     let entry = shared.clients.enter(caller.clone(), peer.address);
@@ -47,29 +51,42 @@ pub(super) async fn run(
     let settings = ConnectionSettings { node };
     let machine = Connection::new(settings, published.catalog.clone());
     let driver = Driver {
-        shared,
+        shared: shared.clone(),
         entry,
         machine,
         sender: sender.clone(),
         behind: Some(Instant::now()),
         sent: [None; 3],
-        turn: None,
+        turn: Turn::None,
     };
-    let unwelcome = until_unwelcome(driver.shared.clone(), caller, credentials);
-    let unwelcome = async move {
-        let refusal = unwelcome.await;
-        tracing::warn!(stream, peer = %peer.address, %refusal, "client of discovery refused");
-        refused(&refusal)
-    };
-    match driver.drive(catalog, requests, &peer, unwelcome).await {
-        Ok(()) => tracing::info!(stream, "stream of discovery closed"),
-        Err(status) => {
+    let unwelcome = until_unwelcome(shared.clone(), caller, credentials);
+    let status = match driver.drive(catalog, requests, &peer, unwelcome).await {
+        Ok(()) => {
+            tracing::info!(stream, "stream of discovery closed");
+            return;
+        }
+        Err(Ended::Refused(refusal)) => {
+            shared.metrics.refused(refusal.code);
+            let code = refusal.code.as_str();
+            tracing::warn!(stream, peer = %peer.address, code, "client of discovery refused: {refusal}");
+            refusal.status()
+        }
+        Err(Ended::Status(status)) => {
             let reason = status.message();
             tracing::info!(stream, code = ?status.code(), reason, "stream of discovery ended");
-            // There is room: it is the last. If the client is gone, nobody is told.
-            let _ = sender.try_send(Err(status));
+            status
         }
-    }
+    };
+    // There is room: it is the last. If the client is gone, nobody is told.
+    let _ = sender.try_send(Err(status));
+}
+
+/// Why a stream ended.
+enum Ended {
+    /// By us, for what the client did or is.
+    Refused(Refusal),
+    /// In another way.
+    Status(Status),
 }
 
 /// Counts a stream until it is dropped, however its task ends.
@@ -90,56 +107,83 @@ struct Driver {
     behind: Option<Instant>,
     /// The same of responses that were not answered, by type.
     sent: [Option<Instant>; 3],
-    /// The turn to send a large first response, until when.
-    turn: Option<(OwnedSemaphorePermit, Instant)>,
+    turn: Turn,
+}
+
+/// The turn to send large first responses.
+enum Turn {
+    /// None is wanted.
+    None,
+    /// One is waited for, beside everything else.
+    Awaited(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+    /// It is ours.
+    Held {
+        _permit: OwnedSemaphorePermit,
+        until: Instant,
+        /// The large response that was sent last.
+        sent: Option<ResourceType>,
+    },
+}
+
+impl Turn {
+    /// Waits for what comes next: the turn, or its end. Cancel safe.
+    async fn next(&mut self) -> Result<(), Ended> {
+        match self {
+            Self::None => pending().await,
+            Self::Awaited(turn) => {
+                let stopping = |_| Ended::Status(Status::unavailable("stopping"));
+                let permit = turn.await.map_err(stopping)?;
+                let until = Instant::now() + FIRST_HELD;
+                *self = Self::Held { _permit: permit, until, sent: None };
+            }
+            Self::Held { until, .. } => {
+                sleep_until(*until).await;
+                *self = Self::None;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Driver {
     async fn drive(
         mut self,
         mut catalog: super::CatalogView,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
+        mut requests: Streaming<Read>,
         peer: &Peer,
-        unwelcome: impl Future<Output = Status>,
-    ) -> Result<(), Status> {
+        unwelcome: impl Future<Output = Refusal>,
+    ) -> Result<(), Ended> {
         let settled = sleep(POLICY_WAIT);
         tokio::pin!(settled, unwelcome);
         loop {
-            tokio::select! {
-                // Nothing is lost when this is dropped: a turn that was taken is given back.
-                sent = self.send_due() => sent?,
-                () = peer.draining.cancelled() => return Err(moved()),
-                status = &mut unwelcome => return Err(status),
-            }
+            self.send_due()?;
             self.entry.update(self.machine.node(), self.machine.status());
-            let turn_ends = self.turn.as_ref().map(|(_, end)| *end);
             // Each of these may be dropped while it waits: what it would have returned comes again.
             tokio::select! {
-                request = requests.message() => match request? {
-                    Some(request) => self.receive(request)?,
+                request = requests.message() => match request.map_err(unread)? {
+                    Some(request) => self.receive(request.map_err(violated)?)?,
                     None => return Ok(()),
                 },
                 published = catalog.changed() => self.advance(published),
                 () = &mut settled, if !self.machine.is_settled() => self.machine.settle(),
-                () = sleep_until(turn_ends.unwrap_or_else(Instant::now)), if turn_ends.is_some() => {
-                    self.turn = None;
-                }
-                () = peer.draining.cancelled() => return Err(moved()),
-                status = &mut unwelcome => return Err(status),
+                changed = self.turn.next() => changed?,
+                () = peer.draining.cancelled() => return Err(Ended::Status(moved())),
+                refusal = &mut unwelcome => return Err(Ended::Refused(refusal)),
             }
         }
     }
 
-    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Ended> {
         if let Some(node) = request.node.as_ref().filter(|node| !node.id.is_empty()) {
             self.entry.named(&node.id);
         }
         let refusal = request.error_detail.as_ref().map(|status| status.message.clone());
-        let heard = self.machine.receive(request);
-        match heard.map_err(|violation| Status::resource_exhausted(violation.to_string()))? {
+        match self.machine.receive(request).map_err(violated)? {
             Heard::Subscribed(_) | Heard::Other(_) | Heard::UnknownType => {}
             Heard::Answered(answered) => {
-                self.turn = None;
+                if matches!(&self.turn, Turn::Held { sent, .. } if *sent == Some(answered.kind)) {
+                    self.turn = Turn::None;
+                }
                 let stream = self.entry.stream();
                 if answered.is_rejected {
                     self.shared.metrics.rejected();
@@ -170,21 +214,21 @@ impl Driver {
         }
     }
 
-    /// Sends every response that is due.
-    async fn send_due(&mut self) -> Result<(), Status> {
+    /// Sends every response that is due, large first ones in turn with those of others.
+    fn send_due(&mut self) -> Result<(), Ended> {
         loop {
-            if self.machine.is_first_due() && self.turn.is_none() {
-                let turns = self.shared.first_responses.clone();
-                let turn = turns.acquire_owned().await;
-                let turn = turn.map_err(|_| Status::unavailable("stopping"))?;
-                self.turn = Some((turn, Instant::now() + FIRST_HELD));
-            }
             let started = Instant::now();
-            let Some(response) = self.machine.respond() else { break };
+            let response = match self.turn {
+                Turn::Held { .. } => self.machine.respond(),
+                Turn::None | Turn::Awaited(_) => self.machine.respond_meanwhile(),
+            };
+            let Some(response) = response else { break };
             self.shared.metrics.pushed(response.kind, response.bytes.len(), started.elapsed());
             *self.sent_at(response.kind) = self.behind;
-            if response.bytes.len() < LARGE {
-                self.turn = None;
+            if let Turn::Held { sent, .. } = &mut self.turn
+                && response.bytes.len() >= LARGE_BYTES
+            {
+                *sent = Some(response.kind);
             }
             tracing::debug!(
                 stream = self.entry.stream(),
@@ -197,12 +241,45 @@ impl Driver {
             );
             // One of each type is on its way at most, so there is room unless the client is gone.
             let queued = self.sender.try_send(Ok(response.bytes));
-            queued.map_err(|_| Status::cancelled("the client is gone"))?;
+            queued.map_err(|_| Ended::Status(Status::cancelled("the client is gone")))?;
         }
         if !self.machine.is_pending() {
             self.behind = None;
         }
+        match (&self.turn, self.machine.is_large_due()) {
+            (Turn::None, true) => {
+                let turns = self.shared.first_responses.clone();
+                self.turn = Turn::Awaited(Box::pin(turns.acquire_owned()));
+            }
+            // What was taken for large may have turned out small, or gone.
+            (Turn::Awaited(_) | Turn::Held { sent: None, .. }, false) => self.turn = Turn::None,
+            (Turn::None, false) | (Turn::Awaited(_), true) | (Turn::Held { .. }, _) => {}
+        }
         Ok(())
+    }
+}
+
+fn violated(violation: RequestViolation) -> Ended {
+    let code = match violation {
+        RequestViolation::TooManyNames(_) => RefusalCode::TooManyNames,
+        RequestViolation::LongName(_) | RequestViolation::LongVersion(_) => {
+            RefusalCode::NameTooLong
+        }
+        RequestViolation::TooManyVersions(_) => RefusalCode::TooManyVersions,
+        RequestViolation::TooMuchElse(_) => RefusalCode::RequestTooLarge,
+        RequestViolation::Undecodable => RefusalCode::RequestUnreadable,
+    };
+    Ended::Refused(Refusal::new(code, violation.to_string()))
+}
+
+/// A request that did not come: too large to be read at all, or the connection's end.
+fn unread(status: Status) -> Ended {
+    match status.code() {
+        Code::OutOfRange => {
+            let why = format!("a request has more than {REQUEST_BYTES_MAX} bytes");
+            Ended::Refused(Refusal::new(RefusalCode::RequestTooLarge, why))
+        }
+        _ => Ended::Status(status),
     }
 }
 
@@ -222,8 +299,11 @@ async fn until_unwelcome(
         sleep(shared.settings.recheck).await;
         match shared.authenticator.authenticate(&credentials).await {
             Ok(again) if again == *caller => {}
-            Ok(_) => return Refusal::Forbidden("the token is somebody else's now".to_owned()),
-            Err(Refusal::Unavailable(_)) => {}
+            Ok(_) => {
+                let why = "the token is somebody else's now";
+                return Refusal::new(RefusalCode::TokenChangedHands, why);
+            }
+            Err(refusal) if refusal.kind() == RefusalKind::Unavailable => {}
             Err(refusal) => return refusal,
         }
     }

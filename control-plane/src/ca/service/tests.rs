@@ -5,13 +5,17 @@ use model::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use prost_types::{Struct, Value};
 use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 use tls::issued_chain;
-use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+use tonic::Code::{
+    InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable,
+};
+use tonic::codegen::http::uri::PathAndQuery;
 
 use super::*;
 use crate::ca::{Current, InForce, Pods, Serving};
-use crate::caller::{Authenticating, Caller, CallerPod, PeerCertificate, Proof, Role};
+use crate::caller::{Arrival, Authenticating, CallerPod, Proof, Role};
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const AGENT: &str = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";
@@ -24,7 +28,7 @@ impl Authenticate for Told {
         let is_right = credentials.token.as_deref() == Some("right");
         let told = self.0.lock().clone();
         Box::pin(async move {
-            if is_right { told } else { Err(Refusal::Unauthenticated("wrong".to_owned())) }
+            if is_right { told } else { Err(Refusal::new(RefusalCode::TokenRejected, "wrong")) }
         })
     }
 }
@@ -98,7 +102,10 @@ impl Plane {
         let mut request = Request::new(message);
         let value = format!("Bearer {token}").parse().expect("ASCII");
         request.metadata_mut().insert("authorization", value);
-        self.service.create(request).await.map(Response::into_inner)
+        let path = PathAndQuery::from_static(proto::citadel::CREATE_METHOD);
+        let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+        let mut grpc = tonic::client::Grpc::new(self.service.clone());
+        grpc.unary(request, path, codec).await.map(Response::into_inner)
     }
 
     fn metrics(&self) -> String {
@@ -185,10 +192,51 @@ async fn refusals_are_opaque() {
 #[tokio::test]
 async fn a_caller_that_cannot_be_looked_up_may_try_again() {
     let plane = plane();
-    *plane.callers.0.lock() = Err(Refusal::Unavailable("the API server is away".to_owned()));
+    *plane.callers.0.lock() =
+        Err(Refusal::new(RefusalCode::ReviewUnavailable, "the API server is away"));
     let refused = plane.call(message(CART, Some(CART)), "right").await.expect_err("not now");
-    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert_eq!(refused.code(), Unavailable);
     assert!(!refused.message().contains("API server"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_of_a_stranger_and_nobody_is_waited_for_for_long() {
+    for (token, code, refusal) in
+        [("wrong", Unauthenticated, "TOKEN_REJECTED"), ("right", Unavailable, "CALL_TIMED_OUT")]
+    {
+        let plane = plane();
+        let is_read = Arc::<AtomicBool>::default();
+        let looked = is_read.clone();
+        // A message that never comes, and notes if somebody looks for it.
+        let silent = futures_util::stream::poll_fn(move |_| {
+            looked.store(true, Ordering::Relaxed);
+            Poll::<Option<IstioCertificateRequest>>::Pending
+        });
+        let mut request = Request::new(silent);
+        let value = format!("Bearer {token}").parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", value);
+        let path = PathAndQuery::from_static(proto::citadel::CREATE_METHOD);
+        let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+        let mut grpc = tonic::client::Grpc::new(plane.service.clone());
+        let started = Instant::now();
+        let refused = grpc.client_streaming(request, path, codec).await.expect_err("refused");
+        assert_eq!(refused.code(), code, "{token}: {refused}");
+        assert_eq!(is_read.load(Ordering::Relaxed), token == "right", "{token}");
+        assert!(started.elapsed() <= CALL_TIMEOUT + Duration::from_millis(10));
+        let counted = format!("warren_cp_certificate_refusals_total{{code=\"{refusal}\"}} 1");
+        assert!(plane.metrics().contains(&counted), "{}", plane.metrics());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_not_decoded() {
+    let plane = plane();
+    let csr = "a".repeat(MESSAGE_BYTES_MAX);
+    let large = IstioCertificateRequest { csr, ..message(CART, Some(CART)) };
+    let refused = plane.call(large, "right").await.expect_err("too large");
+    assert_eq!(refused.code(), ResourceExhausted, "{refused}");
+    let metrics = plane.metrics();
+    assert!(metrics.contains("refusals_total{code=\"REQUEST_TOO_LARGE\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
@@ -204,7 +252,7 @@ async fn credentials_are_read_from_a_call() {
     let trust = tls::TrustView::fixed(tls::Trust::of(bundle.clone()));
     let svid = tls::Svid::new(own.chain.clone(), own.key.clone_key(), bundle, &trust);
     let peer = svid.expect("a good certificate").identity().clone();
-    request.extensions_mut().insert(PeerCertificate(Some(peer)));
+    request.extensions_mut().insert(Arrival { certificate: Some(peer), ..Arrival::default() });
     let read = Credentials::of_call(request.metadata(), request.extensions());
     assert_eq!(read.token.as_deref(), Some("a.b.c"));
     assert_eq!(read.cluster.as_deref(), Some("Kubernetes"));

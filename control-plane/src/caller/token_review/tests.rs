@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::ca::pods::Pods;
-use crate::caller::{CallerChain, CertificateCallers, Role};
+use crate::caller::{CallerChain, CertificateCallers, RefusalKind, Role};
 
 const TOKEN: &str = "head.claims.signature";
 
@@ -113,7 +113,7 @@ async fn what_the_api_server_does_not_vouch_for_is_refused() {
         change(&mut review);
         let callers = callers(&told(Ok(review), Duration::ZERO), &pods());
         let refused = callers.authenticate(&with(TOKEN)).await.expect_err(want);
-        assert!(matches!(refused, Refusal::Unauthenticated(_)), "{refused:?}");
+        assert!(refused.kind() == RefusalKind::Unauthenticated, "{refused:?}");
         assert!(refused.to_string().contains(want), "{refused} / {want}");
     }
 }
@@ -182,7 +182,7 @@ async fn an_api_server_that_does_not_answer_is_no_reason_to_refuse_for_good() {
     let broken = callers(&told(Err("connection refused".to_owned()), Duration::ZERO), &pods());
     for callers in [slow, broken] {
         let refused = callers.authenticate(&with(TOKEN)).await.expect_err("no answer");
-        assert!(matches!(refused, Refusal::Unavailable(_)), "{refused:?}");
+        assert!(refused.kind() == RefusalKind::Unavailable, "{refused:?}");
     }
 }
 

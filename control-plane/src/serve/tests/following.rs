@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use xds::server::{Resource, ResourceType};
 
 use super::support::{Server, pod, soon};
-use crate::serve::ServeSettings;
+use crate::serve::{FIRST_HELD, FIRST_RESPONSES_MAX, ServeSettings};
 use ResourceType::{Address, Authorization as Policies};
 
 fn policy(name: &str) -> Resource {
@@ -113,6 +113,37 @@ async fn a_slow_client_holds_nobody_back_and_is_told_once_what_is_then() {
     let want = [pod(1, 100), pod(2, 100)];
     let want = want.map(|pod| (pod.name().to_string(), pod.version().to_string()));
     assert_eq!(versions, want.into());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_is_heard_and_told_what_is_small() {
+    const PODS: u32 = 20_000;
+    let server = Server::start(ServeSettings::default()).await;
+    server.set((0..PODS).map(|number| pod(number, 1)).collect());
+    // Their clients hold every turn: they do not answer.
+    let mut silent = Vec::new();
+    for _ in 0..FIRST_RESPONSES_MAX {
+        let mut stream = server.connect("node").await.expect("served");
+        stream.ask(Address).await;
+        silent.push((stream.next().await, stream));
+    }
+    let held = Instant::now();
+    let mut waits = server.connect("node").await.expect("served");
+    waits.ask(Address).await;
+    waits.ask(Policies).await;
+    let policies = waits.next().await;
+    assert_eq!(&*policies.type_url, Policies.url());
+    waits.accept(&policies).await;
+    server.set(vec![policy("p")]);
+    let change = waits.next().await;
+    assert_eq!((&*change.type_url, change.resources.len()), (Policies.url(), 1));
+    assert!(held.elapsed() < FIRST_HELD, "{:?}", held.elapsed());
+    waits.accept(&change).await;
+    // One of them answers, and the turn is ours.
+    let (response, stream) = silent.pop().expect("some");
+    stream.accept(&response).await;
+    let everything = waits.next().await;
+    assert_eq!((&*everything.type_url, everything.resources.len()), (Address.url(), 20_000));
 }
 
 #[tokio::test]

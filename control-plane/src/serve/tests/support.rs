@@ -21,11 +21,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::Routes;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 use xds::server::{Resource, ResourceType, Update};
 
-use crate::caller::{Authenticate, Authenticating, Caller, Credentials, Proof, Refusal, Role};
+use crate::caller::{
+    Authenticate, Authenticating, Caller, Credentials, Proof, Refusal, RefusalCode, Role,
+};
 use crate::serve::{Clients, Metrics, Publisher, ServeSettings, Serving, serve};
 
 /// Longer than anything here takes; only a failing test waits as long.
@@ -50,8 +53,10 @@ impl Authenticate for Gullible {
             Some("joined") if !self.revoked.load(Ordering::Relaxed) => Ok(Role::NodeProxy),
             Some("gateway") => Ok(Role::Gateway),
             Some("workload") => Ok(Role::Workload),
-            Some("later") => Err(Refusal::Unavailable("the API server is away".into())),
-            Some(_) | None => Err(Refusal::Unauthenticated("the token of nobody".into())),
+            Some("later") => {
+                Err(Refusal::new(RefusalCode::ReviewUnavailable, "the API server is away"))
+            }
+            Some(_) | None => Err(Refusal::new(RefusalCode::TokenRejected, "the token of nobody")),
         };
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/warren/sa/ztunnel");
         let identity = identity.expect("an identity");
@@ -128,17 +133,37 @@ impl Server {
         self.address
     }
 
-    /// Opens a stream with that token.
+    /// Opens a stream with that token, on a connection of its own.
     pub(super) async fn connect(&self, token: &str) -> Result<Stream, Status> {
+        let channel = self.channel(token).await?;
+        self.open(channel, token).await
+    }
+
+    /// Opens a connection.
+    pub(super) async fn channel(&self, token: &str) -> Result<Channel, Status> {
+        let channel = soon(self.control_plane(token).connect()).await;
+        channel.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    fn control_plane(&self, token: &str) -> ControlPlane {
         let address = Address::parse(&format!("https://{}", self.address)).expect("valid");
         let roots = RootSource::Pem(self.root.clone());
         let trust = ServerTrust::new(roots, address.host(), [NAME], Compliance::default());
         let token = Some(Token::Literal(token.to_owned()));
         let credentials = grpc_channel::Credentials::new(token, "Kubernetes", vec![]);
-        let control_plane =
-            ControlPlane::new(address, trust.expect("a name"), credentials.expect("valid"));
-        let channel = soon(control_plane.connect()).await;
-        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        ControlPlane::new(address, trust.expect("a name"), credentials.expect("valid"))
+    }
+
+    /// What is counted.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("encodes");
+        text
+    }
+
+    /// Opens a stream on a connection.
+    pub(super) async fn open(&self, channel: Channel, token: &str) -> Result<Stream, Status> {
+        let control_plane = self.control_plane(token);
         let (requests, receiver) = mpsc::channel(16);
         let request = control_plane.request(ReceiverStream::new(receiver)).await.expect("a token");
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);

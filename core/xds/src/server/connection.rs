@@ -7,38 +7,16 @@ use proto::discovery::{DeltaDiscoveryRequest, Node};
 
 use super::catalog::Catalog;
 use super::kind::ResourceType;
+use super::request::{NAME_BYTES_MAX, RequestViolation, SUBSCRIBED_MAX, VERSIONS_MAX};
 use super::response::Response;
 use super::status::TypeStatus;
 use super::subscription::{EVERYTHING, Subscription, Wanted};
-
-/// Names and aliases that a client may ask for at once in each type: what Warren's own would. The
-/// stream of one that asks for more ends.
-pub const SUBSCRIBED_MAX: usize = 65_536;
-/// Longest name that may be asked for, in bytes. The stream of a client with a longer one ends.
-pub const NAME_BYTES_MAX: usize = 2048;
-/// Resources that a client may say it holds: as many as Warren's own would hold. The stream of one
-/// with more ends.
-pub const VERSIONS_MAX: usize = 1_000_000;
 
 /// What is known about a client from elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionSettings {
     /// The node it was proved to run on; else it is what the client says.
     pub node: Option<Arc<str>>,
-}
-
-/// What no client of this protocol sends. The stream must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestViolation {
-    /// More than [`SUBSCRIBED_MAX`].
-    #[error("{0} names are subscribed to, more than {SUBSCRIBED_MAX}")]
-    TooManyNames(usize),
-    /// Longer than [`NAME_BYTES_MAX`].
-    #[error("a name of {0} bytes is longer than {NAME_BYTES_MAX}")]
-    LongName(usize),
-    /// More than [`VERSIONS_MAX`].
-    #[error("{0} resources are said to be held, more than {VERSIONS_MAX}")]
-    TooManyVersions(usize),
 }
 
 /// What a request meant.
@@ -65,6 +43,13 @@ pub struct Answered {
     pub sequence: u64,
     /// Something in it was refused. What that was is not sent again until it changes.
     pub is_rejected: bool,
+}
+
+/// What becomes of a large first response that is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Large {
+    Sent,
+    Waits,
 }
 
 /// One client's stream.
@@ -185,13 +170,24 @@ impl Connection {
     /// The next response, if one is due. Each has to be sent, in this order; there is at most one
     /// of each type until its answer is received.
     pub fn respond(&mut self) -> Option<Response> {
-        let mut next = || ResourceType::ALL.into_iter().find_map(|kind| self.respond_to(kind));
+        self.next_response(Large::Sent)
+    }
+
+    /// The same, but a first response that is large waits: for the driver's turn to send it.
+    /// Everything else that is due does not wait for it.
+    pub fn respond_meanwhile(&mut self) -> Option<Response> {
+        self.next_response(Large::Waits)
+    }
+
+    fn next_response(&mut self, large: Large) -> Option<Response> {
+        let mut next =
+            || ResourceType::ALL.into_iter().find_map(|kind| self.respond_to(kind, large));
         // Addresses that came and went leave nothing to be told, and policies wait for them.
         next().or_else(next)
     }
 
-    fn respond_to(&mut self, kind: ResourceType) -> Option<Response> {
-        if !self.is_due(kind) {
+    fn respond_to(&mut self, kind: ResourceType, large: Large) -> Option<Response> {
+        if !self.is_due(kind) || large == Large::Waits && self.is_large_first(kind) {
             return None;
         }
         // What may still name a policy that is gone has to be told first.
@@ -223,11 +219,18 @@ impl Connection {
         address.into_iter().chain(workload).filter_map(Subscription::behind_since).min()
     }
 
-    /// Whether the next response may be a large one: the first of its type.
+    /// Whether a large first response is due: the first of its type, with [`LARGE_BYTES`] or more.
+    ///
+    /// [`LARGE_BYTES`]: super::LARGE_BYTES
     #[must_use]
-    pub fn is_first_due(&self) -> bool {
+    pub fn is_large_due(&self) -> bool {
         let mut kinds = ResourceType::ALL.into_iter().filter(|kind| self.is_due(*kind));
-        kinds.any(|kind| self.subscription(kind).is_some_and(Subscription::is_first_due))
+        kinds.any(|kind| self.is_large_first(kind))
+    }
+
+    fn is_large_first(&self, kind: ResourceType) -> bool {
+        let subscription = self.subscription(kind);
+        subscription.is_some_and(|subscription| subscription.is_large_first(&self.catalog))
     }
 
     /// Whether the client has to be told something, now or once it has answered.

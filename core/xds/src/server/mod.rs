@@ -14,6 +14,7 @@ mod catalog;
 mod connection;
 mod kind;
 mod pending;
+mod request;
 mod resource;
 mod response;
 mod sharded;
@@ -23,11 +24,12 @@ mod subscription;
 mod tests;
 
 pub use catalog::{Catalog, RECENT_CHANGES_MAX, RECENT_NAMES_MAX, Update};
-pub use connection::{
-    Answered, Connection, ConnectionSettings, Heard, NAME_BYTES_MAX, RequestViolation,
-    SUBSCRIBED_MAX, VERSIONS_MAX,
-};
+pub use connection::{Answered, Connection, ConnectionSettings, Heard};
 pub use kind::{Collection, ResourceType, WORKLOAD_TYPE};
+pub use request::{
+    NAME_BYTES_MAX, OTHER_BYTES_MAX, REQUEST_BYTES_MAX, RequestViolation, SUBSCRIBED_MAX,
+    VERSION_BYTES_MAX, VERSIONS_MAX, decode,
+};
 pub use resource::Resource;
-pub use response::{FIRST_RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX, Response};
+pub use response::{FIRST_RESPONSE_BYTES_MAX, LARGE_BYTES, RESPONSE_BYTES_MAX, Response};
 pub use status::{REJECTION_BYTES_MAX, Reach, TypeStatus};

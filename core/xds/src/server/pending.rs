@@ -86,6 +86,10 @@ impl Pending {
         self.order.values().next()
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.order.values()
+    }
+
     pub(super) fn pop(&mut self) -> Option<(Arc<str>, Held)> {
         let (_, name) = self.order.pop_first()?;
         let waiting = self.names.remove(&name)?;

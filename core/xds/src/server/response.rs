@@ -15,6 +15,9 @@ pub const RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// rest follows as with later ones, and clients start before they have it.
 pub const FIRST_RESPONSE_BYTES_MAX: usize = 190 << 20;
 
+/// A first response from this size on is a large one: drivers send few of them at a time.
+pub const LARGE_BYTES: usize = 1 << 20;
+
 /// Field numbers of `DeltaDiscoveryResponse`.
 const SYSTEM_VERSION: u32 = 1;
 const RESOURCES: u32 = 2;

@@ -7,7 +7,9 @@ use super::catalog::{Catalog, Changed};
 use super::kind::ResourceType;
 use super::pending::{Held, Pending};
 use super::resource::Resource;
-use super::response::{FIRST_RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX, Response, Writing};
+use super::response::{
+    FIRST_RESPONSE_BYTES_MAX, LARGE_BYTES, RESPONSE_BYTES_MAX, Response, Writing,
+};
 use super::status::{REJECTION_BYTES_MAX, Reach, TypeStatus};
 
 /// The name that stands for every resource.
@@ -372,9 +374,16 @@ impl Subscription {
         if self.is_begun { self.pending.since() } else { Some(0) }
     }
 
-    /// Whether the next response is the first.
-    pub(super) fn is_first_due(&self) -> bool {
-        !self.is_begun && self.in_flight.is_none()
+    /// Whether the next response is the first, and large. With few resources it is known what they
+    /// come to; many are taken for large without a look, since this is asked often.
+    pub(super) fn is_large_first(&self, catalog: &Catalog) -> bool {
+        const LOOKED_AT_MAX: usize = 1024;
+        if self.is_begun || self.in_flight.is_some() {
+            return false;
+        }
+        let size = |name: &Arc<str>| catalog.get(self.kind, name).map_or(0, |found| found.size());
+        self.pending.len() > LOOKED_AT_MAX
+            || self.pending.names().map(size).sum::<usize>() >= LARGE_BYTES
     }
 
     pub(super) fn is_pending(&self) -> bool {

@@ -1,6 +1,7 @@
 mod convergence;
 mod demand;
 mod leaving;
+mod limits;
 mod pairs;
 mod stream;
 mod wire;
