@@ -228,6 +228,10 @@ fn others<'a>(file: &str, plugins: &'a RawValue) -> Result<Vec<&'a RawValue>, Co
     let plugins: Vec<&RawValue> = serde_json::from_str(plugins.get()).map_err(unreadable)?;
     let mut others = Vec::with_capacity(plugins.len());
     for raw in plugins {
+        // An array would be read as well, field by field.
+        if !raw.get().starts_with('{') {
+            return Err(missing("type of a plugin"));
+        }
         let plugin: Plugin = serde_json::from_str(raw.get()).map_err(unreadable)?;
         if plugin.kind.is_empty() {
             return Err(missing("type of a plugin"));

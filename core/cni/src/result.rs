@@ -11,6 +11,8 @@ const ADDRESSES_MAX: usize = 64;
 /// Why the result cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResultError {
+    #[error("prevResult is not an object")]
+    NotAnObject,
     #[error("prevResult cannot be read: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error("prevResult has the address {0:?}, which is none")]
@@ -44,6 +46,10 @@ struct Ip {
 
 /// The pod's addresses. Those of interfaces of the host are left out.
 pub(crate) fn addresses(result: &str) -> Result<Vec<IpAddr>, ResultError> {
+    // An array would be read as well, field by field.
+    if !result.trim_start().starts_with('{') {
+        return Err(ResultError::NotAnObject);
+    }
     let outcome: Outcome = serde_json::from_str(result)?;
     let interfaces = outcome.interfaces.unwrap_or_default();
     let mut addresses = Vec::new();

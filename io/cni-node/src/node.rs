@@ -317,4 +317,4 @@ fn list(folder: &Path) -> Result<Vec<String>, InstallError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
