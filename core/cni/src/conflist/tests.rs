@@ -87,9 +87,9 @@ fn a_primary_that_cannot_be_chained_is_named() {
     for unreadable in ["", "{", "[]", "null", "\u{feff}{}", r#"{"name":1}"#, "{} {}"] {
         assert!(matches!(list(unreadable), ConflistError::Unreadable { .. }), "{unreadable:?}");
     }
-    let missing = |error: ConflistError| match error {
-        ConflistError::Missing { field, .. } => field,
-        other => panic!("{other}"),
+    let missing = |error: ConflistError| {
+        let ConflistError::Missing { field, .. } = error else { panic!("{error}") };
+        field
     };
     assert_eq!(missing(list(r#"{"cniVersion":"1.0.0","plugins":[]}"#)), "name");
     assert_eq!(missing(list(r#"{"name":"","cniVersion":"1.0.0"}"#)), "name");
