@@ -2,4 +2,12 @@
 //!
 //! All tests share one cluster, one after the other: each leaves it as it found it.
 
+mod admission;
+mod agents;
 mod bringing_up;
+mod definitions;
+mod enrolment;
+mod mesh;
+mod nodes;
+mod serving;
+mod stage;

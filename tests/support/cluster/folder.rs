@@ -1,7 +1,8 @@
 //! The folder and the cgroup of a cluster, and the process that ends it when nobody else can.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -90,7 +91,8 @@ impl Folder {
             }
             let lines: Vec<_> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n  ");
-            text.push_str(&format!("\nthe end of {}:\n  {tail}", entry.path().display()));
+            // Writing to a string does not fail.
+            let _ = write!(text, "\nthe end of {}:\n  {tail}", entry.path().display());
         }
         text
     }

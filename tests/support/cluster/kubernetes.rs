@@ -14,9 +14,9 @@ use crate::wait::eventually;
 /// Nodes of the cluster that a suite shares.
 const NODES: u32 = 2;
 /// Until the API server answers: some seconds, more on a machine that compiles.
-const API_TIMEOUT: Duration = Duration::from_secs(120);
+const API_TIMEOUT: Duration = Duration::from_mins(2);
 /// Until every node is Ready.
-const NODES_TIMEOUT: Duration = Duration::from_secs(120);
+const NODES_TIMEOUT: Duration = Duration::from_mins(2);
 /// The cluster's DNS server.
 const COREDNS: &str = include_str!("../../cluster/coredns.yaml");
 

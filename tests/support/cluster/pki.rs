@@ -1,5 +1,6 @@
 //! Keys, certificates and tokens of a cluster.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -43,7 +44,8 @@ pub(super) fn write(folder: &Path, nodes: u32) -> anyhow::Result<()> {
     let mut tokens = String::new();
     for (name, user, groups) in bearers {
         let token = format!("{name}-of-this-test-cluster");
-        tokens.push_str(&format!("{token},{user},{name},{groups}\n"));
+        // Writing to a string does not fail.
+        let _ = writeln!(tokens, "{token},{user},{name},{groups}");
         put(folder, &format!("{name}.kubeconfig"), &kubeconfig(folder, &token))?;
     }
     put(folder, "tokens.csv", &tokens)

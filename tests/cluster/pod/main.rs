@@ -1,6 +1,8 @@
 //! The program of pods in the tier `cluster`: servers, and clients that count what became of their
 //! connections. Threads and blocking sockets only: it is to be small, and to be trusted.
 
+mod health;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long a connection, a question or an answer may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,12 +28,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Answers HTTP on one port with this pod's name and the peer's address, and echoes on another
+    /// Answers HTTP on one port with this pod's name and the peer's address, echoes on another, and
+    /// answers gRPC health checks on a third
     Serve {
         #[arg(long, default_value_t = 8080)]
         http: u16,
         #[arg(long, default_value_t = 9090)]
         echo: u16,
+        #[arg(long, default_value_t = 7070)]
+        health: u16,
     },
     /// Asks over a new connection each time, and prints as JSON how many answers came
     Ask {
@@ -60,8 +65,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
-        Verb::Serve { http, echo } => serve(http, echo),
-        Verb::Ask { target, count, every } => ask(&target, count, Duration::from_millis(every)),
+        Verb::Serve { http, echo, health } => serve(http, echo, health),
+        Verb::Ask { target, count, every } => {
+            println!("{}", ask(&target, count, Duration::from_millis(every)));
+            Ok(())
+        }
         Verb::Hold { target, seconds } => hold(&target, Duration::from_secs(seconds)),
         Verb::Probe { target } => question(&target).map(|answer| println!("{answer}")),
     };
@@ -74,13 +82,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(http: u16, echo: u16) -> anyhow::Result<()> {
+fn serve(http: u16, echo: u16, health: u16) -> anyhow::Result<()> {
+    let checks = TcpListener::bind(("::", health)).context("listen for health checks")?;
+    thread::spawn(move || each(&checks, health::serve));
     let echoes = TcpListener::bind(("::", echo)).context("listen for echoes")?;
     thread::spawn(move || {
         each(&echoes, |mut stream| {
             let mut copy = stream.try_clone()?;
             std::io::copy(&mut stream, &mut copy).map(drop)
-        })
+        });
     });
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("find our name")?;
     let listener = TcpListener::bind(("::", http)).context("listen for questions")?;
@@ -123,7 +133,8 @@ fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn ask(target: &str, count: u32, every: Duration) -> anyhow::Result<()> {
+/// What became of each question.
+fn ask(target: &str, count: u32, every: Duration) -> Value {
     let (mut answered, mut failed) = (0_u32, 0_u32);
     let (mut first_error, mut last) = (None, String::new());
     let mut slowest = Duration::ZERO;
@@ -144,12 +155,10 @@ fn ask(target: &str, count: u32, every: Duration) -> anyhow::Result<()> {
             thread::sleep(every.saturating_sub(start.elapsed()));
         }
     }
-    let report = json!({
+    json!({
         "answered": answered, "failed": failed, "first_error": first_error,
         "answer": last, "slowest_ms": u64::try_from(slowest.as_millis()).unwrap_or(u64::MAX),
-    });
-    println!("{report}");
-    Ok(())
+    })
 }
 
 /// One question over a connection of its own.
@@ -175,7 +184,7 @@ fn connect(target: &str) -> anyhow::Result<TcpStream> {
                 return Ok(stream);
             }
             Err(cause) => {
-                error = anyhow::Error::from(cause).context(format!("connect to {address}"))
+                error = anyhow::Error::from(cause).context(format!("connect to {address}"));
             }
         }
     }

@@ -1,0 +1,108 @@
+//! Agents that are replaced, killed, or without a control plane, while pods talk.
+
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tests::Kubernetes;
+
+use crate::mesh::{all_answered, wait_until_captured};
+use crate::stage::{Room, START, SYSTEM, address, installed};
+
+const CAPTURED: Duration = Duration::from_secs(5);
+/// Questions under way while something happens, and the time between two: 20 s.
+const QUESTIONS: (&str, &str) = ("1000", "20");
+
+/// Two pods on two nodes, captured.
+fn pair(cluster: &'static Kubernetes, name: &str) -> anyhow::Result<(Room, Value, Value)> {
+    let room = Room::new(cluster, name, true)?;
+    let server = room.pod("server", "node1")?;
+    let client = room.pod("client", "node2")?;
+    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    Ok((room, server, client))
+}
+
+/// Starts questions that go on for a while.
+fn asking(room: &Room, target: &str) -> anyhow::Result<Child> {
+    let (count, every) = QUESTIONS;
+    let command = ["/bin/pod", "ask", target, "--count", count, "--every", every];
+    room.cluster.start_exec(&room.name, "client", &command)
+}
+
+/// What they came to.
+fn asked(child: Child) -> anyhow::Result<Value> {
+    let output = child.wait_with_output().context("wait for questions")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "asking failed: {complaint}");
+    serde_json::from_slice(&output.stdout).context("read a report")
+}
+
+#[test]
+fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let (room, server, client) = pair(cluster, "rollout")?;
+    let echo = format!("{}:9090", address(&server));
+    let hold = ["/bin/pod", "hold", &echo, "--seconds", "15"];
+    let held = cluster.start_exec(&room.name, "client", &hold)?;
+    let questions = asking(&room, &format!("{}:8080", address(&server)))?;
+    cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
+    cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
+    let report = asked(questions)?;
+    println!("questions during a rollout: {report}");
+    all_answered(&report)?;
+    let held = held.wait_with_output().context("wait for the held connection")?;
+    ensure!(held.status.success(), "{}", String::from_utf8_lossy(&held.stderr));
+    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_agent_lets_nothing_past_and_takes_its_pods_back() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let (room, server, client) = pair(cluster, "killed")?;
+    let stranger = Room::new(cluster, "stranger", false)?;
+    stranger.pod("stranger", "node2")?;
+    room.apply(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {name: strict, namespace: NAMESPACE}\nspec: {mtls: {mode: STRICT}}\n",
+    )?;
+    let target = format!("{}:8080", address(&server));
+    std::thread::sleep(Duration::from_secs(2));
+    let killed = cluster.node("node1")?.kill_container("ztunnel")?;
+    ensure!(killed == 1, "{killed} agents were killed");
+    // Whatever is asked while it is away is not answered in plaintext.
+    let report = stranger.ask("stranger", &target, 3)?;
+    ensure!(report["answered"] == 0, "plaintext passed while the agent was away: {report}");
+    cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START)?;
+    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    all_answered(&room.ask("client", &target, 10)?)
+}
+
+#[test]
+fn without_a_control_plane_pods_go_on() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let (room, server, _) = pair(cluster, "alone")?;
+    let target = format!("{}:8080", address(&server));
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        cluster.kubectl(["-n", SYSTEM, "scale", "deployment/control-plane", &replicas])
+    };
+    scale("0")?;
+    let asked = (|| {
+        cluster.kubectl([
+            "-n",
+            SYSTEM,
+            "wait",
+            "pod",
+            "-l",
+            "app=control-plane",
+            "--for=delete",
+            "--timeout=60s",
+        ])?;
+        all_answered(&room.ask("client", &target, 20)?)
+    })();
+    scale("2")?;
+    cluster.wait_for_rollout(SYSTEM, "deployment/control-plane", START)?;
+    asked
+}

@@ -1,0 +1,150 @@
+//! One label takes a namespace in, and out again.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tests::eventually;
+
+use crate::mesh::{
+    all_answered, names, none_answered, wait_until_captured, wait_until_released, warren,
+};
+use crate::stage::{Room, SETTLE, START, address, installed};
+
+/// The promise: from the label to captured pods. What asking takes comes on top: a second.
+const CAPTURED: Duration = Duration::from_secs(3);
+
+/// Refuses plaintext in a namespace.
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                      metadata: {name: strict, namespace: NAMESPACE}\n\
+                      spec: {mtls: {mode: STRICT}}\n";
+
+#[test]
+fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "labelled", false)?;
+    let outside = Room::new(cluster, "outside", false)?;
+    let server = room.pod("server", "node1")?;
+    let client = room.pod("client", "node2")?;
+    outside.pod("stranger", "node2")?;
+    let (echo, http) = (format!("{}:9090", address(&server)), format!("{}:8080", address(&server)));
+    all_answered(&outside.ask("stranger", &http, 1)?)?;
+
+    let hold = ["/bin/pod", "hold", &echo, "--seconds", "25"];
+    let held = cluster.start_exec(&room.name, "client", &hold)?;
+    room.label(true)?;
+    let took = wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    println!("captured {:.1} s after the label", took.as_secs_f64());
+    all_answered(&room.ask("client", &http, 20)?)?;
+    let flows = warren(cluster, "node1", &["flows"])?.to_string();
+    ensure!(flows.contains("/ns/labelled/sa/client"), "the client was not seen by name: {flows}");
+
+    // Without a policy plaintext still passes; with one it does not, and the mesh still does.
+    all_answered(&outside.ask("stranger", &http, 1)?)?;
+    room.apply(STRICT)?;
+    eventually("plaintext from outside is refused", SETTLE, || {
+        let report = outside.ask("stranger", &http, 1)?;
+        Ok((report["answered"] == 0).then_some(()))
+    })?;
+    none_answered(&outside.ask("stranger", &http, 5)?)?;
+    all_answered(&room.ask("client", &http, 20)?)?;
+
+    room.label(false)?;
+    wait_until_released(cluster, &[&server, &client], CAPTURED)?;
+    all_answered(&outside.ask("stranger", &http, 1)?)?;
+    let held = held.wait_with_output().context("wait for the held connection")?;
+    let complaint = String::from_utf8_lossy(&held.stderr);
+    ensure!(held.status.success(), "the connection that was open broke: {complaint}");
+    Ok(())
+}
+
+#[test]
+fn a_pod_starts_inside_the_mesh_and_its_first_words_have_its_name() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "starting", true)?;
+    room.apply(STRICT)?;
+    let server = room.pod("server", "node1")?;
+    wait_until_captured(cluster, &[&server], CAPTURED)?;
+    let http = format!("{}:8080", address(&server));
+    // The first process of each speaks at once: an init container, a sidecar, a job.
+    let ask = format!("/bin/pod ask {http} | grep '\"answered\":1'");
+    room.apply(&format!(
+        r"apiVersion: batch/v1
+kind: Job
+metadata: {{name: first-words, namespace: NAMESPACE}}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {{labels: {{app: first-words}}}}
+    spec:
+      restartPolicy: Never
+      terminationGracePeriodSeconds: 0
+      nodeName: node2
+      initContainers:
+      - name: first
+        image: warren.test/pod:test
+        command: [/bin/sh, -c, {ask:?}]
+      - name: beside
+        restartPolicy: Always
+        image: warren.test/pod:test
+        command: [/bin/sh, -c, {beside:?}]
+      containers:
+      - name: last
+        image: warren.test/pod:test
+        command: [/bin/sh, -c, {ask:?}]
+",
+        beside = format!("{ask} && sleep 10000"),
+    ))?;
+    let mut seen = Value::Null;
+    eventually("the job is done", START, || {
+        seen = cluster.get("job", &room.name, "first-words")?.context("the job is gone")?;
+        ensure!(seen["status"]["failed"].as_u64().unwrap_or(0) == 0, "{}", seen["status"]);
+        Ok((seen["status"]["succeeded"] == 1).then_some(()))
+    })
+    .with_context(|| format!("{}{}", seen["status"], cluster.events(&room.name)))
+}
+
+#[test]
+fn every_kind_of_probe_passes_under_strict() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "probed", true)?;
+    room.apply(STRICT)?;
+    let probes = [
+        ("http", "httpGet: {path: /, port: 8080}"),
+        ("tcp", "tcpSocket: {port: 9090}"),
+        ("exec", "exec: {command: [/bin/true]}"),
+        ("grpc", "grpc: {port: 7070}"),
+    ];
+    for (name, probe) in probes {
+        room.apply(&format!(
+            r"apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: NAMESPACE, labels: {{app: {name}}}}}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: pod
+    image: warren.test/pod:test
+    args: [serve]
+    startupProbe: {{{probe}, periodSeconds: 1, failureThreshold: 30}}
+    readinessProbe: {{{probe}, periodSeconds: 1}}
+    livenessProbe: {{{probe}, periodSeconds: 1}}
+"
+        ))?;
+    }
+    for (name, _) in probes {
+        let selector = format!("app={name}");
+        let pods = cluster.wait_for_pods(&room.name, &selector, 1, START)?;
+        wait_until_captured(cluster, &[&pods[0]], CAPTURED)
+            .with_context(|| format!("the pod with the {name} probe"))?;
+    }
+    // Long enough for a liveness probe that fails to have killed its container.
+    std::thread::sleep(Duration::from_secs(6));
+    for pod in cluster.list("pods", &room.name, "")? {
+        let (_, name) = names(&pod);
+        let status = &pod["status"]["containerStatuses"][0];
+        ensure!(status["restartCount"] == 0 && status["ready"] == true, "{name}: {status}");
+    }
+    Ok(())
+}
