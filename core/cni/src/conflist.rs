@@ -195,23 +195,26 @@ pub fn chain(
         Ok(text)
     };
     text("name")?;
-    let version = text("cniVersion")?;
-    if Version::parse(&version).is_none() {
-        return Err(ConflistError::Version { file: named(), version });
+    let versions = versions(&fields).map_err(unreadable)?;
+    if fields.find("cniVersion").is_some() || versions.is_empty() {
+        let version = text("cniVersion")?;
+        if Version::parse(&version).is_none() {
+            return Err(ConflistError::Version { file: named(), version });
+        }
     }
     let last = entry(file, settings);
     let contents = if is_list(file) {
         let raw = fields.find("plugins");
         let raw = raw.ok_or(ConflistError::Missing { file: named(), field: "plugins" })?;
         let plugins = others(file, raw)?;
-        fields.with_plugins(&plugins, &last, versions(&fields).map_err(unreadable)?.as_deref())
+        fields.with_plugins(&plugins, &last, &versions)
     } else {
         text("type")?;
         let whole: &RawValue = serde_json::from_slice(contents).map_err(unreadable)?;
-        let kept = ["cniVersion", "name"];
+        let kept = ["cniVersion", "cniVersions", "name"];
         let kept = fields.0.iter().filter(|(key, _)| kept.contains(&&**key));
         let fields = Fields(kept.cloned().collect());
-        fields.with_plugins(&[whole], &last, None)
+        fields.with_plugins(&[whole], &last, &versions)
     };
     Ok(Conflist { file: own, contents: contents.into_bytes() })
 }
@@ -243,14 +246,13 @@ fn others<'a>(file: &str, plugins: &'a RawValue) -> Result<Vec<&'a RawValue>, Co
     if others.is_empty() { Err(missing("plugin but ours")) } else { Ok(others) }
 }
 
-/// `cniVersions`, where a list offers several: those that ours speaks too, because a runtime uses
-/// one of them for the whole chain.
-fn versions(fields: &Fields<'_>) -> Result<Option<Vec<String>>, serde_json::Error> {
-    let Some(raw) = fields.find("cniVersions") else { return Ok(None) };
+/// `cniVersions`, where the primary offers several: those that ours speaks too, because a runtime
+/// uses one of them for the whole chain.
+fn versions(fields: &Fields<'_>) -> Result<Vec<String>, serde_json::Error> {
+    let Some(raw) = fields.find("cniVersions") else { return Ok(Vec::new()) };
     let mut versions: Vec<String> = serde_json::from_str(raw.get())?;
-    let offered = versions.len();
     versions.retain(|version| Version::parse(version).is_some());
-    Ok(Some(versions).filter(|versions| versions.len() < offered))
+    Ok(versions)
 }
 
 /// The plugin's own place in the chain.
@@ -290,20 +292,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The object again, with these plugins and then ours. What was not replaced is as it was.
-    fn with_plugins(
-        &self,
-        plugins: &[&RawValue],
-        last: &str,
-        versions: Option<&[String]>,
-    ) -> String {
+    fn with_plugins(&self, plugins: &[&RawValue], last: &str, versions: &[String]) -> String {
         let plugins = plugins.iter().map(|raw| raw.get()).chain([last]);
         let plugins = format!("[\n    {}\n  ]", plugins.collect::<Vec<_>>().join(",\n    "));
         let mut lines = Vec::with_capacity(self.0.len() + 1);
         for (key, raw) in &self.0 {
-            let value = match (key.as_str(), versions) {
+            let value = match key.as_str() {
                 // Its place is the last: people look there for the plugins.
-                ("plugins", _) => continue,
-                ("cniVersions", Some(versions)) => json(versions),
+                "plugins" => continue,
+                "cniVersions" => json(versions),
                 _ => raw.get().to_owned(),
             };
             lines.push((json(key), value));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::request::Valid;
@@ -63,7 +63,7 @@ struct Read<'a> {
     pass_namespaces: Vec<String>,
     #[serde(default)]
     timeout_seconds: Option<u64>,
-    #[serde(rename = "cni.dev/valid-attachments", default)]
+    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "present")]
     valid: Option<Vec<Attachment>>,
 }
 
@@ -73,6 +73,12 @@ struct Attachment {
     sandbox: String,
     #[serde(rename = "ifname")]
     interface: String,
+}
+
+/// `null` is an empty list: so do runtimes in Go write one. Only an absent field is none.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<Attachment>>, D::Error> {
+    let list = Option::<Vec<Attachment>>::deserialize(value)?;
+    Ok(Some(list.unwrap_or_default()))
 }
 
 impl<'a> NetConf<'a> {

@@ -155,7 +155,7 @@ fn prepare(verb: Verb, environment: &Environment, netconf: &[u8]) -> Result<Step
     match verb {
         Verb::Add | Verb::Check => hold(verb, environment, &netconf),
         Verb::Del => delete(environment, &netconf),
-        Verb::Gc => collect(netconf),
+        Verb::Gc => Ok(collect(netconf)),
         Verb::Status => Ok(Question::new(verb, &netconf, "node", Work::Status).step()),
         Verb::Version => Ok(Step::Answer(Answer::nothing())),
     }
@@ -227,15 +227,14 @@ fn delete(environment: &Environment, netconf: &NetConf<'_>) -> Result<Step, Fail
     Ok(Question::new(Verb::Del, netconf, &subject, work).step())
 }
 
-fn collect(mut netconf: NetConf<'_>) -> Result<Step, Failure> {
-    // An absent list is not an empty one: that would end every pod.
+fn collect(mut netconf: NetConf<'_>) -> Step {
+    // An absent list is not an empty one, which would end every pod.
     let Some(valid) = netconf.valid.take() else {
-        let message = "there is no cni.dev/valid-attachments".to_owned();
-        let number = number::INVALID_NETCONF;
-        return Err(Failure::new(netconf.version, number, code::NETCONF_INVALID, message));
+        let log = format!("{}: GC: nothing is collected: no list of what is valid", crate::PLUGIN);
+        return Step::Answer(Answer { log: Some(log), ..Answer::nothing() });
     };
     let subject = format!("all but {} attachments", valid.len());
-    Ok(Question::new(Verb::Gc, &netconf, &subject, Work::Gc(valid)).step())
+    Question::new(Verb::Gc, &netconf, &subject, Work::Gc(valid)).step()
 }
 
 fn pod(environment: &Environment) -> Result<Args, ArgsError> {

@@ -115,6 +115,17 @@ fn a_primary_that_cannot_be_chained_is_named() {
 }
 
 #[test]
+fn a_list_of_versions_will_do() {
+    let text = r#"{"cniVersions":["0.2.0","1.0.0"],"name":"a","plugins":[{"type":"b"}]}"#;
+    let made = made("10-a.conflist", text.as_bytes());
+    let json: serde_json::Value = serde_json::from_slice(&made.contents).expect("JSON");
+    assert_eq!(json["cniVersions"], serde_json::json!(["1.0.0"]));
+    let none = text.replace("1.0.0", "2.0.0");
+    let error = chain("10-a.conflist", none.as_bytes(), &settings()).expect_err("no version");
+    assert!(matches!(error, ConflistError::Missing { field: "cniVersion", .. }), "{error}");
+}
+
+#[test]
 fn of_two_fields_of_one_name_the_last_counts() {
     let text = r#"{"name":"a","cniVersion":"9","plugins":[{"type":"b"}],"cniVersion":"1.0.0"}"#;
     let made = made("10-a.conflist", text.as_bytes());
