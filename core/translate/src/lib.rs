@@ -4,6 +4,7 @@
 //! policies, of conditions in statuses, and of what is wrong. It is pure: the same objects in any
 //! order make the same resources, and a change is worth what depends on it, not what there is.
 
+mod attachment;
 mod bind;
 mod changes;
 mod condition;
@@ -27,6 +28,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub use attachment::CONDITION as WAYPOINT_CONDITION;
 pub use changes::{Address, Assignment, Authorization, Change, Changes};
 pub use condition::Condition;
 pub use problem::{PROBLEMS_EACH_MAX, PROBLEMS_MAX, Problem};

@@ -7,14 +7,21 @@ use cluster::{AuthorizationPolicy, ObjectName, Readable, Text, WorkloadSelector}
 use prost::Message;
 use proto::security as wire;
 
+use super::Attachment;
 use super::principals::Domains;
 use super::problem::{Cause, Effect, Problem, Remarks};
 use super::rule::{self, Context};
 use crate::Settings;
+use crate::ledger::print;
 
 /// Largest policy that is sent, in bytes: larger ones are unreadable for a node. One that would be
 /// larger denies its scope instead.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
+
+/// Longest name that is sent as it is, in bytes.
+const NAME_BYTES_MAX: usize = 253;
+/// What is sent of a longer one, beside its hash.
+const NAME_START_BYTES: usize = 200;
 
 /// Only records what it would decide.
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -33,20 +40,27 @@ pub(super) struct Converted {
 ///
 /// A policy that comes from a file may have any name. What no Kubernetes name has is escaped, so
 /// that a name holds no slash and is none of those of converted policies, which have underscores.
+/// One that is longer than a Kubernetes name is cut, and told from others by a hash.
 pub(super) fn sent_name(name: &ObjectName) -> Text {
     format!("{}/{}", name.namespace, escaped(&name.name)).into()
 }
 
 pub(super) fn escaped(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    if name.bytes().all(is_plain) {
+    if name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain) {
         return name.to_owned();
     }
     let escape = |byte: u8| match byte {
         byte if is_plain(byte) => char::from(byte).to_string(),
         byte => format!("%{byte:02X}"),
     };
-    name.bytes().map(escape).collect()
+    let escaped: String = name.bytes().map(escape).collect();
+    if escaped.len() <= NAME_BYTES_MAX {
+        return escaped;
+    }
+    // It is of ASCII only.
+    let start = escaped.get(..NAME_START_BYTES).unwrap_or_default();
+    format!("{start}%%{:032x}", print(name.as_bytes()))
 }
 
 /// What a policy is bound to.
@@ -133,6 +147,25 @@ fn deny_all() -> (wire::Action, Vec<wire::Rule>) {
     (wire::Action::Deny, vec![wire::Rule::default()])
 }
 
+/// What a policy is attached to, if it is: as [`reach`] has it.
+pub(super) fn attachment(object: &AuthorizationPolicy) -> Option<Attachment> {
+    let (binding, unreadable) = match &object.spec {
+        Readable::Read(spec) => (binding(spec), None),
+        Readable::Unreadable(unread) => (unread.salvage()?, Some(unread.cause.clone())),
+    };
+    let targets: Vec<_> = binding.target_ref.into_iter().chain(binding.target_refs).collect();
+    let is_attached = binding.selector.is_none() && !targets.is_empty();
+    is_attached.then_some(Attachment { targets, unreadable })
+}
+
+fn binding(spec: &AuthorizationPolicySpec) -> Binding {
+    Binding {
+        selector: spec.selector.clone(),
+        target_ref: spec.target_ref.clone(),
+        target_refs: spec.target_refs.clone(),
+    }
+}
+
 /// Where it is bound; if that cannot be told, all of its namespace.
 fn reach(object: &AuthorizationPolicy, settings: &Settings, problems: &mut Vec<Problem>) -> Reach {
     let everything = if object.metadata.namespace == settings.root_namespace {
@@ -141,11 +174,7 @@ fn reach(object: &AuthorizationPolicy, settings: &Settings, problems: &mut Vec<P
         Reach::Namespace
     };
     let binding = match &object.spec {
-        Readable::Read(spec) => Some(Binding {
-            selector: spec.selector.clone(),
-            target_ref: spec.target_ref.clone(),
-            target_refs: spec.target_refs.clone(),
-        }),
+        Readable::Read(spec) => Some(binding(spec)),
         Readable::Unreadable(unread) => {
             problems.push(Cause::unreadable(&unread.cause).at("spec"));
             unread.salvage()

@@ -26,6 +26,7 @@ use cluster::{Kind, Labels, Object, ObjectKey, Text, WorkloadSelector};
 use proto::security::Authorization;
 
 use crate::{Condition, Settings};
+use cluster::authorization_policy::PolicyTarget;
 use peers::PeerIndex;
 use problem::Remarks;
 use selectors::Selectors;
@@ -59,6 +60,15 @@ pub struct PolicyIndex {
 struct Selected {
     namespace: Text,
     selector: WorkloadSelector,
+}
+
+/// What a waypoint is to enforce a policy for, instead of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    /// What the policy names.
+    pub(crate) targets: Vec<PolicyTarget>,
+    /// Why the rest of it could not be read, if it could not.
+    pub(crate) unreadable: Option<Text>,
 }
 
 /// What is different since the last time; each key at most once, in order.
@@ -145,7 +155,8 @@ impl PolicyIndex {
                     .map(|selector| Selected { namespace: key.name.namespace.clone(), selector });
                 self.select(&name, selected);
                 self.policies.set(name, converted.policy);
-                self.conditions.set(key, Some(vec![converted.remarks.condition()]));
+                let condition = converted.remarks.nodes_condition();
+                self.conditions.set(key, condition.map(|condition| vec![condition]));
             }
             Object::PeerAuthentication(peer) => {
                 self.notice(&key, &object.meta().uid);
@@ -153,7 +164,8 @@ impl PolicyIndex {
             }
             Object::RequestAuthentication(request) => {
                 self.notice(&key, &object.meta().uid);
-                self.conditions.set(key, Some(vec![request::remarks(request).condition()]));
+                let condition = request::remarks(request).nodes_condition();
+                self.conditions.set(key, condition.map(|condition| vec![condition]));
             }
             Object::Namespace(_)
             | Object::Node(_)
@@ -274,6 +286,24 @@ impl PolicyIndex {
             selectors.insert(name.clone(), &after.selector);
         }
         self.selected.set(name.clone(), selected);
+    }
+}
+
+/// What a policy is attached to; `None`: nodes enforce it, or nobody.
+pub(crate) fn attachment(object: &Object) -> Option<Attachment> {
+    match object {
+        Object::AuthorizationPolicy(policy) => authorization::attachment(policy),
+        Object::RequestAuthentication(request) => request::attachment(request),
+        Object::PeerAuthentication(_)
+        | Object::Namespace(_)
+        | Object::Node(_)
+        | Object::GatewayClass(_)
+        | Object::Gateway(_)
+        | Object::Service(_)
+        | Object::ServiceEntry(_)
+        | Object::EndpointSlice(_)
+        | Object::WorkloadEntry(_)
+        | Object::Pod(_) => None,
     }
 }
 

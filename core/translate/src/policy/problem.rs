@@ -22,8 +22,6 @@ pub mod reason {
     pub const UNREADABLE: &str = "Unreadable";
     /// Another object of the same level is older, and counts.
     pub const OVERRIDDEN: &str = "Overridden";
-    /// Its target's waypoint enforces it, nodes do not.
-    pub const ENFORCED_BY_WAYPOINT: &str = "EnforcedByWaypoint";
 }
 
 /// One thing that is wrong.
@@ -146,13 +144,18 @@ impl Remarks {
         Self { problems, effect }
     }
 
-    /// As it is written into the object's status.
+    /// As it is written into the object's status; `None` for one that is not for nodes: whether a
+    /// waypoint enforces it depends on others.
+    pub(super) fn nodes_condition(&self) -> Option<Condition> {
+        (self.effect != Effect::Waypoint).then(|| self.condition())
+    }
+
+    /// As it is written into the status of an object for nodes.
     pub(super) fn condition(&self) -> Condition {
         let is_unreadable =
             self.problems.iter().any(|problem| matches!(problem.cause, Cause::Unreadable(_)));
         let reason = match (&*self.problems, self.effect) {
             _ if is_unreadable => reason::UNREADABLE,
-            ([], Effect::Waypoint) => reason::ENFORCED_BY_WAYPOINT,
             ([], Effect::AsWritten) => reason::ACCEPTED,
             ([..], _) => reason::UNSUPPORTED_VALUE,
         };

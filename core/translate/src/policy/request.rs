@@ -2,6 +2,7 @@
 
 use cluster::{Readable, RequestAuthentication};
 
+use super::Attachment;
 use super::problem::{Cause, Effect, Remarks};
 
 /// What is said about one. Nothing of it is sent to nodes, and nothing is denied for it: a request
@@ -17,4 +18,11 @@ pub(super) fn remarks(request: &RequestAuthentication) -> Remarks {
         }
         Readable::Read(_) => Remarks::new(Vec::new(), Effect::None),
     }
+}
+
+/// What one is attached to. Of one that cannot be read it is not known, and it does nothing.
+pub(super) fn attachment(request: &RequestAuthentication) -> Option<Attachment> {
+    let Readable::Read(spec) = &request.spec else { return None };
+    let targets = spec.target_ref.iter().chain(&spec.target_refs).cloned().collect::<Vec<_>>();
+    (!targets.is_empty()).then_some(Attachment { targets, unreadable: None })
 }

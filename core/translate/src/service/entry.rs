@@ -178,7 +178,7 @@ fn identities(entry: &ServiceEntry, problems: &mut Vec<Problem>) -> Vec<String> 
     names.iter().map(ToString::to_string).collect()
 }
 
-fn traffic(visibility: EntryVisibility) -> Traffic {
+pub(crate) fn traffic(visibility: EntryVisibility) -> Traffic {
     match visibility {
         EntryVisibility::Public => Traffic::Service,
         EntryVisibility::Namespace | EntryVisibility::None => Traffic::PrivateService,

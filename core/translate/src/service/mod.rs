@@ -6,7 +6,7 @@ mod protocol;
 
 pub(crate) use entry::{
     assignments, conditions, entry, hosts, pins, target_port as entry_target_port,
-    tcp_ports as entry_tcp_ports, wants_address,
+    tcp_ports as entry_tcp_ports, traffic, wants_address,
 };
 pub(crate) use protocol::{of_name, of_port};
 

@@ -1,5 +1,6 @@
 //! Tables: objects as YAML, and what is sent of them.
 
+mod attachments;
 mod hosts;
 mod incremental;
 mod scale;

@@ -334,3 +334,43 @@ fn ingress_use_waypoint() {
         assert_eq!(mesh.service(ENTRY).ingress_use_waypoint, expected, "{before}{own}");
     }
 }
+
+/// A service with a pod's address would take its connections.
+#[test]
+fn an_address_of_a_pod_is_the_pods() {
+    const ENTRY: &str = "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: se, namespace: ns}
+spec:
+  hosts: [a.example]
+  addresses: [10.0.0.1, 10.0.0.2, 10.0.0.0/24]
+  ports: [{number: 80, name: http}]
+  resolution: STATIC
+";
+    const POD: &str = "---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: other}
+status: {phase: Running, podIP: 10.0.0.1}
+";
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.0/24"];
+    let problem = "ServiceEntry ns/se: 10.0.0.1 belongs to Pod other/a, so it was left out";
+    let aliases = |mesh: &Mesh| mesh.addresses["ns/a.example"].aliases.clone();
+    let mut mesh = Mesh::of(ENTRY);
+    assert_eq!(vips(&mesh.service("ns/a.example")), all);
+    for _ in 0..2 {
+        mesh.set(POD);
+        assert_eq!(vips(&mesh.service("ns/a.example")), all[1..]);
+        assert_eq!(aliases(&mesh), [Text::from("/10.0.0.2")]);
+        assert_eq!(mesh.problems(), [problem]);
+        mesh.delete(Kind::Pod, "other", "a");
+        assert_eq!(vips(&mesh.service("ns/a.example")), all);
+        assert_eq!(mesh.problems(), [""; 0]);
+    }
+    let mesh = Mesh::of(&format!("{POD}{ENTRY}"));
+    assert_eq!(
+        (vips(&mesh.service("ns/a.example")), mesh.problems()),
+        (all[1..].iter().map(ToString::to_string).collect(), vec![problem.to_owned()],)
+    );
+}

@@ -548,6 +548,31 @@ fn what_cannot_be_sent_is_left_out_and_named() {
             "Pod ns/c: status.podIPs: \"1.2.3\" is not an IP address, and was left out",
         ]
     );
+    for name in ["A", "a_b", "-a", "a.", "a..b", &"a".repeat(254)] {
+        let mesh = Mesh::of(&pod(name, "1.2.3.4", "", ""));
+        assert_eq!(mesh.names(), [""; 0], "{name}");
+        assert_eq!(mesh.problems().len(), 1, "{name}");
+    }
+    for name in ["a.b-c", "0a", &"a".repeat(253)] {
+        assert_eq!(Mesh::of(&pod(name, "1.2.3.4", "", "")).names().len(), 1, "{name}");
+    }
+    for (kind, namespace, name) in [
+        ("Service", "ns", "a".repeat(64)),
+        ("Service", "ns", "a.b".to_owned()),
+        ("Pod", &*"n".repeat(64), "a".to_owned()),
+    ] {
+        let text = format!(
+            "{{apiVersion: v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}}}"
+        );
+        let problems = Mesh::of(&text).problems();
+        assert_eq!(problems.len(), 1, "{text}");
+        assert!(problems[0].contains("is not a name"), "{problems:?}");
+    }
+    // A policy is not left out for its name: that would allow more.
+    let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
+                metadata: {name: 'a/B ü', namespace: ns}, spec: {}}";
+    let mesh = Mesh::of(text);
+    assert_eq!((mesh.policies.len(), mesh.problems()), (1, vec![]));
     let long = "x".repeat(3000);
     let mesh = Mesh::of(&pod("a", "1.2.3.4", &format!("labels: {{app: {long}}}"), ""));
     assert_eq!(mesh.names(), [""; 0]);

@@ -10,6 +10,7 @@ use cluster::{
 use super::Translator;
 use crate::changes::Change;
 use crate::names;
+use crate::policy::{Attachment, attachment};
 use crate::problem::{Part, Problem};
 use crate::store::{Selecting, Space, is_ours};
 use crate::text;
@@ -33,9 +34,7 @@ impl Translator {
             }
             Change::Set(object) => {
                 let key = object.key();
-                let is_sound = text::is_name(&key.name.name)
-                    && (!key.kind.names().is_namespaced || text::is_name(&key.name.namespace));
-                if is_sound {
+                if text::is_key(&key) {
                     self.out.problems.set(&key, Part::Name, Vec::new());
                     self.replace(&key, Some(object));
                 } else {
@@ -123,6 +122,7 @@ impl Translator {
             None => self.world.store.classes.remove(name),
             Some(class) => self.world.store.classes.insert(name.clone(), class.clone()),
         };
+        self.mark_class_policies(name);
         for space in self.world.store.spaces.values() {
             let of_class = |gateway: &&Arc<Gateway>| gateway.spec.gateway_class_name == *name;
             let gateways = space.gateways.values().filter(of_class);
@@ -132,7 +132,10 @@ impl Translator {
 
     fn gateway(&mut self, key: &ObjectKey, new: Option<&Arc<Gateway>>) {
         let ObjectName { namespace, name } = &key.name;
-        put(&mut self.world.store.space_mut(namespace).gateways, name, new);
+        let old = put(&mut self.world.store.space_mut(namespace).gateways, name, new);
+        for gateway in old.iter().chain(new) {
+            self.mark_class_policies(&gateway.spec.gateway_class_name);
+        }
         self.dirty.add(key);
     }
 
@@ -284,35 +287,72 @@ impl Translator {
             None => {
                 space.policies.remove(key);
                 self.policies.delete(key);
+                self.attach(key, None);
             }
             Some(object) => {
-                let counts = is_ours(&self.world.settings, object.meta());
-                space.policies.insert(key.clone(), object.clone());
-                if counts && self.world.is_seen(namespace) {
-                    self.policies.set(&object);
-                } else {
-                    self.policies.delete(key);
-                }
+                let old = space.policies.insert(key.clone(), object.clone());
+                self.notice(key, old.as_ref().map(Object::meta), Some(object.meta()));
+                self.feed_policy(key, &object);
             }
         }
     }
 
+    /// Gives a policy to whoever it is for, or takes it away.
+    fn feed_policy(&mut self, key: &ObjectKey, object: &Object) {
+        let world = &self.world;
+        if is_ours(&world.settings, object.meta()) && world.is_seen(&key.name.namespace) {
+            self.policies.set(object);
+            self.attach(key, attachment(object));
+        } else {
+            self.policies.delete(key);
+            self.attach(key, None);
+        }
+    }
+
+    fn attach(&mut self, key: &ObjectKey, attachment: Option<Attachment>) {
+        let is_attached = attachment.is_some();
+        if self.attachments.set(key, attachment) {
+            if is_attached {
+                self.dirty.attached.insert(key.clone());
+            } else {
+                // The index of policies says what its status says now.
+                self.dirty.attached.remove(key);
+                self.out.conditions.forget(key);
+            }
+        }
+    }
+
+    fn mark_class_policies(&mut self, class: &Text) {
+        let name = ObjectName { namespace: Text::default(), name: class.clone() };
+        self.mark_attached(&ObjectKey { kind: Kind::GatewayClass, name });
+    }
+
+    /// Policies that name an object.
+    pub(super) fn mark_attached(&mut self, target: &ObjectKey) {
+        self.dirty.attached.extend(self.attachments.of(target).cloned());
+    }
+
     /// Gives a namespace's policies to the index, or takes them away.
     fn feed_policies(&mut self, namespace: &Text) {
-        let is_seen = self.world.is_seen(namespace);
         let Some(space) = self.world.store.space(namespace) else { return };
-        for (key, object) in &space.policies {
-            if is_seen && is_ours(&self.world.settings, object.meta()) {
-                self.policies.set(object);
-            } else {
-                self.policies.delete(key);
-            }
+        let policies: Vec<_> =
+            space.policies.iter().map(|(key, object)| (key.clone(), object.clone())).collect();
+        for (key, object) in &policies {
+            self.feed_policy(key, object);
         }
     }
 
     /// Replaces the addresses of a pod or an entry. Others with one of them are looked at again, as
     /// far as it matters to them.
     fn claim(&mut self, key: &ObjectKey, old: &[std::net::IpAddr], new: &[std::net::IpAddr]) {
+        if key.kind == Kind::Pod {
+            let left = old.iter().filter(|ip| !new.contains(ip));
+            for ip in left.chain(new.iter().filter(|ip| !old.contains(ip))) {
+                let services = self.overlaps.at(*ip).filter_map(|name| name.split_once('/'));
+                let hosts = services.map(|(namespace, host)| (namespace.into(), host.into()));
+                self.dirty.hosts.extend(hosts);
+            }
+        }
         let by_address = &mut self.world.store.by_address;
         for ip in old {
             let Some(claimants) = by_address.get_mut(ip) else { continue };

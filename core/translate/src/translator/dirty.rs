@@ -10,6 +10,8 @@ pub(super) struct Dirty {
     pub(super) gateways: BTreeSet<ObjectName>,
     /// Services and entries: their claims and conditions.
     pub(super) services: BTreeSet<ObjectKey>,
+    /// Hosts, by namespace: what is sent of them.
+    pub(super) hosts: BTreeSet<(Text, Text)>,
     /// Slices: whose pods they name, and endpoints.
     pub(super) slices: HashSet<ObjectName>,
     /// Entries: their endpoints.
@@ -18,6 +20,8 @@ pub(super) struct Dirty {
     pub(super) workload_entries: HashSet<ObjectName>,
     /// Selectors by namespace: what they select.
     pub(super) selectors: HashMap<Text, Vec<Labels>>,
+    /// Policies that waypoints enforce: what their status says.
+    pub(super) attached: BTreeSet<ObjectKey>,
     /// Gateways whose pods' accounts may be others.
     pub(super) accounts: BTreeSet<ObjectName>,
 }

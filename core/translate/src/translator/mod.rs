@@ -10,8 +10,9 @@ mod dirty;
 mod overlaps;
 mod settle;
 
-use cluster::{ObjectKey, Text};
+use cluster::{ObjectKey, ObjectName, Text};
 
+use crate::attachment::Attachments;
 use crate::bind::Policies;
 use crate::changes::{Assignment, Changes};
 use crate::condition::Condition;
@@ -32,6 +33,7 @@ use overlaps::Overlaps;
 pub struct Translator {
     world: World,
     policies: Policies,
+    attachments: Attachments,
     overlaps: Overlaps,
     out: Out,
     dirty: Dirty,
@@ -63,7 +65,8 @@ impl Translator {
             network,
         };
         let (overlaps, out, dirty) = (Overlaps::default(), Out::default(), Dirty::default());
-        Self { world, policies, overlaps, out, dirty }
+        let attachments = Attachments::default();
+        Self { world, policies, attachments, overlaps, out, dirty }
     }
 
     /// Everything that changed since the last call.
@@ -86,6 +89,12 @@ impl Translator {
     pub fn status(&self, key: &ObjectKey) -> Option<&[Condition]> {
         let of_policy = || self.policies.conditions().find(|(of, _)| *of == key).map(|(_, c)| c);
         self.out.conditions.get(key).or_else(of_policy)
+    }
+
+    /// The waypoints that enforce a policy, sorted: none if nodes do, or nobody.
+    #[must_use]
+    pub fn enforcers(&self, policy: &ObjectKey) -> Vec<ObjectName> {
+        self.attachments.enforcers(&self.world, policy)
     }
 
     /// Every object with conditions, as of the last [`Translator::settle`].

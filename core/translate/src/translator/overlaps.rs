@@ -1,6 +1,7 @@
 //! Virtual addresses that several services have.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use cluster::{ObjectKey, Text};
 use ipnet::IpNet;
@@ -60,6 +61,11 @@ impl Overlaps {
             Some(Problem::VipShared { address: text.into(), with })
         });
         shared.collect()
+    }
+
+    /// Services that have an address to themselves.
+    pub(super) fn at(&self, ip: IpAddr) -> impl Iterator<Item = &Text> {
+        self.by_net.get(&IpNet::from(ip)).into_iter().flatten()
     }
 
     /// Whose a service is.

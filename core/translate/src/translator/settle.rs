@@ -6,6 +6,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use cluster::{Kind, Labels, ObjectKey, ObjectName, Pod, Text, WorkloadEntry};
+use ipnet::IpNet;
 use prost::Message;
 use proto::workload as wire;
 
@@ -19,7 +20,7 @@ use crate::selectors::{LabelIndex, SelectorIndex};
 use crate::service::{self, Translated};
 use crate::settings::EntryVisibility;
 use crate::waypoint::{self, Traffic, allow_policy, allow_policy_name, bind, condition};
-use crate::wire_value::{alias, service_name};
+use crate::wire_value::{alias, network_address, service_name};
 use crate::workload::{
     deny_policy, deny_policy_name, endpoints, endpoints_of_slice, labels_of, pod,
     pod_labels_policies, pod_uid, pods_of, workload_entry, workload_entry_uid,
@@ -34,6 +35,10 @@ impl Translator {
             self.look_at_gateway(&name);
         }
         self.look_at_services();
+        for key in take(&mut self.dirty.attached) {
+            let condition = self.attachments.condition(&self.world, &key);
+            self.out.conditions.set(&key, condition.into_iter().collect());
+        }
         for name in take(&mut self.dirty.slices) {
             self.look_at_slice(&name);
         }
@@ -69,8 +74,14 @@ impl Translator {
         });
         let key = ObjectKey { kind: Kind::Gateway, name: name.clone() };
         self.out.problems.set(&key, Part::Object, problems);
+        let class = gateway.map(|gateway| gateway.spec.gateway_class_name.clone());
         if !self.world.waypoints.set(name, state) {
             return;
+        }
+        self.mark_attached(&key);
+        if let Some(name) = class {
+            let name = ObjectName { namespace: Text::default(), name };
+            self.mark_attached(&ObjectKey { kind: Kind::GatewayClass, name });
         }
         self.dirty.accounts.insert(name.clone());
         for namespace in self.world.waypoints.namespaces_of(name) {
@@ -98,6 +109,7 @@ impl Translator {
             self.look_at_vip(namespace, host);
         }
         let mut hosts = moved.hosts;
+        hosts.append(&mut self.dirty.hosts);
         for name in self.world.vips.take_changes() {
             if let Some((namespace, host)) = name.split_once('/') {
                 hosts.insert((namespace.into(), host.into()));
@@ -146,6 +158,7 @@ impl Translator {
         self.world.hosts.set(key, claim, hosts, moved);
         self.out.problems.set(key, Part::Object, problems);
         self.out.conditions.set(key, conditions);
+        self.mark_attached(key);
     }
 
     /// Which of its hosts an object has, and the addresses it was given for them.
@@ -210,9 +223,19 @@ impl Translator {
             self.look_at_overlaps(others);
             return;
         };
-        let Translated { message, nets, problems } = translated;
+        let Translated { mut message, nets, mut problems } = translated;
+        let of_pods = if key.kind == Kind::ServiceEntry { self.of_pods(&nets) } else { Vec::new() };
+        for (net, problem) in of_pods {
+            let address = network_address(&self.world.network, net);
+            message.addresses.retain(|other| *other != address);
+            problems.push(problem);
+        }
         self.out.problems.set(&key, Part::Host(host.clone()), problems);
-        let one = nets.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        let is_sent = |net: &&IpNet| {
+            let address = network_address(&self.world.network, **net);
+            address.length.is_none() && message.addresses.contains(&address)
+        };
+        let one = nets.iter().filter(is_sent);
         let aliases = one.map(|net| alias(&world.network, net.addr())).collect();
         let r#type = Some(wire::address::Type::Service(message));
         let bytes = wire::Address { r#type }.encode_to_vec().into();
@@ -222,6 +245,19 @@ impl Translator {
         let mut changed = self.overlaps.set(&name, Some((key, nets)));
         changed.push(name);
         self.look_at_overlaps(changed);
+    }
+
+    /// Addresses that a pod has: they are the pod's. A service with one would take the pod's connections
+    /// from any namespace.
+    fn of_pods(&self, nets: &[IpNet]) -> Vec<(IpNet, Problem)> {
+        let by_address = &self.world.store.by_address;
+        let of_pod = nets.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        let of_pod = of_pod.filter_map(|net| {
+            let claimants = by_address.get(&net.addr())?;
+            let pod = claimants.iter().find(|key| key.kind == Kind::Pod)?.clone();
+            Some((*net, Problem::AddressOfPod { address: net.addr(), pod }))
+        });
+        of_pod.collect()
     }
 
     fn look_at_overlaps(&mut self, services: Vec<Text>) {

@@ -54,6 +54,13 @@ pub(crate) struct Fault {
     message: String,
 }
 
+impl Fault {
+    /// For people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 /// Whose label it was.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {

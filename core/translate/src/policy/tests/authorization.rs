@@ -135,12 +135,6 @@ fn what_is_said() {
     let denies = "it denies everything in its scope";
     let cases: &[(String, Option<&str>, &str, String)] = &[
         (
-            "{targetRef: {kind: Service, name: test}, rules: []}".into(),
-            None,
-            "EnforcedByWaypoint",
-            "the waypoint of its target enforces it, nodes do not".into(),
-        ),
-        (
             format!("{{rules: [{{{l4}}}]}}"),
             Some("ALLOW NAMESPACE: id trust/ns/echo-1234/"),
             "Accepted",
@@ -253,8 +247,7 @@ fn what_is_said() {
         assert_eq!((found, condition.reason), (sent, *reason), "{spec}");
         assert_eq!(&*condition.message, message, "{spec}");
         assert_eq!(condition.status, *reason == "Accepted", "{spec}");
-        let is_fine = matches!(*reason, "Accepted" | "EnforcedByWaypoint");
-        assert_eq!(review(&object, &settings()).is_ok(), is_fine, "{spec}");
+        assert_eq!(review(&object, &settings()).is_ok(), *reason == "Accepted", "{spec}");
     }
 }
 
@@ -499,13 +492,8 @@ fn what_cannot_be_read_denies() {
             [false, true, true],
             "UnsupportedValue",
         ),
-        // A waypoint's, whatever it says.
-        (
-            "shop",
-            "{targetRef: {kind: Service, name: x}, rules: 7}".to_owned(),
-            [true; 3],
-            "Unreadable",
-        ),
+        // A waypoint's, whatever it says; nodes say nothing about it.
+        ("shop", "{targetRef: {kind: Service, name: x}, rules: 7}".to_owned(), [true; 3], ""),
         ("shop", "{action: AUDIT, mood: x}".to_owned(), [true; 3], "UnsupportedValue"),
     ] {
         let object = policy("AuthorizationPolicy", namespace, "p", &spec);
@@ -518,9 +506,13 @@ fn what_cannot_be_read_denies() {
         let found = [("shop", "a"), ("shop", "b"), ("elsewhere", "b")]
             .map(|(namespace, app)| follower.admits(namespace, &labels(&[("app", app)]), &id));
         assert_eq!(found, reached, "{namespace} {spec}");
+        assert!(review(&object, &settings()).is_err(), "{spec}");
+        if reason.is_empty() {
+            assert!(!follower.conditions.contains_key(&object.key()), "{spec}");
+            continue;
+        }
         let condition = follower.condition(KIND, namespace, "p");
         assert_eq!((condition.status, condition.reason), (false, reason), "{spec}");
-        assert!(review(&object, &settings()).is_err(), "{spec}");
     }
 }
 
@@ -598,6 +590,15 @@ fn names_that_are_none_are_escaped() {
     let bound = follower.index.bound("shop", &labels(&[("x", "z")]));
     assert_eq!(bound, [Text::from("shop/a%2Fb%20%25")]);
     follower.store(&settings());
+    // Long ones that differ at their ends.
+    let long = |end: &str| {
+        let name = format!("{}{end}", "n".repeat(3000));
+        policy("AuthorizationPolicy", "shop", &name, "{action: DENY, rules: [{}]}")
+    };
+    let follower = Follower::with(&settings(), &[long("a"), long("b")]);
+    assert_eq!(follower.policies.len(), 2);
+    assert!(follower.policies.keys().all(|name| name.len() < 253), "{:?}", follower.policies);
+    assert!(!follower.admits("shop", &labels(&[]), &plain(80)));
 }
 
 /// Specifications, and who passes them.
@@ -664,12 +665,20 @@ fn what_an_agent_decides() {
 }
 
 #[test]
-fn request_authentications_are_said_to_be_for_waypoints() {
-    for (spec, reason, is_fine) in [
-        ("{targetRefs: [{kind: Service, name: x}]}", "EnforcedByWaypoint", true),
-        ("{}", "UnsupportedValue", true),
-        ("{selector: 7}", "Unreadable", false),
-    ] {
+fn nodes_have_nothing_to_say_about_policies_of_waypoints() {
+    for kind in ["AuthorizationPolicy", "RequestAuthentication"] {
+        let object = policy(kind, "shop", "p", "{targetRef: {kind: Service, name: test}}");
+        let follower = Follower::with(&settings(), std::slice::from_ref(&object));
+        assert!(follower.policies.is_empty() && follower.conditions.is_empty(), "{kind}");
+        assert_eq!(review(&object, &settings()), Ok(()));
+    }
+}
+
+#[test]
+fn request_authentications_do_nothing_on_nodes() {
+    for (spec, reason, is_fine) in
+        [("{}", "UnsupportedValue", true), ("{selector: 7}", "Unreadable", false)]
+    {
         let object = policy("RequestAuthentication", "shop", "p", spec);
         let (sent, condition) = converted(&settings(), &object);
         assert_eq!((sent, condition.reason, condition.status), (None, reason, false));
