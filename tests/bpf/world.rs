@@ -153,7 +153,7 @@ impl Node {
                 v6: Some(POD6.parse().expect("address")),
                 threads: 1,
                 probe_ports: vec![8080],
-                dns: None,
+                ..PodSettings::default()
             },
             prefixes: PodPrefixes {
                 own: [POD4, POD6].map(|ip| ip.parse().expect("address")).to_vec(),

@@ -379,6 +379,7 @@ fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {
         pin_dir: config.bpf_pin_dir.clone(),
         cgroup: config.cgroup.clone(),
         kubelet_cgroup: config.kubelet_cgroup.clone(),
+        host: None,
         bypass: config.bypass.clone(),
         threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
         program,

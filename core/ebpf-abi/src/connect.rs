@@ -50,7 +50,7 @@ pub fn decide(
     if flags.is_own() {
         return Connect::SelfCall;
     }
-    if destination.is_multicast() || flags.is_bypass() {
+    if destination.is_multicast() || flags.is_bypass() || settings.is_excluded_outbound(port) {
         return Connect::Leave;
     }
     if destination.is_link_local() && !is_local_resolver(destination, port, settings) {
@@ -157,6 +157,23 @@ mod tests {
         ] {
             assert_eq!(
                 decide(&address(destination), port, Some(settings), prefix),
+                expected,
+                "{destination} {port}"
+            );
+        }
+    }
+
+    #[test]
+    fn excluded_ports_are_left_alone_and_calls_to_itself_noted() {
+        let settings = Settings { excluded_outbound: [3306, 0, 0, 0, 0, 0, 0, 0], ..settings() };
+        for (destination, port, expected) in [
+            ("10.96.0.1", 3306, Connect::Leave),
+            ("2001:db8::1", 3306, Connect::Leave),
+            ("10.0.0.5", 3306, Connect::SelfCall),
+            ("10.96.0.1", 443, Connect::Capture(address("10.0.0.5"))),
+        ] {
+            assert_eq!(
+                decide(&address(destination), port, Some(&settings), prefix),
                 expected,
                 "{destination} {port}"
             );

@@ -2,7 +2,7 @@
 
 /// Layout version of pinned maps. Any change to a key, a value, a flag or a bound raises it: maps of
 /// another version are left alone under their own folder and never reinterpreted.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Port that captured connections are rewritten to. Nothing binds it: `sk_lookup` recognises the
 /// connection by its registered tuple and hands it to the outbound listener.
@@ -46,6 +46,9 @@ pub const MAX_PREFIXES: usize = 1_024;
 /// Ports of one pod that the kubelet may reach directly. Further ones are refused when set: probes
 /// to them would be judged without identity.
 pub const MAX_PROBE_PORTS: usize = 8;
+
+/// Ports of one pod that are left alone, in each direction. Further ones are refused when set.
+pub const MAX_EXCLUDED_PORTS: usize = 8;
 
 /// Enrolled pods on a node. Enrolment of one more fails.
 pub const MAX_PODS: usize = 4_096;

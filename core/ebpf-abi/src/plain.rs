@@ -28,7 +28,7 @@ plain! {
     crate::Tuple: 32,
     crate::PrefixKey: 20,
     crate::PrefixFlags: 4,
-    crate::Settings: 72,
+    crate::Settings: 104,
     crate::Roles: 32,
     crate::SocketRole: 24,
     crate::dns::ResolverKey: 16,

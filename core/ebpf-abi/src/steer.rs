@@ -2,7 +2,7 @@
 //! application, or nowhere.
 //!
 //! The application is reached only by connections whose opener is known (registry), by true loopback,
-//! and by bypass CIDRs. Everything else, to whatever local address, is the proxy's to judge.
+//! by bypass CIDRs and where the pod's switches leave incoming connections alone. Everything else, to whatever local address, is the proxy's to judge.
 
 use crate::{
     Address, Counter, HBONE_PORT, Kind, PrefixFlags, Role, Settings, Tuple, TupleKey, tuple::Age,
@@ -93,6 +93,10 @@ pub fn decide(
     }
     if port == HBONE_PORT {
         return Steer::Assign(Kind::Hbone, Counter::SteeredHbone);
+    }
+    // What is bound to loopback is meant for the pod alone, whatever is said of its ports.
+    if !key.local.is_loopback() && settings.is_excluded_inbound(port) {
+        return Steer::Pass(Counter::PassedBypass);
     }
     Steer::Assign(Kind::Plaintext, Counter::SteeredPlaintext)
 }

@@ -171,10 +171,15 @@ pub struct AgentCgroup {
 
 impl AgentCgroup {
     /// Moves this process into `configured`, or into `warren-agent-<node>` below its cgroup.
-    pub fn establish(configured: Option<&Path>, node_name: &str) -> Result<Self, CgroupError> {
+    /// `mount` is where cgroup2 is mounted; `None`: wherever it is found.
+    pub fn establish(
+        configured: Option<&Path>,
+        mount: Option<&Path>,
+        node_name: &str,
+    ) -> Result<Self, CgroupError> {
         let leaf_path = match configured {
             Some(path) => path.to_owned(),
-            None => default_leaf(&own_cgroup()?, node_name),
+            None => default_leaf(&own_cgroup(mount)?, node_name),
         };
         let leaf = Cgroup::create(&leaf_path)?;
         leaf.enter()?;
@@ -227,13 +232,13 @@ fn require_solitude(leaf: &Cgroup) -> Result<(), CgroupError> {
 }
 
 /// The cgroup of this process, as a path below the cgroup2 mount.
-fn own_cgroup() -> Result<PathBuf, CgroupError> {
+fn own_cgroup(at: Option<&Path>) -> Result<PathBuf, CgroupError> {
     const SELF_CGROUP: &str = "/proc/self/cgroup";
     const MOUNTINFO: &str = "/proc/self/mountinfo";
     let read = |path: &'static str| {
         fs::read_to_string(path).map_err(|cause| CgroupError::Proc { path, cause })
     };
-    let (mount, root) = cgroup2_mount(&read(MOUNTINFO)?).ok_or(CgroupError::NoCgroup2)?;
+    let (mount, root) = cgroup2_mount(&read(MOUNTINFO)?, at).ok_or(CgroupError::NoCgroup2)?;
     let membership = read(SELF_CGROUP)?;
     let own = unified_path(&membership).ok_or(CgroupError::NoCgroup2)?;
     // The mount may show only a part of the hierarchy.
@@ -241,9 +246,18 @@ fn own_cgroup() -> Result<PathBuf, CgroupError> {
     Ok(mount.join(relative.strip_prefix("/").unwrap_or(relative)))
 }
 
-/// Mount point and root of the first cgroup2 line of a mountinfo file (proc_pid_mountinfo(5)).
-fn cgroup2_mount(mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
-    mountinfo.lines().find_map(|line| {
+/// Mount point and root of the first cgroup2 line of a mountinfo file (proc_pid_mountinfo(5)), or of
+/// the last one of a mount point: that is what its path shows.
+fn cgroup2_mount(mountinfo: &str, at: Option<&Path>) -> Option<(PathBuf, PathBuf)> {
+    let mut mounts = cgroup2_mounts(mountinfo);
+    match at {
+        None => mounts.next(),
+        Some(at) => mounts.filter(|(point, _)| point == at).last(),
+    }
+}
+
+fn cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    mountinfo.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         if !filesystem.starts_with("cgroup2 ") {
             return None;
@@ -267,10 +281,15 @@ mod tests {
         let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
             32 31 0:29 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu\n\
             41 31 0:38 /box /sys/fs/cgroup/unified rw,relatime shared:1 - cgroup2 cgroup2 rw\n";
-        let (mount, root) = cgroup2_mount(mountinfo).expect("there is one");
+        let (mount, root) = cgroup2_mount(mountinfo, None).expect("there is one");
         assert_eq!(mount, Path::new("/sys/fs/cgroup/unified"));
         assert_eq!(root, Path::new("/box"));
-        assert!(cgroup2_mount("1 1 0:1 / / rw - ext4 /dev/vda rw\n").is_none());
+        assert!(cgroup2_mount("1 1 0:1 / / rw - ext4 /dev/vda rw\n", None).is_none());
+        let host = "50 31 0:38 / /host/cgroup rw - cgroup2 cgroup2 rw\n";
+        let both = format!("{mountinfo}{host}");
+        let at = |path: &str| cgroup2_mount(&both, Some(Path::new(path)));
+        assert_eq!(at("/host/cgroup"), Some(("/host/cgroup".into(), "/".into())));
+        assert_eq!(at("/sys/fs/cgroup"), None, "that one is a tmpfs");
     }
 
     #[test]

@@ -4,15 +4,17 @@
 //! never looked up by path again. Two pods may not share one, and the agent's own and the host's are
 //! nobody's pod. A refusal leaves nothing attached.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use enrol::{Code as EnrolCode, Failure as EnrolError};
+use enrol::{Source, Switches};
 use model::{PodUid, WorkloadKey, causes};
 use netns::{MarkSysctls, NetnsFd};
 
 use super::agent_cgroup::Cgroup;
 use super::hooks::HookError;
+use super::host::{self, HostView};
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::questions::DnsCapture;
@@ -32,85 +34,12 @@ pub struct EnrolRequest {
     pub netns: PathBuf,
     /// Its cgroup: the pod's, not a container's.
     pub cgroup: PathBuf,
-    /// Ports that the kubelet reaches directly.
-    pub probe_ports: Vec<u16>,
+    /// Who wants it.
+    pub source: Source,
+    /// What the kernel is told.
+    pub switches: Switches,
     /// Whether its questions to resolvers are captured.
     pub dns: DnsCapture,
-}
-
-/// Why a request was refused. The text of [`as_str`](Self::as_str) is an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EnrolCode {
-    /// The uid is enrolled already.
-    UidTaken,
-    /// The path is not a network namespace.
-    NetnsInvalid,
-    /// It is the host's or the agent's namespace.
-    NetnsIsHost,
-    /// Another pod is enrolled with it.
-    NetnsTaken,
-    /// A process of the cgroup lives in another namespace.
-    NetnsMismatch,
-    /// The path is not a cgroup of the unified hierarchy.
-    CgroupInvalid,
-    /// It holds the agent or the kubelet, or is theirs.
-    CgroupHoldsAgent,
-    /// It is, contains or lies in another enrolled pod's.
-    CgroupTaken,
-    /// The pod has no usable address yet.
-    NoAddress,
-    /// The node has no room for another pod.
-    NodeFull,
-    /// Listeners, routing or hooks could not be made.
-    AttachFailed,
-    /// A connection of the self-test was not captured.
-    SelfTestFailed,
-    /// The record could not be written.
-    RecordFailed,
-    /// No such pod.
-    UnknownPod,
-    /// Another request for the pod is in progress.
-    Busy,
-}
-
-impl EnrolCode {
-    /// The stable text.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UidTaken => "UID_TAKEN",
-            Self::NetnsInvalid => "NETNS_INVALID",
-            Self::NetnsIsHost => "NETNS_IS_HOST",
-            Self::NetnsTaken => "NETNS_TAKEN",
-            Self::NetnsMismatch => "NETNS_MISMATCH",
-            Self::CgroupInvalid => "CGROUP_INVALID",
-            Self::CgroupHoldsAgent => "CGROUP_HOLDS_AGENT",
-            Self::CgroupTaken => "CGROUP_TAKEN",
-            Self::NoAddress => "NO_ADDRESS",
-            Self::NodeFull => "NODE_FULL",
-            Self::AttachFailed => "ATTACH_FAILED",
-            Self::SelfTestFailed => "SELF_TEST_FAILED",
-            Self::RecordFailed => "RECORD_FAILED",
-            Self::UnknownPod => "UNKNOWN_POD",
-            Self::Busy => "BUSY",
-        }
-    }
-}
-
-/// A refusal.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {message}", code.as_str())]
-pub struct EnrolError {
-    /// The stable reason.
-    pub code: EnrolCode,
-    /// For people.
-    pub message: String,
-}
-
-impl EnrolError {
-    pub(super) fn new(code: EnrolCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
 }
 
 impl From<AttachError> for EnrolError {
@@ -164,7 +93,8 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         netns_path: request.netns,
         netns_inode: namespace.inode(),
         netns_cookie: namespace.cookie(),
-        probe_ports: request.probe_ports,
+        source: request.source,
+        switches: request.switches,
         dns: request.dns,
         mark_sysctls: MarkSysctls::default(),
         progress: Progress::Enrolling,
@@ -224,7 +154,7 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
             return Err(EnrolError::new(EnrolCode::CgroupHoldsAgent, message));
         }
     }
-    if let Some((pid, inode)) = stranger(&cgroup, namespace.inode()) {
+    if let Some((pid, inode)) = stranger(node.host.as_ref(), &cgroup, namespace.inode()) {
         let message = format!(
             "process {pid} of {} is in network namespace {inode} and not in {}",
             cgroup.path().display(),
@@ -291,28 +221,29 @@ fn reserve(
 /// A process in or below a cgroup, as far as visible, that lives in another network namespace than
 /// `expected`, and which. Hooks on the cgroup would refuse its connections: several pods are below it,
 /// or it is another pod's.
-fn stranger(cgroup: &Cgroup, expected: u64) -> Option<(u32, u64)> {
-    let mut seen = 0;
+fn stranger(host: Option<&HostView>, cgroup: &Cgroup, expected: u64) -> Option<(u32, u64)> {
+    let is_stranger = |(_, inode): &(u32, u64)| *inode != expected;
+    match host {
+        // Processes of the host's PID namespace, which `cgroup.procs` would show as 0.
+        Some(host) => host.namespaces_below(cgroup.path()).ok()?.into_iter().find(is_stranger),
+        None => visible_below(cgroup).into_iter().find(is_stranger),
+    }
+}
+
+/// The processes in or below a cgroup that this process can see, and their network namespaces.
+fn visible_below(cgroup: &Cgroup) -> Vec<(u32, u64)> {
+    let mut found = Vec::new();
     let mut folders = vec![cgroup.path().to_owned()];
     while let Some(folder) = folders.pop() {
         let Ok(cgroup) = Cgroup::open(&folder) else { continue };
         folders.extend(cgroup.children().unwrap_or_default());
         for pid in cgroup.processes().unwrap_or_default() {
-            seen += 1;
-            if seen > PROCESSES_MAX {
-                return None;
+            if found.len() >= PROCESSES_MAX {
+                return found;
             }
-            if let Some(inode) = namespace_of(pid).filter(|inode| *inode != expected) {
-                return Some((pid, inode));
-            }
+            // Processes of other PID namespaces read as 0.
+            found.extend(host::namespace_of(Path::new("/proc"), pid).map(|inode| (pid, inode)));
         }
     }
-    None
-}
-
-fn namespace_of(pid: u32) -> Option<u64> {
-    // Processes of other PID namespaces read as 0.
-    let path = Path::new("/proc").join(pid.to_string()).join("ns/net");
-    let target = fs::read_link(path).ok()?;
-    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+    found
 }

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use enrol::{Inbound, Switches};
+use ipnet::IpNet;
 use netns::{Family, LocalAddress, NetlinkError, NetnsFd, RoutingError, SocketError, addresses};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -25,7 +27,7 @@ use super::node::{Node, PodEvent, ROUTING};
 use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
 use super::questions::{DnsCapture, DnsPorts, SlotSockets};
 use super::records::{Record, RecordError};
-use super::self_test::{self, SelfTestError, Subject};
+use super::self_test::{self, Incoming, SelfTestError, Subject};
 use super::succession::NotOwner;
 
 /// Why a pod is not captured.
@@ -75,6 +77,8 @@ pub(super) struct LivePod {
     pub(super) cgroup: Cgroup,
     /// Serialises work on this pod: watching, testing, leaving.
     pub(super) work: tokio::sync::Mutex<()>,
+    /// What the kernel is to be told of it.
+    pub(super) switches: Mutex<Switches>,
     /// Taken when it leaves.
     pub(super) hooks: Mutex<Option<PodHooks>>,
     pub(super) addresses: watch::Sender<Vec<IpAddr>>,
@@ -116,10 +120,12 @@ impl Applied {
 /// Derives settings from the namespace's addresses. `dns` are the ports of the sockets for questions.
 pub(super) fn plan(
     node: &Node,
-    record: &Record,
+    switches: &Switches,
     found: &[LocalAddress],
     dns: Option<DnsPorts>,
 ) -> Applied {
+    let bypass: BTreeSet<IpNet> =
+        node.config.bypass.iter().chain(&switches.excluded).copied().collect();
     let mut global: Vec<&LocalAddress> =
         found.iter().filter(|address| address.is_global_unicast() && address.usable).collect();
     global.sort_by_key(|address| (address.interface, address.ip));
@@ -136,12 +142,15 @@ pub(super) fn plan(
                 IpAddr::V4(_) => None,
             }),
             threads: node.config.threads,
-            probe_ports: record.probe_ports.clone(),
+            probe_ports: switches.probe_ports.clone(),
+            inbound: switches.inbound,
+            excluded_inbound: switches.excluded_inbound.clone(),
+            excluded_outbound: switches.excluded_outbound.clone(),
             dns,
         },
         prefixes: PodPrefixes {
             own: own.into_iter().collect(),
-            bypass: node.config.bypass.clone(),
+            bypass: bypass.into_iter().collect(),
         },
         global,
     }
@@ -166,7 +175,7 @@ pub(super) async fn bring_up(
     origin: Origin,
 ) -> Result<Arc<LivePod>, AttachError> {
     let found = addresses(namespace)?;
-    let mut applied = plan(node, record, &found, None);
+    let mut applied = plan(node, &record.switches, &found, None);
     if applied.global.is_empty() && origin == Origin::Fresh {
         return Err(AttachError::NoAddress);
     }
@@ -195,6 +204,7 @@ pub(super) async fn bring_up(
     let live = Arc::new(LivePod {
         pod: Arc::clone(&pod),
         cgroup: cgroup.clone(),
+        switches: Mutex::new(record.switches.clone()),
         work: tokio::sync::Mutex::new(()),
         hooks: Mutex::new(Some(hooks)),
         addresses: sender,
@@ -329,15 +339,22 @@ fn fill_slots(maps: &PodMaps, listeners: &[ThreadListeners]) -> Result<(), Attac
 
 /// Runs the self-test over the pod's primary addresses and remembers what it proved.
 pub(super) async fn prove(node: &Node, live: &LivePod) -> Result<(), SelfTestError> {
-    let (primary, global) = {
+    let (primary, global, incoming) = {
         let applied = live.applied.lock();
-        (applied.primary(), applied.global.clone())
+        let incoming = match applied.settings.inbound {
+            Inbound::Captured => {
+                Incoming::Proved { except: applied.settings.excluded_inbound.clone() }
+            }
+            Inbound::Bypassed => Incoming::LeftAlone,
+        };
+        (applied.primary(), applied.global.clone(), incoming)
     };
     let subject = Subject {
         namespace: live.pod.namespace(),
         cgroup: &live.cgroup,
         neutral: node.cgroup.neutral(),
         addresses: &primary,
+        incoming,
         program: &node.config.program,
     };
     self_test::test(&subject, &node.pending).await?;

@@ -10,7 +10,9 @@ mod adopt;
 mod agent_cgroup;
 pub mod bpf;
 mod enrol;
+mod enrolled;
 pub mod hooks;
+mod host;
 mod leave;
 mod listeners;
 mod live;
@@ -27,9 +29,11 @@ mod succession;
 mod view;
 mod watch;
 
+pub use self::enrol::{EnrolCode, EnrolError, EnrolRequest};
 pub use adopt::AdoptAllError;
 pub use agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
-pub use enrol::{EnrolCode, EnrolError, EnrolRequest};
+pub use enrolled::Enrolled;
+pub use host::{HostError, HostView, Process};
 pub use live::AttachError;
 pub use node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent, Status};
 pub use pod::{

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
+use super::host::{self, HostView};
 use super::live::LivePod;
 use super::pending::PendingTests;
 use super::pins::{PinError, PinRoot};
@@ -34,9 +35,6 @@ use super::succession::{self, Claim, Incumbent, Seats};
 const EVENTS_MAX: usize = 64;
 /// How long the data plane may take to receive an event. After that an enrolment fails.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The network namespace of the first process that is visible: the host's, with `hostPID`.
-const INIT_NETNS: &str = "/proc/1/ns/net";
 
 /// The routing that brings preserved client addresses back to the proxy, in every pod.
 pub(super) const ROUTING: MarkRouting = MarkRouting {
@@ -57,8 +55,11 @@ pub struct CaptureConfig {
     pub pin_dir: PathBuf,
     /// The agent's own leaf cgroup; `None`: below the one it was started in.
     pub cgroup: Option<PathBuf>,
-    /// The kubelet's cgroup, whose probes pass.
+    /// The kubelet's cgroup, whose probes pass; `None`: found by its process, where the host's are
+    /// visible.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// The host, seen from a pod; `None`: this process is one of the host's.
+    pub host: Option<HostView>,
     /// Addresses that are not captured.
     pub bypass: Vec<IpNet>,
     /// Data-plane threads with listeners, 1 to [`ebpf_abi::MAX_THREADS`].
@@ -130,6 +131,7 @@ pub struct Candidate {
     features: KernelFeatures,
     kubelet: Option<Cgroup>,
     own: NetnsFd,
+    host_netns: NetnsFd,
     pins: PinRoot,
 }
 
@@ -140,6 +142,7 @@ pub struct Capture(pub(super) Arc<Node>);
 pub(super) struct Node {
     pub(super) config: CaptureConfig,
     pub(super) cgroup: AgentCgroup,
+    pub(super) host: Option<HostView>,
     pub(super) kubelet: Option<Cgroup>,
     /// Namespaces that are nobody's pod: the agent's own and the host's.
     pub(super) foreign: Vec<NetnsFd>,
@@ -218,13 +221,24 @@ impl Capture {
     /// Must run before any socket of the data plane exists, because sockets keep the cgroup they
     /// were made in.
     pub fn prepare(config: CaptureConfig) -> Result<Candidate, CaptureError> {
-        let cgroup = AgentCgroup::establish(config.cgroup.as_deref(), &config.node_name)
+        let mount = config.host.as_ref().map(HostView::cgroup);
+        let cgroup = AgentCgroup::establish(config.cgroup.as_deref(), mount, &config.node_name)
             .map_err(CaptureError::Cgroup)?;
         let features = probe::probe(cgroup.leaf().path(), &config.pin_dir)?;
         let kubelet = config.kubelet_cgroup.as_deref().map(Cgroup::open);
         let kubelet = kubelet.transpose().map_err(CaptureError::KubeletCgroup)?;
+        let own = NetnsFd::current()?;
+        let (host_netns, kubelet) = match &config.host {
+            None => (host_namespace(kubelet.as_ref(), &own), kubelet),
+            Some(host) => {
+                let netns = host.netns()?;
+                let found = || host.kubelet(&netns).and_then(|path| Cgroup::open(&path).ok());
+                let kubelet = kubelet.or_else(found);
+                (netns, kubelet)
+            }
+        };
         let pins = PinRoot::open(&config.pin_dir)?;
-        Ok(Candidate { own: NetnsFd::current()?, config, cgroup, features, kubelet, pins })
+        Ok(Candidate { config, cgroup, features, kubelet, own, host_netns, pins })
     }
 
     /// Optional kernel features that were found.
@@ -255,12 +269,12 @@ impl Candidate {
         let boot_id = records::boot_id()?;
         let Claim { owner, succession, predecessor } =
             succession::claim(&self.pins, self.config.incumbent).await?;
-        let Self { config, cgroup, features, kubelet, own, .. } = self;
+        let Self { config, cgroup, features, kubelet, own, host_netns, .. } = self;
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: cgroup.leaf().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
-            host_netns_cookie: host_namespace(kubelet.as_ref(), &own).cookie(),
+            host_netns_cookie: host_netns.cookie(),
         };
         let programs = Programs::load(&config.pin_dir, roles)?;
         let agent_folder = open_folder(cgroup.leaf().path())?;
@@ -268,11 +282,12 @@ impl Candidate {
             kubelet.as_ref().map(|kubelet| open_folder(kubelet.path())).transpose()?;
         let kubelet_fd = kubelet_folder.as_ref().map(AsFd::as_fd);
         programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
-        let mut foreign = vec![own];
-        // Not visible from a PID namespace of the agent's own; then its own namespace is the test.
-        foreign.extend(NetnsFd::open(Path::new(INIT_NETNS)).ok());
+        let mut foreign = vec![own, host_netns];
+        // Not the host's in a PID namespace of the agent's own; nobody's pod all the same.
+        foreign.extend(NetnsFd::open(Path::new(host::INIT_NETNS)).ok());
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let node = Node {
+            host: config.host.clone(),
             records,
             boot_id,
             pending: PendingTests::default(),
@@ -322,6 +337,6 @@ pub(super) fn open_folder(path: &Path) -> Result<File, CaptureError> {
 fn host_namespace(kubelet: Option<&Cgroup>, own: &NetnsFd) -> NetnsFd {
     let processes = kubelet.and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
     let kubelets = processes.iter().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-    let mut candidates = kubelets.chain([PathBuf::from(INIT_NETNS)]);
+    let mut candidates = kubelets.chain([PathBuf::from(host::INIT_NETNS)]);
     candidates.find_map(|path| NetnsFd::open(&path).ok()).unwrap_or_else(|| own.clone())
 }

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use enrol::{Inbound, Source, Switches};
+use ipnet::IpNet;
 use model::{PodUid, WorkloadKey};
 use netns::MarkSysctls;
 use serde::{Deserialize, Serialize};
@@ -50,8 +52,10 @@ pub struct Record {
     pub netns_inode: u64,
     /// Cookie of its network namespace: unlike the inode, never used twice in one boot.
     pub netns_cookie: u64,
-    /// Ports that the kubelet reaches directly.
-    pub probe_ports: Vec<u16>,
+    /// Who wanted it.
+    pub source: Source,
+    /// What the kernel was told.
+    pub switches: Switches,
     /// Whether its questions to resolvers are captured.
     pub dns: DnsCapture,
     /// How the kernel's settings for marks were before us.
@@ -65,6 +69,7 @@ pub struct Record {
 /// The form on disk. Separate, so that the vocabulary does not depend on serde.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the form of a file, flat")]
 struct OnDisk {
     version: u32,
     uid: String,
@@ -75,6 +80,17 @@ struct OnDisk {
     netns_inode: u64,
     netns_cookie: u64,
     probe_ports: Vec<u16>,
+    // Absent in records of agents that did not know them, and where they would mean the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    bypass_inbound: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    excluded_inbound: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    excluded_outbound: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    excluded: Vec<IpNet>,
     /// Absent in records of agents that did not know it, and where they would mean the same.
     #[serde(default, skip_serializing_if = "DnsCapture::is_off")]
     dns: DnsCapture,
@@ -241,7 +257,14 @@ impl From<&Record> for OnDisk {
             netns_path: record.netns_path.clone(),
             netns_inode: record.netns_inode,
             netns_cookie: record.netns_cookie,
-            probe_ports: record.probe_ports.clone(),
+            probe_ports: record.switches.probe_ports.clone(),
+            source: Some(record.source)
+                .filter(|source| *source != Source::default())
+                .map(|source| source.as_str().to_owned()),
+            bypass_inbound: record.switches.inbound == Inbound::Bypassed,
+            excluded_inbound: record.switches.excluded_inbound.clone(),
+            excluded_outbound: record.switches.excluded_outbound.clone(),
+            excluded: record.switches.excluded.clone(),
             dns: record.dns,
             fwmark_accept: record.mark_sysctls.accept,
             fwmark_reflect_ipv4: record.mark_sysctls.reflect_ipv4,
@@ -257,6 +280,10 @@ impl OnDisk {
         if self.version != VERSION {
             return Err(format!("version {} is not {VERSION}", self.version));
         }
+        let source = match self.source {
+            None => Source::default(),
+            Some(word) => Source::parse(&word).ok_or(format!("{word:?} is no source"))?,
+        };
         Ok(Record {
             uid: PodUid::parse(&self.uid).map_err(|error| error.to_string())?,
             workload: WorkloadKey::parse(&self.workload).map_err(|error| error.to_string())?,
@@ -265,7 +292,14 @@ impl OnDisk {
             netns_path: self.netns_path,
             netns_inode: self.netns_inode,
             netns_cookie: self.netns_cookie,
-            probe_ports: self.probe_ports,
+            source,
+            switches: Switches {
+                probe_ports: self.probe_ports,
+                inbound: if self.bypass_inbound { Inbound::Bypassed } else { Inbound::Captured },
+                excluded_inbound: self.excluded_inbound,
+                excluded_outbound: self.excluded_outbound,
+                excluded: self.excluded,
+            },
             dns: self.dns,
             mark_sysctls: MarkSysctls {
                 accept: self.fwmark_accept,

@@ -101,8 +101,22 @@ pub(super) struct Subject<'a> {
     pub(super) neutral: &'a Cgroup,
     /// The pod's address of each family it has.
     pub(super) addresses: &'a [IpAddr],
+    /// Whether what comes in is captured.
+    pub(super) incoming: Incoming,
     /// The program that has the `self-test` subcommand: the agent's own.
     pub(super) program: &'a Path,
+}
+
+/// What the test has to say of incoming connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Incoming {
+    /// They reach the agent, but on these ports.
+    Proved {
+        /// Excluded ports.
+        except: Vec<u16>,
+    },
+    /// They reach the application.
+    LeftAlone,
 }
 
 /// Tests both directions for each family of the pod.
@@ -118,7 +132,6 @@ pub(super) async fn test(
     for &address in subject.addresses {
         let documentation: IpAddr =
             if address.is_ipv4() { DOCUMENTATION_V4.into() } else { DOCUMENTATION_V6.into() };
-        let inbound = SocketAddr::new(address, nonce_port());
         let outbound = SocketAddr::new(documentation, nonce_port());
         let namespace = subject.namespace.inode();
         let mut add = |name: String, cgroup: &Cgroup, expected: Expected, destination| {
@@ -132,12 +145,16 @@ pub(super) async fn test(
             });
             expectations.push(guard);
         };
-        add(
-            format!("inbound connection to {inbound}"),
-            subject.neutral,
-            Expected::Inbound { namespace, destination: inbound },
-            inbound,
-        );
+        if let Incoming::Proved { except } = &subject.incoming {
+            let port = std::iter::repeat_with(nonce_port).find(|port| !except.contains(port));
+            let inbound = SocketAddr::new(address, port.unwrap_or(NONCE_PORTS.start));
+            add(
+                format!("inbound connection to {inbound}"),
+                subject.neutral,
+                Expected::Inbound { namespace, destination: inbound },
+                inbound,
+            );
+        }
         add(
             format!("outbound connection to {outbound}"),
             &leaf.0,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use enrol::{Source, Switches};
 use model::WorkloadKey;
 
 use super::hooks::{HookState, PodHooks};
@@ -21,6 +22,10 @@ pub struct PodView {
     pub workload: Option<WorkloadKey>,
     /// How it stands.
     pub status: Status,
+    /// Who enrolled it.
+    pub source: Option<Source>,
+    /// What the kernel was told.
+    pub switches: Switches,
     /// Its cgroup.
     pub cgroup: Option<(PathBuf, u64)>,
     /// Its network namespace: path and inode.
@@ -124,6 +129,8 @@ fn view(row: Row) -> PodView {
         name: row.name,
         workload: record.map(|record| record.workload.clone()),
         status: row.status,
+        source: record.map(|record| record.source),
+        switches: record.map(|record| record.switches.clone()).unwrap_or_default(),
         cgroup: record.map(|record| (record.cgroup_path.clone(), record.cgroup_id)),
         netns: record.map(|record| (record.netns_path.clone(), record.netns_inode)),
         addresses: live.map(|live| live.applied.lock().global.clone()).unwrap_or_default(),

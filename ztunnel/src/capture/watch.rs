@@ -136,17 +136,21 @@ impl Node {
         if !verified {
             tracing::info!(pod = %record.uid, "pod is verified");
             self.set_status(&record.uid, Status::Verified);
-            let record = Record { progress: Progress::Verified, ..record.clone() };
+            // Of the table, where its source and switches may have changed.
+            let record = self.pods.lock().get(uid).and_then(|slot| slot.record.clone());
+            let Some(record) = record else { return };
+            let record = Record { progress: Progress::Verified, ..record };
             if let Ok(Err(error)) = self.seats.while_owner(|| self.records.save(&record)) {
                 tracing::warn!(pod = %uid, error = %causes(&error), "cannot update the record");
             }
         }
     }
 
-    fn follow_addresses(&self, record: &Record, live: &LivePod) -> Result<(), String> {
+    pub(super) fn follow_addresses(&self, record: &Record, live: &LivePod) -> Result<(), String> {
         let found = addresses(live.pod.namespace()).map_err(|error| causes(&error))?;
         let before = live.applied.lock().clone();
-        let wanted = live::plan(self, record, &found, before.settings.dns);
+        let switches = live.switches.lock().clone();
+        let wanted = live::plan(self, &switches, &found, before.settings.dns);
         if wanted == before {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use admin::{
     PodCounts, PodState, Reply, Request, Response, Status,
 };
 use authz::UnenforceableDeny;
+use enrol::Switches;
 use model::{PodUid, WorkloadKey};
 use resolve::SameNode;
 use svid::{SvidStatus, SvidStore};
@@ -198,7 +199,8 @@ impl AdminHandler {
             workload: WorkloadKey::parse(&enrol.workload).map_err(|e| bad(e.to_string()))?,
             netns: enrol.netns,
             cgroup: enrol.cgroup,
-            probe_ports: enrol.probe_ports,
+            source: enrol::Source::Cli,
+            switches: Switches { probe_ports: enrol.probe_ports, ..Switches::default() },
             dns,
             uid: uid.clone(),
         };

@@ -177,3 +177,26 @@ fn an_unregistered_captured_connection_is_dropped() {
     check("10.0.0.5:999", "10.0.0.5:15001", Ingress::Other, &none, drop);
     check("127.0.0.1:999", "10.0.0.5:15001", Ingress::Other, &none, drop);
 }
+
+#[test]
+fn what_is_left_alone_reaches_the_application_but_hbone_and_loopback_do_not() {
+    let excluded = Settings { excluded_inbound: [9090, 15_008, 0, 0, 0, 0, 0, 0], ..settings() };
+    let flags = SettingsFlags::ACTIVE.with(SettingsFlags::INBOUND_BYPASS);
+    let bypassed = Settings { flags, ..settings() };
+    let passed = Steer::Pass(Counter::PassedBypass);
+    let drop = Steer::Drop(Counter::DroppedUnregistered);
+    for (settings, remote, local, expected) in [
+        (&excluded, "10.0.0.9:1", "10.0.0.5:9090", passed),
+        (&excluded, "10.0.0.9:1", "10.0.0.5:80", PLAINTEXT),
+        (&excluded, "10.0.0.9:1", "10.0.0.5:15008", HBONE),
+        (&excluded, "10.0.0.9:1", "127.0.0.1:9090", PLAINTEXT),
+        (&bypassed, "10.0.0.9:1", "10.0.0.5:80", passed),
+        (&bypassed, "[fd00::9]:1", "[fd00::5]:80", passed),
+        (&bypassed, "10.0.0.9:1", "10.0.0.5:15008", HBONE),
+        (&bypassed, "10.0.0.9:1", "127.0.0.1:80", PLAINTEXT),
+        (&bypassed, "10.0.0.5:1", "10.0.0.5:15001", drop),
+    ] {
+        let steer = decide(&key(remote, local), Ingress::Other, settings, NOW, &Maps::default());
+        assert_eq!(steer, expected, "{remote} -> {local}");
+    }
+}

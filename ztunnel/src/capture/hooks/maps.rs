@@ -8,10 +8,11 @@ use std::{
 };
 
 use ebpf_abi::{
-    Address, Be16, Counter, DNS_RESOLVERS, Family, Kind, MAX_PREFIXES, MAX_PROBE_PORTS,
-    MAX_THREADS, OUTBOUND_CAPTURE_PORT, PrefixFlags, PrefixKey, Role, Settings, SettingsFlags,
-    Tuple, TupleKey, slot::slot, tuple::Age,
+    Address, Be16, Counter, DNS_RESOLVERS, Family, Kind, MAX_EXCLUDED_PORTS, MAX_PREFIXES,
+    MAX_PROBE_PORTS, MAX_THREADS, OUTBOUND_CAPTURE_PORT, PrefixFlags, PrefixKey, Role, Settings,
+    SettingsFlags, Tuple, TupleKey, slot::slot, tuple::Age,
 };
+use enrol::Inbound;
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 
@@ -23,6 +24,9 @@ use crate::capture::{
     questions::{DnsCapture, DnsPorts},
 };
 
+// What enrolment accepts, the kernel has room for.
+const _: () =
+    assert!(enrol::PORTS_MAX <= MAX_PROBE_PORTS && enrol::PORTS_MAX <= MAX_EXCLUDED_PORTS);
 /// Prefixes that a pod may have: half of the map, so that a new set fits beside the old one while it
 /// replaces it.
 const PREFIXES_MOST: usize = MAX_PREFIXES / 2;
@@ -38,6 +42,12 @@ pub struct PodSettings {
     pub threads: u16,
     /// Ports that the kubelet reaches directly, at most 8.
     pub probe_ports: Vec<u16>,
+    /// Whether what comes in is captured, HBONE apart.
+    pub inbound: Inbound,
+    /// Ports of the pod that anybody reaches directly, at most 8.
+    pub excluded_inbound: Vec<u16>,
+    /// Ports that the pod reaches directly, at most 8.
+    pub excluded_outbound: Vec<u16>,
     /// Ports that questions to resolvers are rewritten to; `None`: they are not captured.
     pub dns: Option<DnsPorts>,
 }
@@ -57,6 +67,8 @@ pub enum SettingsError {
     Threads { threads: u16 },
     #[error("{count} probe ports; {MAX_PROBE_PORTS} are possible")]
     ProbePorts { count: usize },
+    #[error("{count} excluded ports; {MAX_EXCLUDED_PORTS} are possible in each direction")]
+    ExcludedPorts { count: usize },
     #[error("{count} addresses and bypass prefixes; {PREFIXES_MOST} are possible")]
     Prefixes { count: usize },
 }
@@ -72,12 +84,16 @@ impl PodSettings {
         if self.threads == 0 || self.threads > MAX_THREADS {
             return Err(SettingsError::Threads { threads: self.threads });
         }
-        let count = self.probe_ports.len();
-        let mut probe_ports = [0; MAX_PROBE_PORTS];
-        probe_ports
-            .get_mut(..count)
-            .ok_or(SettingsError::ProbePorts { count })?
-            .copy_from_slice(&self.probe_ports);
+        let probe_ports: [u16; MAX_PROBE_PORTS] = list(&self.probe_ports)
+            .ok_or(SettingsError::ProbePorts { count: self.probe_ports.len() })?;
+        let excluded = |ports: &[u16]| {
+            list::<MAX_EXCLUDED_PORTS>(ports)
+                .ok_or(SettingsError::ExcludedPorts { count: ports.len() })
+        };
+        let flags = match self.dns_capture() {
+            DnsCapture::On => SettingsFlags::DNS,
+            DnsCapture::Off => SettingsFlags::default(),
+        };
         Ok(Settings {
             pod_v4: self.v4.map_or(Address::NONE, Address::from),
             pod_v6: self.v6.map_or(Address::NONE, Address::from),
@@ -85,12 +101,21 @@ impl PodSettings {
             capture_port: OUTBOUND_CAPTURE_PORT,
             threads: self.threads,
             dns_ports: self.dns.map_or([0; DNS_RESOLVERS], |ports| ports.0),
-            flags: match self.dns_capture() {
-                DnsCapture::On => SettingsFlags::DNS,
-                DnsCapture::Off => SettingsFlags::default(),
+            excluded_inbound: excluded(&self.excluded_inbound)?,
+            excluded_outbound: excluded(&self.excluded_outbound)?,
+            flags: match self.inbound {
+                Inbound::Captured => flags,
+                Inbound::Bypassed => flags.with(SettingsFlags::INBOUND_BYPASS),
             },
         })
     }
+}
+
+/// Ports in the kernel's form; `None`: too many.
+fn list<const MAX: usize>(ports: &[u16]) -> Option<[u16; MAX]> {
+    let mut list = [0; MAX];
+    list.get_mut(..ports.len())?.copy_from_slice(ports);
+    Some(list)
 }
 
 impl PodPrefixes {
@@ -328,6 +353,25 @@ mod tests {
             PodSettings { probe_ports, ..settings() }.inactive(),
             Err(SettingsError::ProbePorts { count: MAX_PROBE_PORTS + 1 })
         );
+    }
+
+    #[test]
+    fn exclusions_are_bounded_and_told() {
+        let excluding = PodSettings {
+            inbound: Inbound::Bypassed,
+            excluded_inbound: vec![22],
+            excluded_outbound: vec![3306, 5432],
+            ..settings()
+        };
+        let kernel = excluding.inactive().expect("valid");
+        assert!(kernel.flags.bypasses_inbound());
+        assert!(kernel.is_excluded_outbound(5432) && kernel.is_excluded_inbound(22));
+        let count = MAX_EXCLUDED_PORTS + 1;
+        let refused = Err(SettingsError::ExcludedPorts { count });
+        let excluded_inbound = vec![1; count];
+        assert_eq!(PodSettings { excluded_inbound, ..settings() }.inactive(), refused);
+        let excluded_outbound = vec![1; count];
+        assert_eq!(PodSettings { excluded_outbound, ..settings() }.inactive(), refused);
     }
 
     #[test]

@@ -9,7 +9,8 @@ fn record(uid: &str) -> Record {
         netns_path: "/run/netns/pod".into(),
         netns_inode: 4_026_531_840,
         netns_cookie: 5,
-        probe_ports: vec![8080],
+        source: Source::default(),
+        switches: Switches { probe_ports: vec![8080], ..Switches::default() },
         dns: DnsCapture::Off,
         mark_sysctls: MarkSysctls { reflect_ipv6: true, ..MarkSysctls::default() },
         progress: Progress::Verified,
@@ -72,5 +73,25 @@ fn an_unreadable_record_costs_only_itself() {
     assert_eq!(names, [("bad", false), ("good", true), ("open", false), ("other", false)]);
     assert!(matches!(loaded[2].record, Err(RecordError::Exposed { mode: 0o644, .. })));
     assert!(!run.join("pods/.half.new").exists());
+    fs::remove_dir_all(run).expect("clean up");
+}
+
+#[test]
+fn source_and_switches_are_kept() {
+    let run = folder("switches");
+    let records = Records::open(&run).expect("open");
+    let switches = Switches {
+        probe_ports: vec![1],
+        inbound: Inbound::Bypassed,
+        excluded_inbound: vec![2],
+        excluded_outbound: vec![3, 4],
+        excluded: vec!["10.0.0.0/8".parse().expect("net")],
+    };
+    for source in [Source::Cli, Source::Api, Source::Cni] {
+        let saved = Record { source, switches: switches.clone(), ..record("kept") };
+        records.save(&saved).expect("save");
+        let loaded = records.load().expect("load");
+        assert_eq!(*loaded[0].record.as_ref().expect("readable"), saved);
+    }
     fs::remove_dir_all(run).expect("clean up");
 }

@@ -1,0 +1,216 @@
+//! The host, as an agent in a pod sees it: its processes and its cgroups, each by a mount.
+//!
+//! The agent has a network and a PID namespace of its own. `cgroup.procs` shows it other processes as 0,
+//! so who is in a cgroup is read from the host's `/proc`. The paths there are relative to the reader's
+//! cgroup namespace, and a process may be moved only within it: so the agent enters the host's before
+//! anything else.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use netns::{NetnsFd, OpenError};
+use nix::sched::{CloneFlags, setns};
+use parking_lot::Mutex;
+
+/// The network namespace of the first process that is visible: the host's, with `hostPID`.
+pub(super) const INIT_NETNS: &str = "/proc/1/ns/net";
+/// How old a list of all processes may be. Making one costs milliseconds, and a hundred pods that start
+/// together ask for it together.
+const LIST_AGE_MAX: Duration = Duration::from_millis(100);
+/// Processes of a node that are looked at. A pod has none of its own beyond the limit of its PIDs; more
+/// than this are an error, and what it would have told is unknown.
+const PROCESSES_MAX: usize = 262_144;
+/// What kubelets are called. Distributions that are one program have theirs in it.
+const KUBELETS: [&str; 6] = ["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "k0s"];
+
+/// What cannot be seen of the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file of `/proc`, or a folder.
+    #[error("cannot {operation} {path}")]
+    File {
+        /// `read`, `list`, `open`.
+        operation: &'static str,
+        /// What.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The cgroup namespace.
+    #[error("cannot enter the host's cgroup namespace {path}")]
+    CgroupNamespace {
+        /// Its file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: nix::Error,
+    },
+    /// [`PROCESSES_MAX`].
+    #[error("the host has more than {PROCESSES_MAX} processes")]
+    TooManyProcesses,
+}
+
+/// The host's mounts. Clones share the list of processes.
+#[derive(Clone, Debug)]
+pub struct HostView {
+    proc: PathBuf,
+    cgroup: PathBuf,
+    processes: Arc<Mutex<Option<List>>>,
+}
+
+/// All processes at a moment.
+type List = (Instant, Arc<[Process]>);
+
+/// A process of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number in the host's PID namespace.
+    pub pid: u32,
+    /// Its cgroup in the unified hierarchy, from the root.
+    pub cgroup: PathBuf,
+}
+
+impl HostView {
+    /// `proc` is the host's, `cgroup` the root of its unified hierarchy.
+    #[must_use]
+    pub fn new(proc: PathBuf, cgroup: PathBuf) -> Self {
+        Self { proc, cgroup, processes: Arc::default() }
+    }
+
+    /// Where the root of the unified hierarchy is mounted.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Where the host's processes are.
+    #[must_use]
+    pub fn proc(&self) -> &Path {
+        &self.proc
+    }
+
+    /// Moves the calling thread into the host's cgroup namespace. Threads that it starts are there too,
+    /// so it is called before there are any.
+    pub fn enter_cgroup_namespace(&self) -> Result<(), HostError> {
+        let path = self.proc.join("1/ns/cgroup");
+        let file = File::open(&path).map_err(failed("open", &path))?;
+        setns(file.as_fd(), CloneFlags::CLONE_NEWCGROUP)
+            .map_err(|cause| HostError::CgroupNamespace { path, cause })
+    }
+
+    /// The host's network namespace.
+    pub fn netns(&self) -> Result<NetnsFd, OpenError> {
+        NetnsFd::open(&self.proc.join("1/ns/net"))
+    }
+
+    /// The network namespace of a process.
+    #[must_use]
+    pub fn netns_path(&self, pid: u32) -> PathBuf {
+        self.proc.join(pid.to_string()).join("ns/net")
+    }
+
+    /// The processes in or below the cgroup of a folder, and the inodes of their network namespaces. One
+    /// that has ended meanwhile is left out.
+    pub fn namespaces_below(&self, folder: &Path) -> Result<Vec<(u32, u64)>, HostError> {
+        let processes = self.processes_below(folder)?;
+        let namespace =
+            |process: &Process| Some((process.pid, namespace_of(&self.proc, process.pid)?));
+        Ok(processes.iter().filter_map(namespace).collect())
+    }
+
+    /// The processes in or below the cgroup of a folder.
+    pub fn processes_below(&self, folder: &Path) -> Result<Vec<Process>, HostError> {
+        let Ok(relative) = folder.strip_prefix(&self.cgroup) else { return Ok(Vec::new()) };
+        let cgroup = Path::new("/").join(relative);
+        let all = self.processes()?;
+        Ok(all.iter().filter(|process| process.cgroup.starts_with(&cgroup)).cloned().collect())
+    }
+
+    /// When a process started, in the kernel's ticks since the boot; `None`: it has ended.
+    #[must_use]
+    pub fn started(&self, pid: u32) -> Option<u64> {
+        let stat = fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).ok()?;
+        // The second field is in parentheses, and may hold anything (proc_pid_stat(5)).
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    }
+
+    /// The folder of the kubelet's cgroup: that of a process of its name, in the host's network
+    /// namespace, outside all pods. The root is nobody's own.
+    pub(super) fn kubelet(&self, host: &NetnsFd) -> Option<PathBuf> {
+        let all = self.processes().ok()?;
+        let is_kubelet = |process: &&Process| {
+            let comm = fs::read_to_string(self.proc.join(process.pid.to_string()).join("comm"));
+            let named = comm.is_ok_and(|comm| KUBELETS.contains(&comm.trim_end()));
+            let in_pod =
+                process.cgroup.iter().any(|part| part.to_string_lossy().contains("kubepods"));
+            named && !in_pod && namespace_of(&self.proc, process.pid) == Some(host.inode())
+        };
+        let kubelet = all.iter().find(is_kubelet)?;
+        let relative = kubelet.cgroup.strip_prefix("/").ok()?;
+        if relative.as_os_str().is_empty() {
+            tracing::warn!(
+                "the kubelet is in the root cgroup, so its probes cannot be told from others"
+            );
+            return None;
+        }
+        Some(self.cgroup.join(relative))
+    }
+
+    fn processes(&self) -> Result<Arc<[Process]>, HostError> {
+        let mut list = self.processes.lock();
+        if let Some((at, processes)) = &*list
+            && at.elapsed() < LIST_AGE_MAX
+        {
+            return Ok(Arc::clone(processes));
+        }
+        let processes: Arc<[Process]> = list_processes(&self.proc)?.into();
+        *list = Some((Instant::now(), Arc::clone(&processes)));
+        Ok(processes)
+    }
+}
+
+fn list_processes(proc: &Path) -> Result<Vec<Process>, HostError> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir(proc).map_err(failed("list", proc))? {
+        let name = entry.map_err(failed("list", proc))?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if processes.len() >= PROCESSES_MAX {
+            return Err(HostError::TooManyProcesses);
+        }
+        // One that has ended meanwhile is in no cgroup.
+        let Ok(membership) = fs::read_to_string(proc.join(&name).join("cgroup")) else { continue };
+        let unified = membership.lines().find_map(|line| line.strip_prefix("0::"));
+        if let Some(cgroup) = unified.and_then(plain) {
+            processes.push(Process { pid, cgroup });
+        }
+    }
+    Ok(processes)
+}
+
+/// A path from the root. One that leads above it belongs to no pod of this node.
+fn plain(cgroup: &str) -> Option<PathBuf> {
+    // The kernel's word for a cgroup that was removed under a process that ends.
+    let cgroup = cgroup.strip_suffix(" (deleted)").unwrap_or(cgroup);
+    let is_plain = cgroup.starts_with('/') && cgroup.split('/').all(|part| part != "..");
+    is_plain.then(|| cgroup.into())
+}
+
+/// The inode of a process's network namespace; `None`: it has ended, or may not be looked at.
+pub(super) fn namespace_of(proc: &Path, pid: u32) -> Option<u64> {
+    let target = fs::read_link(proc.join(pid.to_string()).join("ns/net")).ok()?;
+    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError {
+    let path = path.to_owned();
+    move |cause| HostError::File { operation, path: path.clone(), cause }
+}
+
+#[cfg(test)]
+mod tests;

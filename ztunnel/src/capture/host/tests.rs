@@ -1,0 +1,73 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A folder that looks like a host's `/proc`.
+struct Proc(tempfile::TempDir);
+
+impl Proc {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn process(&self, pid: u32, cgroup: &str, netns: u64) -> &Self {
+        let folder = self.0.path().join(pid.to_string());
+        fs::create_dir_all(folder.join("ns")).expect("a process");
+        fs::write(folder.join("cgroup"), format!("4:cpu:/x\n0::{cgroup}\n")).expect("cgroup");
+        fs::write(folder.join("comm"), "app\n").expect("comm");
+        fs::write(folder.join("stat"), format!("{pid} (a) b) {} {pid}00 0\n", "S ".repeat(19)))
+            .expect("stat");
+        symlink(format!("net:[{netns}]"), folder.join("ns/net")).expect("netns");
+        self
+    }
+
+    fn view(&self) -> HostView {
+        HostView::new(self.0.path().to_owned(), "/host/cgroup".into())
+    }
+}
+
+#[test]
+fn the_processes_of_a_pod_are_those_below_its_cgroup() {
+    let proc = Proc::new();
+    proc.process(10, "/kubepods/pod1/a", 5)
+        .process(11, "/kubepods/pod1", 5)
+        .process(12, "/kubepods/pod10/a", 6)
+        .process(13, "/../kubepods/pod1/a", 7)
+        .process(14, "/kubepods/pod1/b (deleted)", 8);
+    fs::create_dir(proc.0.path().join("sys")).expect("not a process");
+    let mut found =
+        proc.view().namespaces_below(Path::new("/host/cgroup/kubepods/pod1")).expect("readable");
+    found.sort_unstable();
+    assert_eq!(found, [(10, 5), (11, 5), (14, 8)]);
+    let elsewhere = proc.view().namespaces_below(Path::new("/elsewhere/kubepods/pod1"));
+    assert!(elsewhere.expect("readable").is_empty());
+}
+
+#[test]
+fn the_start_of_a_process_is_behind_its_name() {
+    let proc = Proc::new();
+    proc.process(10, "/a", 5);
+    assert_eq!(proc.view().started(10), Some(1000));
+    assert_eq!(proc.view().started(11), None);
+}
+
+#[test]
+fn the_kubelet_is_found_by_name_namespace_and_place() {
+    let host = NetnsFd::current().expect("a namespace");
+    let named = |proc: &Proc, pid: u32| {
+        fs::write(proc.0.path().join(pid.to_string()).join("comm"), "kubelet\n").expect("comm");
+    };
+    let proc = Proc::new();
+    proc.process(20, "/kubepods/pod1/a", host.inode()).process(21, "/system.slice/fake.service", 6);
+    named(&proc, 20);
+    named(&proc, 21);
+    assert_eq!(proc.view().kubelet(&host), None, "in a pod, or in another namespace");
+    proc.process(22, "/system.slice/kubelet.service", host.inode());
+    named(&proc, 22);
+    let found = Some("/host/cgroup/system.slice/kubelet.service".into());
+    assert_eq!(proc.view().kubelet(&host), found);
+    let proc = Proc::new();
+    proc.process(1, "/", host.inode());
+    named(&proc, 1);
+    assert_eq!(proc.view().kubelet(&host), None, "the root is everybody's");
+}
