@@ -22,6 +22,9 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const REPAIRS_CONTESTED: usize = 5;
 const REPAIRS_WINDOW: Duration = Duration::from_mins(1);
 
+/// The code of such a fight.
+const CONTESTED: &str = "CNI_CONTESTED";
+
 /// How the plugin's place on the node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstallState {
@@ -117,14 +120,15 @@ impl NodeInstaller {
             watch.add(&self.settings.conf_dir);
             watch.add(&self.settings.bin_dir);
             let pause = match self.install().await {
-                InstallState::Failed { .. } => {
+                InstallState::Failed { code, .. } if code != CONTESTED => {
                     let pause = retry;
                     retry = RETRY_MAX.min(retry * 2);
                     pause
                 }
                 InstallState::Starting
                 | InstallState::Installed { .. }
-                | InstallState::WaitingForPrimary => {
+                | InstallState::WaitingForPrimary
+                | InstallState::Failed { .. } => {
                     retry = RETRY_MIN;
                     LOOK_INTERVAL
                 }
@@ -183,7 +187,7 @@ impl NodeInstaller {
             }
             Ok(Found::NoPrimary) => InstallState::WaitingForPrimary,
             Ok(Found::Installed { .. }) if self.repaired.len() == REPAIRS_CONTESTED => {
-                InstallState::Failed { code: "CNI_CONTESTED", message: self.contested() }
+                InstallState::Failed { code: CONTESTED, message: self.contested() }
             }
             Ok(Found::Installed { conflist, primary }) => {
                 InstallState::Installed { conflist: conflist.to_owned(), primary }

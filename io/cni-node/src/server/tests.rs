@@ -225,6 +225,23 @@ async fn another_user_is_not_served() {
 }
 
 #[tokio::test]
+async fn a_sandbox_can_end_and_be_added_again_while_its_first_add_is_worked_on() {
+    let (_folder, path) = folder();
+    let agent = Agent::start(&path, "one");
+    let request = add("held", Duration::from_secs(30));
+    let first = send(&path, &request.encode().expect("a line")).await;
+    agent.until_adds(1).await;
+    let sandbox = cni::SandboxId::new("abc").expect("an id");
+    let work = Work::Delete(SandboxEnd { sandbox, uid: None });
+    assert_eq!(ask(&path, &Request { wait: Duration::from_secs(2), work }).await, Reply::Done);
+    let second = send(&path, &request.encode().expect("a line")).await;
+    agent.until_adds(2).await;
+    agent.fake.release.notify_waiters();
+    assert_eq!((reply(first).await, reply(second).await), (Reply::Done, Reply::Done));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_second_agent_takes_over_without_a_gap() {
     let (_folder, path) = folder();
     let old = Agent::start(&path, "old");
