@@ -3,12 +3,13 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use support::{CART, Ca, FOREIGN, Leaf, SOON};
 use tls::{
     Compliance, RootSource, ServerIdentity, ServerIdentityError, ServerTls, ServerTrust, TlsError,
-    VerifiedPeer,
+    Trust, TrustView, VerifiedPeer,
 };
 use tokio::io::duplex;
 use tokio::sync::watch;
@@ -64,6 +65,30 @@ async fn a_certificate_that_is_shown_has_to_be_trusted() {
         let identity = accepted.ok().and_then(|(_, peer)| peer);
         let identity = identity.map(|peer| peer.identity.id().as_str().to_owned());
         assert_eq!(identity.as_deref(), want);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_revoked_is_not_accepted() {
+    let ca = Ca::new();
+    let trust = Trust::of(ca.bundle("cluster.local"));
+    let list = ca.crl(1, &[7], time::Duration::HOUR);
+    let revoking = trust.clone().revoking(&list, SystemTime::now()).expect("a list");
+    let unreadable = trust.clone().revoking(b"a list", SystemTime::now());
+    assert!(unreadable.is_err());
+    let expected = [model::SpiffeId::parse(CART).expect("id")];
+    let view = ca.view("cluster.local");
+    for (trust, serial, accepts) in [(&trust, 7, true), (&revoking, 7, false), (&revoking, 8, true)]
+    {
+        let (chain, key) = ca.leaf(Leaf::of(&[CART]));
+        let trust = TrustView::fixed(trust.clone());
+        let server = ServerTls::fixed(ServerIdentity::new(chain, key, &trust).expect("usable"));
+        let leaf = Leaf { serial: Some(serial), ..Leaf::of(&[CART]) };
+        let svid = ca.svid_in(leaf, "cluster.local", &view);
+        let (client, stream) = duplex(64 * 1024);
+        let (accepted, _) =
+            tokio::join!(server.accept(stream, SOON), tls::connect(client, &svid, &expected, SOON));
+        assert_eq!(accepted.is_ok(), accepts, "{serial}");
     }
 }
 
