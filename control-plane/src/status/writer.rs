@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::ObjectKey;
+use cluster::{Kind, ObjectKey};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
@@ -21,7 +21,7 @@ use translate::{Assignment, Condition};
 use super::conditions::{ADDRESSES_MANAGER, CONDITIONS_MANAGER, addresses, conditions};
 use super::lease::Leadership;
 use crate::backoff::Backoff;
-use crate::watch::resource;
+use crate::watch::{resource_of, served_version};
 
 /// Objects that are written at once. More wait, each with its latest word only.
 const WRITES_MAX: usize = 8;
@@ -57,6 +57,8 @@ struct State {
     failed: HashMap<ObjectKey, Failed>,
     /// Objects that are being written: none is written twice at once, or the older word could win.
     in_flight: HashSet<ObjectKey>,
+    /// Versions that kinds are served in, where that is not the usual one.
+    versions: HashMap<Kind, &'static str>,
     counts: Counts,
 }
 
@@ -94,6 +96,8 @@ enum Outcome {
     Gone,
     /// We no longer lead: the next leader writes it.
     NotLeading,
+    /// The kind is not served in the version that was used, but in this one.
+    OtherVersion(&'static str),
     Failed(String),
 }
 
@@ -177,8 +181,10 @@ impl StatusWriter {
             while let Some((key, desired)) =
                 (writes.len() < WRITES_MAX).then(|| self.next()).flatten()
             {
-                let write =
-                    Write { api: api(client, &key), key, desired, leadership: leadership.clone() };
+                let version = self.version(key.kind);
+                let api = api(client, &key, version);
+                let (client, leadership) = (client.clone(), leadership.clone());
+                let write = Write { client, api, version, key, desired, leadership };
                 writes.spawn(write.perform());
                 tokio::time::sleep(WRITE_INTERVAL).await;
             }
@@ -196,6 +202,11 @@ impl StatusWriter {
                 () = sleep_until(again) => {}
             }
         }
+    }
+
+    fn version(&self, kind: Kind) -> &'static str {
+        let state = self.shared.state.lock();
+        state.versions.get(&kind).copied().unwrap_or(kind.names().version)
     }
 
     /// The next object to look at.
@@ -228,6 +239,11 @@ impl StatusWriter {
             Outcome::Written => state.counts.written += 1,
             Outcome::Unchanged => state.counts.unchanged += 1,
             Outcome::NotLeading => {}
+            Outcome::OtherVersion(version) => {
+                tracing::info!(kind = %key.kind, version, "statuses are written in this version");
+                state.versions.insert(key.kind, version);
+                state.waiting.insert(key.clone());
+            }
             // Its deletion is on its way to whoever translates; a new one is said anew.
             Outcome::Gone => {
                 if is_current {
@@ -270,7 +286,9 @@ impl State {
 
 /// One object to be written.
 struct Write {
+    client: Client,
     api: Api<DynamicObject>,
+    version: &'static str,
     key: ObjectKey,
     desired: Desired,
     leadership: Leadership,
@@ -279,9 +297,23 @@ struct Write {
 impl Write {
     async fn perform(self) -> (ObjectKey, Desired, Outcome) {
         let outcome = match self.look_and_write().await {
+            Err(Outcome::Gone) => self.gone().await,
             Ok(outcome) | Err(outcome) => outcome,
         };
         (self.key, self.desired, outcome)
+    }
+
+    /// An object that is not found is gone, unless its kind is served in another version.
+    async fn gone(&self) -> Outcome {
+        if self.key.kind.names().also.is_empty() {
+            return Outcome::Gone;
+        }
+        let asked = served_version(&self.client, self.key.kind);
+        match self.request("asking which versions there are", asked).await {
+            Ok(Some(version)) if version != self.version => Outcome::OtherVersion(version),
+            Ok(_) => Outcome::Gone,
+            Err(outcome) => outcome,
+        }
     }
 
     async fn look_and_write(&self) -> Result<Outcome, Outcome> {
@@ -332,8 +364,8 @@ impl Write {
     }
 }
 
-fn api(client: &Client, key: &ObjectKey) -> Api<DynamicObject> {
-    let resource = resource(key.kind);
+fn api(client: &Client, key: &ObjectKey, version: &str) -> Api<DynamicObject> {
+    let resource = resource_of(key.kind, version);
     if key.kind.names().is_namespaced {
         Api::namespaced_with(client.clone(), &key.name.namespace, &resource)
     } else {
@@ -347,3 +379,6 @@ async fn sleep_until(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

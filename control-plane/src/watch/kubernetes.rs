@@ -331,7 +331,10 @@ impl Follower {
 }
 
 /// Which of the versions that are read an API server has of a kind; `None`: none of them.
-async fn served_version(client: &Client, kind: Kind) -> kube::Result<Option<&'static str>> {
+pub(crate) async fn served_version(
+    client: &Client,
+    kind: Kind,
+) -> kube::Result<Option<&'static str>> {
     let names = kind.names();
     for version in [names.version].into_iter().chain(names.also.iter().copied()) {
         let group_version = format!("{}/{version}", names.group);

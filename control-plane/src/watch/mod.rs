@@ -12,8 +12,9 @@ mod watched;
 use cluster::{Kind, Object, ObjectKey};
 use tokio::sync::mpsc;
 
+pub(crate) use kubernetes::served_version;
 pub use problems::{Problem, Problems};
-pub(crate) use watched::resource;
+pub(crate) use watched::resource_of;
 
 /// Changes that may wait to be translated. Beyond them a source waits: an API server keeps what it
 /// has to say in its own bounded window, and the folder is looked at later.

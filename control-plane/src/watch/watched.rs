@@ -89,13 +89,8 @@ impl kube::Resource for Watched {
     }
 }
 
-/// How an API server knows a kind.
-pub(crate) fn resource(kind: Kind) -> ApiResource {
-    resource_of(kind, kind.names().version)
-}
-
-/// The same, of one of the versions that are read.
-pub(super) fn resource_of(kind: Kind, version: &str) -> ApiResource {
+/// How an API server knows a kind, in one of the versions that are read.
+pub(crate) fn resource_of(kind: Kind, version: &str) -> ApiResource {
     let names = kind.names();
     let kind = GroupVersionKind::gvk(names.group, version, names.kind);
     ApiResource::from_gvk_with_plural(&kind, names.plural)
@@ -140,7 +135,9 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_address() {
-        let url = |kind| <Watched as kube::Resource>::url_path(&resource(kind), None);
+        let url = |kind| {
+            <Watched as kube::Resource>::url_path(&resource_of(kind, kind.names().version), None)
+        };
         assert_eq!(url(Kind::Pod), "/api/v1/pods");
         assert_eq!(url(Kind::EndpointSlice), "/apis/discovery.k8s.io/v1/endpointslices");
         assert_eq!(
