@@ -95,8 +95,8 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> Option<IpAddr> {
-        Some([10, 0, 0, last].into())
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
     }
 
     #[tokio::test(start_paused = true)]
@@ -104,16 +104,16 @@ mod tests {
         let turns = Arc::new(Turns::new());
         let mut held = Vec::new();
         for _ in 0..REVIEWS_OF_ADDRESS {
-            held.push(turns.take(address(1)).await.expect("a turn"));
+            held.push(turns.take(Some(address(1))).await.expect("a turn"));
         }
         let mut waiting = tokio::task::JoinSet::new();
         for _ in REVIEWS_OF_ADDRESS..REVIEWS_OF_ADDRESS_MAX {
             let turns = turns.clone();
-            waiting.spawn(async move { turns.take(address(1)).await.is_ok() });
+            waiting.spawn(async move { turns.take(Some(address(1))).await.is_ok() });
         }
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        assert_eq!(turns.take(address(1)).await.err(), Some(TooMany), "its queue is full");
-        drop(turns.take(address(2)).await.expect("another's turn comes at once"));
+        assert_eq!(turns.take(Some(address(1))).await.err(), Some(TooMany), "its queue is full");
+        drop(turns.take(Some(address(2))).await.expect("another's turn comes at once"));
         drop(held);
         assert_eq!(waiting.join_all().await.iter().filter(|had| **had).count(), 504);
         assert!(turns.of.lock().is_empty(), "nobody is remembered");

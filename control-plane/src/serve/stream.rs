@@ -274,13 +274,11 @@ fn violated(violation: RequestViolation) -> Ended {
 
 /// A request that did not come: too large to be read at all, or the connection's end.
 fn unread(status: Status) -> Ended {
-    match status.code() {
-        Code::OutOfRange => {
-            let why = format!("a request has more than {REQUEST_BYTES_MAX} bytes");
-            Ended::Refused(Refusal::new(RefusalCode::RequestTooLarge, why))
-        }
-        _ => Ended::Status(status),
+    if status.code() == Code::OutOfRange {
+        let why = format!("a request has more than {REQUEST_BYTES_MAX} bytes");
+        return Ended::Refused(Refusal::new(RefusalCode::RequestTooLarge, why));
     }
+    Ended::Status(status)
 }
 
 /// Ends when a client with that join token would no longer be let in: it was revoked, or is over.
