@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use admin::ClientError;
 use admin::control_plane::{
-    Authority, Condition, ControlPlaneClient, Object, Policy, Request, Resource, Response,
+    Authority, Condition, ControlPlaneClient, Object, Policy, Request, Resource, Response, Root,
     RotationStep, ServedClient, Status,
 };
 use serde::Serialize;
@@ -189,12 +189,8 @@ fn authority(authority: &Authority, now: SystemTime) -> String {
             vec!["rotation".to_owned(), authority.rotation.clone()],
         ],
     );
-    let rows = authority.roots.iter().map(|root| {
-        let signs = if root.signs { "signs" } else { "believed" };
-        vec![root.fingerprint.clone(), signs.to_owned(), expiry(root.expires_unix_ms, now)]
-    });
     text.push_str("\n\n");
-    text.push_str(&table(&["ROOT", "USE", "VALIDITY"], rows.collect()));
+    text.push_str(&roots(&authority.roots, now));
     if !authority.waiting_for.is_empty() {
         text.push_str("\n\nthe old root is still needed by:");
         for waiting in &authority.waiting_for {
@@ -204,4 +200,30 @@ fn authority(authority: &Authority, now: SystemTime) -> String {
     }
     text.push_str(&problems(&authority.problems));
     text
+}
+
+/// Each root, and below it what signs under it.
+fn roots(roots: &[Root], now: SystemTime) -> String {
+    let rows = roots.iter().flat_map(|root| {
+        let part = match (root.signs, root.next) {
+            (true, _) => "signs",
+            (false, true) => "next",
+            (false, false) => "believed",
+        };
+        let own = vec![
+            root.fingerprint.clone(),
+            part.to_owned(),
+            expiry(root.expires_unix_ms, now),
+            root.certificates.to_string(),
+            root.holders.to_string(),
+        ];
+        let below = root.chain.iter().map(|below| {
+            let validity = expiry(below.expires_unix_ms, now);
+            let (fingerprint, part) = (below.fingerprint.clone(), "intermediate".to_owned());
+            vec![fingerprint, part, validity, String::new(), String::new()]
+        });
+        [own].into_iter().chain(below).collect::<Vec<_>>()
+    });
+    let header = ["CERTIFICATE", "USE", "VALIDITY", "LIVE UNDER IT", "HOLDERS"];
+    table(&header, rows.collect())
 }

@@ -333,29 +333,55 @@ impl Handler for ScriptedControlPlane {
     type Response = control_plane::Response;
 
     async fn handle(&self, request: Self::Request) -> Reply<Self::Response> {
-        use control_plane::{Authority, Condition, Policy, Request, Response, Root, Status};
+        use control_plane::{
+            Authority, ChainCertificate, Condition, Policy, Request, Response, Root, Status,
+        };
         Reply::One(match request {
             Request::Status => {
                 Response::Status(Box::new(Status { synced: true, ..Status::default() }))
             }
-            Request::Policies => Response::Policies(vec![Policy {
-                kind: "AuthorizationPolicy".to_owned(),
-                namespace: "shop".to_owned(),
-                name: "l7".to_owned(),
-                action: "ALLOW".to_owned(),
-                enforced: "namespace shop".to_owned(),
-                conditions: vec![Condition {
-                    kind: "ZtunnelAccepted".to_owned(),
-                    status: false,
-                    reason: "UnsupportedValue".to_owned(),
-                    message: "methods".to_owned(),
-                }],
-            }]),
+            Request::Policies => Response::Policies(vec![
+                Policy {
+                    kind: "AuthorizationPolicy".to_owned(),
+                    namespace: "shop".to_owned(),
+                    name: "wp".to_owned(),
+                    action: "ALLOW".to_owned(),
+                    enforced: "waypoint shop/waypoint".to_owned(),
+                    conditions: vec![Condition {
+                        kind: "WaypointAccepted".to_owned(),
+                        status: true,
+                        reason: "Accepted".to_owned(),
+                        message: "Service cart: enforced".to_owned(),
+                    }],
+                },
+                Policy {
+                    kind: "AuthorizationPolicy".to_owned(),
+                    namespace: "shop".to_owned(),
+                    name: "l7".to_owned(),
+                    action: "ALLOW".to_owned(),
+                    enforced: "namespace shop".to_owned(),
+                    conditions: vec![Condition {
+                        kind: "ZtunnelAccepted".to_owned(),
+                        status: false,
+                        reason: "UnsupportedValue".to_owned(),
+                        message: "methods".to_owned(),
+                    }],
+                },
+            ]),
             Request::Rotate { step: control_plane::RotationStep::Finish, force: false } => {
                 Response::Error(Failure::new("ROOT_IN_USE", "node-a still presents it"))
             }
             Request::Authority | Request::Rotate { .. } => {
-                let root = Root { fingerprint: "ab12".to_owned(), signs: true, ..Root::default() };
+                let below =
+                    ChainCertificate { fingerprint: "cd34".to_owned(), ..Default::default() };
+                let root = Root {
+                    fingerprint: "ab12".to_owned(),
+                    signs: true,
+                    chain: vec![below],
+                    certificates: 7,
+                    holders: 2,
+                    ..Root::default()
+                };
                 Response::Authority(Box::new(Authority {
                     rotation: "steady".to_owned(),
                     roots: vec![root],
@@ -396,11 +422,20 @@ fn a_control_plane_is_asked_over_its_own_socket() {
         (
             "cp policies",
             1,
-            "shop       l7    AuthorizationPolicy  ALLOW   namespace shop  not ZtunnelAccepted \
+            "shop       wp    AuthorizationPolicy  ALLOW   waypoint shop/waypoint  \
+             WaypointAccepted (Accepted): Service cart: enforced",
+            "",
+        ),
+        (
+            "cp policies",
+            1,
+            "shop       l7    AuthorizationPolicy  ALLOW   namespace shop          not ZtunnelAccepted \
              (UnsupportedValue): methods",
             "",
         ),
-        ("cp ca", 0, "ab12  signs", ""),
+        ("cp ca", 0, "ab12         signs", ""),
+        ("cp ca", 0, "cd34         intermediate", ""),
+        ("cp ca", 0, "LIVE UNDER IT  HOLDERS", ""),
         ("cp ca rotate prepare", 0, "rotation   steady", ""),
         ("cp ca rotate finish", 1, "", "ROOT_IN_USE: node-a still presents it"),
         ("cp ca rotate finish --force", 0, "rotation   steady", ""),

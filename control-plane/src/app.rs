@@ -77,6 +77,9 @@ pub enum AppError {
     /// What was signed cannot be served with.
     #[error("our own certificate cannot be used")]
     Identity(#[from] tls::ServerIdentityError),
+    /// The revocation list.
+    #[error("the revocation list cannot be used")]
+    Revocations(#[from] tls::CrlError),
     /// A port.
     #[error("cannot listen on {address}")]
     Listen {
@@ -236,6 +239,7 @@ async fn start(
             let what = cluster::WriteBack {
                 statuses,
                 bundle: chosen.bundle_pem(),
+                crl: chosen.crl(),
                 problems: problems.clone(),
                 tls: tls.clone(),
             };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::{Kind, Object, ObjectKey};
+use cluster::{Kind, Object, ObjectKey, ObjectName};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use translate::{Change, Changes, Condition, Settings, Translator};
@@ -64,6 +64,17 @@ pub struct Counts {
     pub busy: Duration,
 }
 
+/// A policy.
+#[derive(Clone, Debug)]
+pub struct PolicyState {
+    /// As it is written.
+    pub object: Object,
+    /// What became of it.
+    pub conditions: Vec<Condition>,
+    /// The waypoints that enforce it.
+    pub waypoints: Vec<ObjectName>,
+}
+
 /// An object with something to say about it.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
@@ -91,14 +102,16 @@ impl Knowledge {
         *self.counts.lock()
     }
 
-    /// Every policy, with its conditions.
+    /// Every policy, and what became of it.
     #[must_use]
-    pub fn policies(&self) -> Vec<(Object, Vec<Condition>)> {
+    pub fn policies(&self) -> Vec<PolicyState> {
         let state = self.state.lock();
         let mut conditions: HashMap<&ObjectKey, &[Condition]> =
             state.translator.statuses().collect();
         let policy = |(key, object): (&ObjectKey, &Object)| {
-            (object.clone(), conditions.remove(key).unwrap_or_default().to_vec())
+            let conditions = conditions.remove(key).unwrap_or_default().to_vec();
+            let waypoints = state.translator.enforcers(key);
+            PolicyState { object: object.clone(), conditions, waypoints }
         };
         state.policies.iter().map(policy).collect()
     }
@@ -176,12 +189,13 @@ impl State {
             Object::Gateway(gateway) => {
                 pods.upsert_gateway(&gateway.metadata.namespace, &gateway.metadata.name);
             }
-            Object::AuthorizationPolicy(_) | Object::PeerAuthentication(_) => {
+            Object::AuthorizationPolicy(_)
+            | Object::PeerAuthentication(_)
+            | Object::RequestAuthentication(_) => {
                 self.policies.insert(key.clone(), object.clone());
             }
             Object::Node(_)
             | Object::GatewayClass(_)
-            | Object::RequestAuthentication(_)
             | Object::Service(_)
             | Object::ServiceEntry(_)
             | Object::EndpointSlice(_)
@@ -201,12 +215,11 @@ impl State {
             Kind::Pod => pods.remove_pod(&key.name),
             Kind::Namespace => pods.remove_namespace(&key.name.name),
             Kind::Gateway => pods.remove_gateway(&key.name.namespace, &key.name.name),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.policies.remove(&key);
             }
             Kind::Node
             | Kind::GatewayClass
-            | Kind::RequestAuthentication
             | Kind::Service
             | Kind::ServiceEntry
             | Kind::EndpointSlice

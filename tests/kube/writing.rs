@@ -186,7 +186,8 @@ async fn roots_are_in_every_namespace_but_where_they_are_anothers() -> anyhow::R
     let (roots, bundle) = watch::channel(Arc::from("one"));
     let problems = Problems::default();
     let shutdown = CancellationToken::new();
-    let publisher = TrustBundle { bundle, problems: problems.clone() };
+    let place = trust_bundle::Place::ROOTS;
+    let publisher = TrustBundle { place, bundle, problems: problems.clone() };
     let leadership = replica.leadership.clone();
     tokio::spawn(publisher.run(cluster.client(), leadership, shutdown.clone()));
     let _stop = shutdown.drop_guard();
@@ -217,5 +218,21 @@ async fn roots_are_in_every_namespace_but_where_they_are_anothers() -> anyhow::R
     has(&foreign, "one and two").await?;
     until("nothing is wrong", TIMEOUT, async || Ok(problems.list().is_empty().then_some(())))
         .await?;
+
+    // An istiod that comes later writes into ours: there is no war over it.
+    let taken = json!({"data": {(trust_bundle::KEY): "istiod's"}});
+    let parameters = PatchParams { field_manager: Some("istiod".into()), ..Default::default() };
+    maps(&empty)
+        .patch(trust_bundle::CONFIG_MAP, &parameters, &Patch::Merge(&taken))
+        .await
+        .context("take ours")?;
+    let is_shown = |text: &str| text.contains(&empty) && text.contains("istiod");
+    until("the contest is shown", TIMEOUT, async || {
+        Ok(problems.list().iter().any(|problem| is_shown(&problem.text)).then_some(()))
+    })
+    .await?;
+    has(&empty, "istiod's").await?;
+    // It is tried again, once, for the sake of a slip.
+    has(&empty, "one and two").await?;
     cluster.delete_namespace(&late).await
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use admin::control_plane::{
-    Authority, Condition, Object, Policy, Request, Resource, Response, Root, RotationStep,
-    ServedClient, Status,
+    Authority, ChainCertificate, Condition, Object, Policy, Request, Resource, Response, Root,
+    RotationStep, ServedClient, Status,
 };
 use admin::{Failure, Handler, Reply};
 use cluster::Readable;
@@ -20,7 +20,7 @@ use crate::ca::CaStatus;
 use crate::ca::rotation::{Care, RootPart, RotationError, RotationStage};
 use crate::serve::{Clients, Publisher};
 use crate::status::Leadership;
-use crate::translation::Knowledge;
+use crate::translation::{Knowledge, PolicyState};
 use crate::watch::Problems;
 
 /// Most resources that one answer shows. More are left out, and the answer says so by its length.
@@ -139,6 +139,7 @@ impl AdminHandler {
                 | RotationError::Root(_)
                 | RotationError::Authority(_)
                 | RotationError::Bundle(_)
+                | RotationError::Revocations(_)
                 | RotationError::Missing { .. } => "AUTHORITY",
             };
             Failure::new(code, model::causes(&error))
@@ -155,19 +156,29 @@ async fn aside(look: impl FnOnce() -> Response + Send + 'static) -> Result<Respo
 fn policies(knowledge: &Knowledge, publisher: &Publisher, root_namespace: &str) -> Vec<Policy> {
     let catalog = publisher.catalog();
     let bound = Bound::count(&catalog);
-    let policy = |(object, conditions): (cluster::Object, Vec<translate::Condition>)| {
+    let policy = |PolicyState { object, conditions, waypoints }: PolicyState| {
+        let is_attached =
+            conditions.iter().any(|condition| condition.kind == translate::WAYPOINT_CONDITION);
         let meta = object.meta();
         let (action, enforced) = match &object {
             cluster::Object::AuthorizationPolicy(policy) => {
-                (action(policy), enforced(&catalog, &bound, &policy.metadata))
+                let enforced = if is_attached {
+                    by_waypoints(&waypoints)
+                } else {
+                    enforced(&catalog, &bound, &policy.metadata)
+                };
+                (action(policy), enforced)
             }
             cluster::Object::PeerAuthentication(peer) => (mode(peer), reach(peer, root_namespace)),
-            // Only the two above are kept.
+            // Nodes have no part in it.
+            cluster::Object::RequestAuthentication(_) => {
+                ("JWT".to_owned(), by_waypoints(&waypoints))
+            }
+            // Only the three above are kept.
             cluster::Object::Namespace(_)
             | cluster::Object::Node(_)
             | cluster::Object::GatewayClass(_)
             | cluster::Object::Gateway(_)
-            | cluster::Object::RequestAuthentication(_)
             | cluster::Object::Service(_)
             | cluster::Object::ServiceEntry(_)
             | cluster::Object::EndpointSlice(_)
@@ -213,11 +224,18 @@ fn authority(status: CaStatus) -> Authority {
         RotationStage::Prepared => "prepared",
         RotationStage::Switched => "switched",
     };
-    let expires_unix_ms = status.not_after.saturating_mul(1000);
+    let link = |link: crate::ca::rotation::ChainStatus| ChainCertificate {
+        fingerprint: link.fingerprint,
+        expires_unix_ms: link.not_after.saturating_mul(1000),
+    };
     let root = |root: crate::ca::rotation::RootStatus| Root {
         signs: root.part == RootPart::Signs,
+        next: root.part == RootPart::Next,
         fingerprint: root.fingerprint,
-        expires_unix_ms,
+        expires_unix_ms: root.not_after.saturating_mul(1000),
+        chain: root.chain.into_iter().map(link).collect(),
+        certificates: root.certificates,
+        holders: u64::try_from(root.holders).unwrap_or(u64::MAX),
     };
     Authority {
         source: status.source,
@@ -296,7 +314,7 @@ fn reach(peer: &cluster::PeerAuthentication, root_namespace: &str) -> String {
 fn enforced(catalog: &Catalog, bound: &Bound, meta: &cluster::Meta) -> String {
     let name = format!("{}/{}", meta.namespace, meta.name);
     let Some(resource) = catalog.get(ResourceType::Authorization, &name) else {
-        return "no node (a waypoint, or nowhere)".to_owned();
+        return "nowhere".to_owned();
     };
     let scope = Authorization::decode(resource.body()).map(|policy| policy.scope());
     match scope {
@@ -308,6 +326,15 @@ fn enforced(catalog: &Catalog, bound: &Bound, meta: &cluster::Meta) -> String {
         },
         // We encoded it.
         Err(_) => String::new(),
+    }
+}
+
+/// Where a policy with `targetRefs` is enforced.
+fn by_waypoints(waypoints: &[cluster::ObjectName]) -> String {
+    match waypoints {
+        [] => "nowhere".to_owned(),
+        [one] => format!("waypoint {one}"),
+        [one, others @ ..] => format!("waypoint {one} and {} more", others.len()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use authority::{KeyAlgorithm, Names};
 use model::SpiffeId;
@@ -142,6 +143,24 @@ impl Chosen {
         }
     }
 
+    /// The revocation list of its certificates, PEM, now and later; empty if there is none yet. `None`:
+    /// this kind has none.
+    pub(super) fn crl(&self) -> Option<watch::Receiver<Arc<str>>> {
+        match self {
+            Self::Own(_) | Self::Kubernetes(_) => None,
+            Self::Plugged(plugged) => Some(plugged.crl()),
+        }
+    }
+
+    /// Whom a client has to be certified by, and what of it is revoked.
+    fn trust(&self) -> Result<Trust, tls::CrlError> {
+        let trust = Trust::of(self.bundle());
+        match self.crl().map(|crl| crl.borrow().clone()) {
+            Some(crl) if !crl.is_empty() => trust.revoking(crl.as_bytes(), SystemTime::now()),
+            Some(_) | None => Ok(trust),
+        }
+    }
+
     fn current(&self) -> Result<&Current, &External> {
         match self {
             Self::Own(own) => Ok(own.current()),
@@ -210,6 +229,7 @@ pub(super) async fn serving(
     let first = certificates.borrow_and_update().clone();
     let (sender, receiver) = watch::channel(Arc::new(identity_of(&first, chosen)?));
     let mut bundle = chosen.bundle_pem();
+    let mut crl = chosen.crl();
     let renewed = chosen.bundle_pem();
     spawn(parts, stop, "our own certificate", async move { serving.renew(Some(renewed)).await });
     let (chosen, told) = (chosen.clone(), certificates.clone());
@@ -219,6 +239,7 @@ pub(super) async fn serving(
                 // Both are cancel safe; an error is the end of what is followed, at a stop.
                 Ok(()) = certificates.changed() => {}
                 Ok(()) = bundle.changed() => {}
+                () = changed(crl.as_mut()) => {}
                 else => std::future::pending().await,
             }
             let certificate = certificates.borrow_and_update().clone();
@@ -239,9 +260,20 @@ pub(super) async fn serving(
 fn identity_of(
     certificate: &ServingCertificate,
     chosen: &Chosen,
-) -> Result<ServerIdentity, tls::ServerIdentityError> {
-    let trust = TrustView::fixed(Trust::of(chosen.bundle()));
-    ServerIdentity::new(certificate.chain.clone(), certificate.key.clone_key(), &trust)
+) -> Result<ServerIdentity, AppError> {
+    let trust = TrustView::fixed(chosen.trust()?);
+    let (chain, key) = (certificate.chain.clone(), certificate.key.clone_key());
+    Ok(ServerIdentity::new(chain, key, &trust)?)
+}
+
+/// Waits for a change of what there may be none of, or none any more: then for ever. Cancel safe.
+async fn changed(followed: Option<&mut watch::Receiver<Arc<str>>>) {
+    if let Some(followed) = followed
+        && followed.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// The roots as a file, for agents that are not told of them by a cluster.

@@ -14,7 +14,7 @@ use super::AppError;
 use crate::config::Config;
 use crate::status::StatusWriter;
 use crate::status::lease::{self, Leadership};
-use crate::status::trust_bundle::TrustBundle;
+use crate::status::trust_bundle::{Place, TrustBundle};
 use crate::watch::Problems;
 use crate::webhook;
 
@@ -40,6 +40,7 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Ap
 pub(super) struct WriteBack {
     pub(super) statuses: StatusWriter,
     pub(super) bundle: watch::Receiver<Arc<str>>,
+    pub(super) crl: Option<watch::Receiver<Arc<str>>>,
     pub(super) problems: Problems,
     pub(super) tls: ServerTls,
 }
@@ -52,7 +53,7 @@ pub(super) async fn write_back(
     parts: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) -> Result<Leadership, AppError> {
-    let WriteBack { statuses, bundle, problems, tls } = what;
+    let WriteBack { statuses, bundle, crl, problems, tls } = what;
     let arguments = &config.arguments;
     let identity = match arguments.pod_name.as_str() {
         "" => format!("control-plane-{:016x}", rand::random::<u64>()),
@@ -74,8 +75,10 @@ pub(super) async fn write_back(
             "the writer of statuses"
         });
     }
-    {
-        let published = TrustBundle { bundle: bundle.clone(), problems };
+    let roots = [(Place::ROOTS, bundle.clone())];
+    let crl = crl.map(|crl| (Place::REVOCATIONS, crl));
+    for (place, bundle) in roots.into_iter().chain(crl) {
+        let published = TrustBundle { place, bundle, problems: problems.clone() };
         let (client, leadership, stop) = (client.clone(), leadership.clone(), stop.clone());
         parts.spawn(async move {
             published.run(client, leadership, stop).await;

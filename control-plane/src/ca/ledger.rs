@@ -3,7 +3,8 @@
 //! A rotation may go on only when nobody is left behind: the new root may sign once every living
 //! certificate came with it, and the old one may be dropped once no living certificate leads to
 //! it. A record ends with the last certificate it stands for, so the ledger needs no answer from
-//! nodes. It is merged into a store every [`FLUSH_INTERVAL`], for replicas and after a restart: a
+//! nodes. How many certificates live under each root is counted by the hour in which they end. It is
+//! merged into a store every [`FLUSH_INTERVAL`], for replicas and after a restart: a
 //! crash loses what was recorded since.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,13 @@ const RECORDS_MAX: usize = 8;
 /// Tries to write against others who write.
 const TRIES_MAX: usize = 5;
 const KEY: &str = "issued";
+/// Beside it: how many certificates end when.
+const COUNTS: &str = "living";
+/// Counts are kept by the hour: those that end within one are one number. With the longest life there
+/// are 2,160 for each root.
+const COUNTED_SECONDS: u64 = 3600;
+/// After so long the store is looked at even if nothing is new here: others count too.
+const LOOK_TICKS: u32 = 30;
 /// In place of a root or of roots: any, so it stands in the way of every step. No fingerprint is 0
 /// but by a chance of one in 2^64, which would make a step wait.
 const ANY: u64 = 0;
@@ -56,9 +64,16 @@ pub struct Left {
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<State>);
 
+/// Certificates by root, and by the hour in which they end.
+type Counts = BTreeMap<u64, BTreeMap<u64, u64>>;
+
 #[derive(Debug, Default)]
 struct State {
     holders: BTreeMap<String, Vec<Record>>,
+    /// As the store has them.
+    stored: Counts,
+    /// Those that the store lacks.
+    new: Counts,
     /// How many certificates were recorded.
     recorded: u64,
     /// How many of them are known to be in the store.
@@ -77,7 +92,20 @@ impl Ledger {
         let record = Record { root: root.short(), bundle, until: seconds(until) };
         let mut state = self.0.lock();
         state.put(holder, record);
+        add(&mut state.new, record.root, record.until / COUNTED_SECONDS, 1);
         state.recorded += 1;
+    }
+
+    /// How many certificates live under a root. One counts to the end of the hour in which it ends.
+    #[must_use]
+    pub fn living(&self, root: Fingerprint, now: SystemTime) -> u64 {
+        let hour = seconds(now) / COUNTED_SECONDS;
+        let state = self.0.lock();
+        let of = |counts: &Counts| -> u64 {
+            let hours = counts.get(&root.short()).into_iter();
+            hours.flat_map(|hours| hours.range(hour..)).map(|(_, count)| count).sum()
+        };
+        of(&state.stored).saturating_add(of(&state.new))
     }
 
     /// Who holds living certificates that lead to a root.
@@ -113,29 +141,55 @@ impl Ledger {
     pub async fn merge(&self, store: &dyn SecretStore, now: SystemTime) -> Result<(), StoreError> {
         for _ in 0..TRIES_MAX {
             let stored = store.get().await?;
-            let (texts, known, recorded) = {
+            let (texts, known, recorded, counts) = {
                 let mut state = self.0.lock();
-                if let Some(stored) = &stored {
-                    state.take(stored.texts.get(KEY).map_or("", String::as_str));
-                }
+                let text = |key| {
+                    stored.as_ref().and_then(|stored| stored.texts.get(key)).map_or("", |text| text)
+                };
+                state.take(text(KEY));
+                // As with what is not readable above.
+                state.stored = serde_json::from_str(text(COUNTS)).unwrap_or_default();
                 state.forget(seconds(now));
-                let text = serde_json::to_string(&state.holders);
-                let text = text.map_err(|error| StoreError::Content {
+                let mut counts = state.stored.clone();
+                for (root, hours) in &state.new {
+                    for (hour, count) in hours {
+                        add(&mut counts, *root, *hour, *count);
+                    }
+                }
+                let content = |error: serde_json::Error| StoreError::Content {
                     place: store.place(),
                     problem: error.to_string(),
-                })?;
-                (Texts::from([(KEY.to_owned(), text)]), stored, state.recorded)
+                };
+                let texts = [
+                    (KEY.to_owned(), serde_json::to_string(&state.holders).map_err(content)?),
+                    (COUNTS.to_owned(), serde_json::to_string(&counts).map_err(content)?),
+                ];
+                let added = std::mem::take(&mut state.new);
+                (Texts::from(texts), stored, state.recorded, (counts, added))
             };
-            let is_written = match known {
-                Some(known) if known.texts == texts => true,
-                Some(known) => store.replace(texts, known.version).await?.is_some(),
-                None => store.create(texts.clone()).await?.texts == texts,
+            let written = match known {
+                Some(known) if known.texts == texts => Ok(true),
+                Some(known) => {
+                    let replaced = store.replace(texts, known.version).await;
+                    replaced.map(|replaced| replaced.is_some())
+                }
+                None => store.create(texts.clone()).await.map(|created| created.texts == texts),
             };
-            if is_written {
-                let mut state = self.0.lock();
+            let (total, added) = counts;
+            let mut state = self.0.lock();
+            if let Ok(true) = written {
+                state.stored = total;
                 state.written = state.written.max(recorded);
                 return Ok(());
             }
+            // Not known to be there: they are new again.
+            for (root, hours) in added {
+                for (hour, count) in hours {
+                    add(&mut state.new, root, hour, count);
+                }
+            }
+            drop(state);
+            written?;
         }
         // Others write all the time: ours goes with the next.
         Ok(())
@@ -144,9 +198,11 @@ impl Ledger {
     /// Writes what is new, from time to time, until it is dropped. Cancel safe: what was not
     /// written is so the next time.
     pub async fn keep(&self, store: &dyn SecretStore) {
+        let mut ticks = 0;
         loop {
             tokio::time::sleep(FLUSH_INTERVAL).await;
-            if self.is_new()
+            ticks = (ticks + 1) % LOOK_TICKS;
+            if (self.is_new() || ticks == 0)
                 && let Err(error) = self.merge(store, SystemTime::now()).await
             {
                 let error = model::causes(&error);
@@ -210,11 +266,22 @@ impl State {
     }
 
     fn forget(&mut self, now: u64) {
+        for counts in [&mut self.stored, &mut self.new] {
+            counts.retain(|_, hours| {
+                hours.retain(|hour, _| *hour >= now / COUNTED_SECONDS);
+                !hours.is_empty()
+            });
+        }
         self.holders.retain(|_, records| {
             records.retain(|record| record.until > now);
             !records.is_empty()
         });
     }
+}
+
+fn add(counts: &mut Counts, root: u64, hour: u64, count: u64) {
+    let counted = counts.entry(root).or_default().entry(hour).or_default();
+    *counted = counted.saturating_add(count);
 }
 
 fn seconds(time: SystemTime) -> u64 {

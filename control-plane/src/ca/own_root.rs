@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use authority::{Authority, AuthorityPem, Fingerprint, KeyAlgorithm, make_root};
+use authority::{Authority, AuthorityError, AuthorityPem, Fingerprint, KeyAlgorithm, make_root};
 use model::{TrustDomain, causes};
 use parking_lot::Mutex;
 
 use super::current::{Current, InForce};
 use super::ledger::{Ledger, Left};
 use super::rotation::{
-    CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, check, status,
+    CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, Standing, check, status,
 };
 use super::store::{SecretStore, Stored, Texts};
 
@@ -201,13 +201,25 @@ impl Rotate for OwnRoot {
     }
 
     fn status(&self) -> CaStatus {
-        let (stage, problem) = {
+        let (texts, problem) = {
             let seen = self.seen.lock();
-            (stage(&seen.stored.texts), seen.problem.clone())
+            (seen.stored.texts.clone(), seen.problem.clone())
         };
-        let left = self.left(stage, SystemTime::now());
-        let source = format!("own root in {}", self.store.place());
-        status(source, stage, &self.current.get(), &left, problem)
+        let stage = stage(&texts);
+        let now = SystemTime::now();
+        let next = texts.get(NEXT_CERTIFICATE).zip(texts.get(NEXT_KEY));
+        // It was loaded before it was told.
+        let next = next
+            .and_then(|(certificate, key)| load(&self.trust_domain, certificate, key, now).ok());
+        status(Standing {
+            source: format!("own root in {}", self.store.place()),
+            stage,
+            in_force: &self.current.get(),
+            next: next.as_ref(),
+            ledger: &self.ledger,
+            left: &self.left(stage, now),
+            problem,
+        })
     }
 }
 
@@ -234,6 +246,16 @@ fn require(texts: &Texts, step: &'static str, want: RotationStage) -> Result<(),
     Err(RotationError::Turn { step, why })
 }
 
+fn load(
+    trust_domain: &TrustDomain,
+    certificate: &str,
+    key: &str,
+    now: SystemTime,
+) -> Result<Authority, AuthorityError> {
+    let pem = AuthorityPem { certificate, key, chain: "", roots: certificate };
+    Authority::from_pem(trust_domain, &pem, now)
+}
+
 fn in_force(
     texts: &Texts,
     place: &str,
@@ -244,10 +266,7 @@ fn in_force(
         let missing = || RotationError::Missing { place: place.to_owned(), what };
         texts.get(what).map(String::as_str).ok_or_else(missing)
     };
-    let load = |certificate: &str, key: &str| {
-        let pem = AuthorityPem { certificate, key, chain: "", roots: certificate };
-        Authority::from_pem(trust_domain, &pem, now)
-    };
+    let load = |certificate: &str, key: &str| load(trust_domain, certificate, key, now);
     let signing = load(text(CERTIFICATE)?, text(KEY)?)?;
     let mut more = Vec::new();
     if texts.contains_key(NEXT_CERTIFICATE) {

@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime};
 use authority::{Authority, AuthorityPem, CertificateDer, Fingerprint, certificates_pem};
 use model::{TrustDomain, causes};
 use parking_lot::Mutex;
-use tls::TrustBundle;
+use tls::{Trust, TrustBundle};
 
 use super::current::{Current, InForce};
 use super::ledger::{Ledger, Left};
 use super::rotation::{
-    CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, check, status,
+    CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, Standing, check, status,
 };
 use super::store::{SecretStore, StoreError, Texts};
 
@@ -104,7 +104,7 @@ pub struct Plugged {
     ledger: Arc<Ledger>,
     ledger_store: Arc<dyn SecretStore>,
     current: Current,
-    crl: tokio::sync::watch::Sender<Option<Arc<str>>>,
+    crl: tokio::sync::watch::Sender<Arc<str>>,
     state: Mutex<State>,
 }
 
@@ -151,7 +151,7 @@ impl Plugged {
         let in_force = InForce::new(authority, retained.clone())?;
         remember(&*memory, &in_force.bundle).await?;
         let current = Current::new(in_force);
-        let crl = tokio::sync::watch::channel(texts.get(CRL).map(|crl| crl.as_str().into())).0;
+        let crl = tokio::sync::watch::channel(crl(&texts)).0;
         let state = Mutex::new(State { texts, next: None, retained, problem: None });
         Ok(Self { place, memory, trust_domain, ledger, ledger_store, current, crl, state })
     }
@@ -162,9 +162,10 @@ impl Plugged {
         &self.current
     }
 
-    /// The operator's revocation list, now and later: for whoever publishes it.
+    /// The operator's revocation list, PEM, now and later; empty if there never was one. One that is
+    /// taken away stays in force: what it revoked is still revoked.
     #[must_use]
-    pub fn crl(&self) -> tokio::sync::watch::Receiver<Option<Arc<str>>> {
+    pub fn crl(&self) -> tokio::sync::watch::Receiver<Arc<str>> {
         self.crl.subscribe()
     }
 
@@ -218,7 +219,14 @@ impl Plugged {
             InForce::new(before.authority.clone(), more)?
         };
         remember(&*self.memory, &in_force.bundle).await?;
-        self.crl.send_replace(texts.get(CRL).map(|crl| crl.as_str().into()));
+        let crl = crl(&texts);
+        self.crl.send_if_modified(|before| {
+            let is_new = !crl.is_empty() && *before != crl;
+            if is_new {
+                *before = crl;
+            }
+            is_new
+        });
         self.current.replace(in_force);
         let mut state = self.state.lock();
         state.next = (!is_same_root).then_some(loaded);
@@ -332,9 +340,19 @@ impl Rotate for Plugged {
             RotationStage::Prepared => self.left_by_switch(now),
             RotationStage::Switched => self.left_by_finish(now),
         };
-        let problem = self.state.lock().problem.clone();
-        let source = format!("plugged in from {}", self.place.name());
-        status(source, stage, &self.current.get(), &left, problem)
+        let (problem, next) = {
+            let state = self.state.lock();
+            (state.problem.clone(), state.next.clone())
+        };
+        status(Standing {
+            source: format!("plugged in from {}", self.place.name()),
+            stage,
+            in_force: &self.current.get(),
+            next: next.as_deref(),
+            ledger: &self.ledger,
+            left: &left,
+            problem,
+        })
     }
 }
 
@@ -385,7 +403,17 @@ fn load(
         let (certificate, key) = (text(CA_CERT)?, text(CA_KEY)?);
         AuthorityPem { certificate, key, chain: text(CERT_CHAIN)?, roots: text(ROOT_CERT)? }
     };
-    Ok(Authority::from_pem(trust_domain, &pem, now)?)
+    let authority = Authority::from_pem(trust_domain, &pem, now)?;
+    let crl = crl(texts);
+    if !crl.is_empty() {
+        Trust::of(authority.bundle().clone()).revoking(crl.as_bytes(), now)?;
+    }
+    Ok(authority)
+}
+
+/// The revocation list; empty: there is none.
+fn crl(texts: &Texts) -> Arc<str> {
+    texts.get(CRL).map(String::as_str).unwrap_or_default().trim().into()
 }
 
 #[cfg(test)]

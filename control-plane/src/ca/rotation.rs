@@ -7,13 +7,14 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use authority::{AuthorityError, Fingerprint, RootError};
+use authority::{Authority, AuthorityError, CertificateDer, Fingerprint, RootError};
 use serde::Serialize;
 use tls::BundleError;
 
-use super::ledger::Left;
+use super::current::InForce;
+use super::ledger::{Ledger, Left};
 use super::store::StoreError;
 
 /// Most holders named in a refusal.
@@ -74,6 +75,9 @@ pub enum RotationError {
     /// Too many roots at a time.
     #[error("the roots are not usable")]
     Bundle(#[from] BundleError),
+    /// The revocation list.
+    #[error("the revocation list is not usable")]
+    Revocations(#[from] tls::CrlError),
     /// Part of it is missing.
     #[error("{place} has no {what}")]
     Missing {
@@ -117,15 +121,35 @@ pub struct RootStatus {
     pub fingerprint: String,
     /// What it does.
     pub part: RootPart,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
+    /// Of a root that signs, or is to sign: the certificates below it that do, the issuer of leaves
+    /// first; empty if it is the issuer itself.
+    pub chain: Vec<ChainStatus>,
+    /// Certificates that live under it.
+    pub certificates: u64,
+    /// Nodes, and identities that asked for themselves, that hold them.
+    pub holders: usize,
+}
+
+/// A certificate between leaves and a root, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChainStatus {
+    /// SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
 }
 
 /// What a root does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RootPart {
-    /// Certificates lead to it.
+    /// Certificates are signed under it.
     Signs,
-    /// It is told only: the next, the one before, or another that an operator added.
+    /// They are, after the next step of the rotation.
+    Next,
+    /// It is told only: the one before, or another that an operator added.
     Told,
 }
 
@@ -161,30 +185,62 @@ pub trait Rotate: Send + Sync {
     fn status(&self) -> CaStatus;
 }
 
+/// What a status is made of.
+pub(crate) struct Standing<'s> {
+    pub(crate) source: String,
+    pub(crate) stage: RotationStage,
+    pub(crate) in_force: &'s InForce,
+    /// What signs after the next step, if that is known.
+    pub(crate) next: Option<&'s Authority>,
+    pub(crate) ledger: &'s Ledger,
+    pub(crate) left: &'s [Left],
+    pub(crate) problem: Option<String>,
+}
+
 /// Status of what is in force.
-pub(crate) fn status(
-    source: String,
-    stage: RotationStage,
-    in_force: &super::current::InForce,
-    left: &[Left],
-    problem: Option<String>,
-) -> CaStatus {
-    let signing = in_force.authority.root();
+pub(crate) fn status(standing: Standing<'_>) -> CaStatus {
+    let Standing { source, stage, in_force, next, ledger, left, problem } = standing;
+    let now = SystemTime::now();
+    let signing = &*in_force.authority;
     let roots = in_force.bundle.certificates().map(|root| {
         let fingerprint = Fingerprint::of(root);
-        let part = if fingerprint == signing { RootPart::Signs } else { RootPart::Told };
-        RootStatus { fingerprint: fingerprint.to_string(), part }
+        let next = next.filter(|next| next.root() == fingerprint);
+        let (part, authority) = match next {
+            _ if fingerprint == signing.root() => (RootPart::Signs, Some(signing)),
+            Some(next) => (RootPart::Next, Some(next)),
+            None => (RootPart::Told, None),
+        };
+        let below = authority.map(Authority::intermediates).unwrap_or_default();
+        let chain = below.iter().map(|below| ChainStatus {
+            fingerprint: Fingerprint::of(below).to_string(),
+            not_after: end(below),
+        });
+        RootStatus {
+            fingerprint: fingerprint.to_string(),
+            part,
+            not_after: end(root),
+            chain: chain.collect(),
+            certificates: ledger.living(fingerprint, now),
+            holders: ledger.presenting(fingerprint, now).len(),
+        }
     });
-    let until: Duration =
-        in_force.authority.not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
     CaStatus {
         source,
         stage,
         roots: roots.collect(),
-        not_after: until.as_secs(),
+        not_after: seconds(signing.not_after()),
         left: left.iter().map(|left| left.holder.clone()).collect(),
         problem,
     }
+}
+
+fn end(certificate: &CertificateDer<'_>) -> u64 {
+    // It was loaded, so it can be read.
+    authority::not_after(certificate).map(seconds).unwrap_or_default()
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -211,6 +211,25 @@ pub struct Root {
     pub fingerprint: String,
     /// Whether certificates are signed under it.
     pub signs: bool,
+    /// Whether they are after the next step of the rotation.
+    pub next: bool,
+    /// When it expires.
+    pub expires_unix_ms: u64,
+    /// Of a root that signs, or is next: the certificates between it and those of workloads, the
+    /// issuer first; empty if the root is the issuer itself.
+    pub chain: Vec<ChainCertificate>,
+    /// Certificates that live under it, to the hour.
+    pub certificates: u64,
+    /// Nodes, and identities that asked for themselves, that hold them.
+    pub holders: u64,
+}
+
+/// A certificate between a root and those of workloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChainCertificate {
+    /// SHA-256 of it, in hex.
+    pub fingerprint: String,
     /// When it expires.
     pub expires_unix_ms: u64,
 }

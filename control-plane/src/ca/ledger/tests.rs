@@ -142,3 +142,30 @@ async fn what_was_not_written_stays_to_be_written() {
     ledger.merge(&store, at(0)).await.expect("written");
     assert!(!ledger.is_new());
 }
+
+#[tokio::test]
+async fn certificates_are_counted_by_root_over_replicas_and_restarts() {
+    let folder = TempDir::new().expect("folder");
+    let store = FileStore::open(folder.path(), "issued.json").expect("store");
+    let (one, two) = (Ledger::default(), Ledger::default());
+    let (hour, day) = (3600, 86_400);
+    for node in ["n1", "n1", "n2"] {
+        one.record(node, root(1), 10, at(day));
+    }
+    two.record("n1", root(1), 10, at(hour));
+    two.record("n1", root(2), 10, at(day));
+    assert_eq!((one.living(root(1), at(0)), two.living(root(1), at(0))), (3, 1));
+    for ledger in [&one, &two, &one, &two, &one] {
+        ledger.merge(&store, at(0)).await.expect("merged");
+    }
+    let restarted = Ledger::default();
+    restarted.merge(&store, at(0)).await.expect("read");
+    for ledger in [&one, &two, &restarted] {
+        let living = |root, now| ledger.living(root, at(now));
+        assert_eq!((living(root(1), 0), living(root(2), 0)), (4, 1), "none is counted twice");
+        assert_eq!(living(root(1), 2 * hour), 3);
+        assert_eq!(living(root(1), 2 * day), 0);
+    }
+    restarted.merge(&store, at(2 * day)).await.expect("merged");
+    assert!(restarted.0.lock().stored.is_empty(), "what has ended is forgotten");
+}

@@ -3,6 +3,7 @@ use model::SpiffeId;
 use tempfile::TempDir;
 
 use super::*;
+use crate::ca::rotation::RootPart;
 use crate::ca::sign::{Asked, Sign};
 use crate::ca::store::FileStore;
 
@@ -62,10 +63,9 @@ fn signs(plugged: &Plugged, root: &MadeRoot) -> bool {
 async fn both_ways_to_name_the_parts_are_read() {
     let (folders, made) = (Folders::new(), root());
     folders.plug(&made, &made.certificate);
-    folders.put(CRL, "a list");
     let plugged = folders.open().await.expect("opened");
     assert!(signs(&plugged, &made));
-    assert_eq!(plugged.crl().borrow().as_deref(), Some("a list"));
+    assert!(plugged.crl().borrow().is_empty());
     let folders = Folders::new();
     folders.put(TLS_CERT, &made.certificate);
     folders.put(TLS_KEY, &made.key);
@@ -195,4 +195,93 @@ async fn a_restart_between_two_roots_tells_both() {
     plugged.look().await;
     assert!(signs(&plugged, &old));
     assert_eq!(plugged.status().roots.len(), 2, "n2 presents the new root");
+}
+
+/// A list of that root, which revokes certificates of those serial numbers.
+fn revocation_list(root: &MadeRoot, revoked: &[&[u8]]) -> String {
+    use rcgen::{
+        CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+        SerialNumber, date_time_ymd,
+    };
+    let key = KeyPair::from_pem(&root.key).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&root.certificate, key).expect("an issuer");
+    let revoked = revoked.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2100, 1, 1),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(&issuer).expect("signed").pem().expect("PEM")
+}
+
+#[tokio::test]
+async fn a_revocation_list_is_followed_and_a_broken_one_changes_nothing() {
+    let (folders, made) = (Folders::new(), root());
+    folders.plug(&made, &made.certificate);
+    folders.put(CRL, "a list");
+    folders.open().await.err().expect("no list");
+    let first = revocation_list(&made, &[]);
+    folders.put(CRL, &first);
+    let plugged = folders.open().await.expect("opened");
+    let told = plugged.crl();
+    assert_eq!(&**told.borrow(), first.trim());
+    folders.put(CRL, "a list");
+    plugged.look().await;
+    assert!(plugged.status().problem.is_some());
+    assert_eq!(&**told.borrow(), first.trim());
+    let second = revocation_list(&made, &[&[7]]);
+    folders.put(CRL, &second);
+    plugged.look().await;
+    assert_eq!(plugged.status().problem, None);
+    assert_eq!(&**told.borrow(), second.trim());
+    std::fs::remove_file(folders.keys.path().join(CRL)).expect("removed");
+    plugged.look().await;
+    assert_eq!(&**told.borrow(), second.trim(), "what is revoked stays so");
+}
+
+#[tokio::test]
+async fn the_status_tells_each_roots_end_what_signs_under_it_and_what_lives_there() {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+        date_time_ymd,
+    };
+    let (folders, old, new) = (Folders::new(), root(), root());
+    let (key, ends) = (KeyPair::generate().expect("a key"), date_time_ymd(2030, 1, 1));
+    let root_key = KeyPair::from_pem(&old.key).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&old.certificate, root_key).expect("an issuer");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "intermediate");
+    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), ends);
+    let intermediate = params.signed_by(&key, &issuer).expect("signed").pem();
+    folders.put(CA_CERT, &intermediate);
+    folders.put(CA_KEY, &key.serialize_pem());
+    folders.put(CERT_CHAIN, &intermediate);
+    folders.put(ROOT_CERT, &old.certificate);
+    let plugged = folders.open().await.expect("opened");
+    for node in ["n1", "n1", "n2"] {
+        issue(&plugged, node, HOUR).await;
+    }
+    folders.plug(&new, &new.certificate);
+    plugged.look().await;
+
+    let roots = plugged.status().roots;
+    let [signing, next] = &*roots else { panic!("{roots:?}") };
+    assert_eq!((signing.part, next.part), (RootPart::Signs, RootPart::Next));
+    assert_eq!((signing.certificates, signing.holders), (3, 2));
+    assert_eq!((next.certificates, next.holders), (0, 0));
+    let [below] = &*signing.chain else { panic!("{signing:?}") };
+    let ends = u64::try_from(ends.unix_timestamp()).expect("after 1970");
+    assert_eq!(below.not_after, ends);
+    assert!(signing.not_after > ends, "the root lives longer");
+    assert!(next.chain.is_empty(), "it signs itself");
 }

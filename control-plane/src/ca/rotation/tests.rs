@@ -7,6 +7,8 @@ use model::{SpiffeId, TrustDomain};
 use tempfile::TempDir;
 use tls::issued_chain;
 
+use std::time::Duration;
+
 use super::*;
 use crate::ca::sign::{Asked, Sign};
 use crate::ca::{FileStore, Ledger, OwnRoot, Places};
@@ -65,6 +67,7 @@ fn left(error: &RotationError) -> Vec<&str> {
         | RotationError::Root(_)
         | RotationError::Authority(_)
         | RotationError::Bundle(_)
+        | RotationError::Revocations(_)
         | RotationError::Missing { .. } => panic!("{error}"),
     }
 }

@@ -1,12 +1,21 @@
-//! What is to be done about the trust bundle of each namespace: pure.
+//! What is to be done about the ConfigMap of each namespace: pure.
+//!
+//! One that is ours and that another writer changed is not fought over: an istiod that comes later
+//! writes its own roots into it, again each time. It is written a few times more, later and later,
+//! in case it was a person's slip, and then left alone and shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// The ConfigMap of each namespace.
-pub const CONFIG_MAP: &str = "istio-ca-root-cert";
-/// Its key.
-pub const KEY: &str = "root-cert.pem";
+/// Who owns the fields that we write.
+pub const MANAGER: &str = "warren-trust-bundle";
+/// Waits before each time that ours is written over what another writer made of it. After the last,
+/// it is left alone until another replica leads or the ConfigMap is deleted.
+const CONTEST_WAITS: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(10)];
+/// After so long without another change, the next one is the first of its kind again.
+const CALM: Duration = Duration::from_hours(1);
 /// The label of those that are ours.
 pub const LABEL: (&str, &str) = ("warren.dev/trust-bundle", "true");
 
@@ -15,8 +24,10 @@ pub const LABEL: (&str, &str) = ("warren.dev/trust-bundle", "true");
 pub(super) struct Found {
     /// Whether it has our label.
     pub(super) is_ours: bool,
-    /// Whether its bundle is the one to be published.
+    /// What it says.
     pub(super) bundle: Option<String>,
+    /// Who wrote that, if it was another and not we.
+    pub(super) other_writer: Option<String>,
     /// Its version, by which the server tells whether it changed since.
     pub(super) version: String,
 }
@@ -32,6 +43,17 @@ pub(super) enum Task {
     Nothing,
     /// It is another's, and says something else: it is left alone.
     Refuse,
+    /// It is ours and another writer changed it: it is left alone, at least for now.
+    Contested,
+}
+
+/// A ConfigMap of ours that others write.
+#[derive(Debug)]
+struct Contest {
+    /// How often ours was written over it.
+    attempts: usize,
+    changed_at: Instant,
+    writer: String,
 }
 
 /// Every namespace and what it has.
@@ -41,6 +63,8 @@ pub(super) struct Plan {
     namespaces: BTreeMap<String, Option<Found>>,
     /// ConfigMaps of namespaces that were not seen yet.
     early: BTreeMap<String, Found>,
+    /// By namespace.
+    contests: BTreeMap<String, Contest>,
 }
 
 impl Plan {
@@ -57,10 +81,20 @@ impl Plan {
     pub(super) fn no_namespace(&mut self, name: &str) {
         self.namespaces.remove(name);
         self.early.remove(name);
+        self.contests.remove(name);
     }
 
     /// A namespace has such a ConfigMap, or none any more.
-    pub(super) fn found(&mut self, namespace: &str, found: Option<Found>) {
+    pub(super) fn found(&mut self, namespace: &str, found: Option<Found>, now: Instant) {
+        match &found {
+            None => drop(self.contests.remove(namespace)),
+            Some(found) if found.is_ours => {
+                if let Some(writer) = &found.other_writer {
+                    self.contested(namespace, writer, now);
+                }
+            }
+            Some(_) => {}
+        }
         match (self.namespaces.get_mut(namespace), found) {
             (Some(known), found) => *known = found,
             (None, Some(found)) => drop(self.early.insert(namespace.to_owned(), found)),
@@ -68,74 +102,61 @@ impl Plan {
         }
     }
 
+    fn contested(&mut self, namespace: &str, writer: &str, now: Instant) {
+        let new = || Contest { attempts: 0, changed_at: now, writer: writer.to_owned() };
+        let contest = self.contests.entry(namespace.to_owned()).or_insert_with(new);
+        if now.duration_since(contest.changed_at) > CALM {
+            contest.attempts = 0;
+        }
+        contest.changed_at = now;
+        writer.clone_into(&mut contest.writer);
+    }
+
+    /// Ours was written, whatever was there.
+    pub(super) fn wrote(&mut self, namespace: &str) {
+        if let Some(contest) = self.contests.get_mut(namespace) {
+            contest.attempts += 1;
+        }
+    }
+
+    /// Who changed that of a namespace last, if it is contested.
+    pub(super) fn contester(&self, namespace: &str) -> Option<&str> {
+        self.contests.get(namespace).map(|contest| contest.writer.as_str())
+    }
+
     /// What is to be done so that each namespace has the bundle.
-    pub(super) fn tasks(&self, bundle: &Arc<str>) -> impl Iterator<Item = (&str, Task, &str)> {
+    pub(super) fn tasks(
+        &self,
+        bundle: &Arc<str>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&str, Task, &str)> {
         let bundle = bundle.clone();
         self.namespaces.iter().map(move |(namespace, found)| {
             let version = found.as_ref().map_or("", |found| &found.version);
-            (namespace.as_str(), task(found.as_ref(), &bundle), version)
+            let contest = self.contests.get(namespace);
+            (namespace.as_str(), task(found.as_ref(), &bundle, contest, now), version)
         })
     }
 }
 
-fn task(found: Option<&Found>, bundle: &str) -> Task {
+fn task(found: Option<&Found>, bundle: &str, contest: Option<&Contest>, now: Instant) -> Task {
+    let is_left = || {
+        contest.is_some_and(|contest| {
+            let wait = CONTEST_WAITS.get(contest.attempts);
+            wait.is_none_or(|wait| now.duration_since(contest.changed_at) < *wait)
+        })
+    };
     match found {
         None => Task::Create,
         // Whoever wrote it: a shared root is the way to change from one mesh to the other.
         Some(found) if found.bundle.as_deref() == Some(bundle) => Task::Nothing,
+        Some(found) if found.is_ours && found.other_writer.is_some() && is_left() => {
+            Task::Contested
+        }
         Some(found) if found.is_ours => Task::Replace,
         Some(_) => Task::Refuse,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(is_ours: bool, bundle: Option<&str>) -> Found {
-        Found { is_ours, bundle: bundle.map(str::to_owned), version: "7".to_owned() }
-    }
-
-    fn tasks(plan: &Plan) -> Vec<(String, Task)> {
-        let bundle = Arc::from("pem");
-        plan.tasks(&bundle).map(|(name, task, _)| (name.to_owned(), task)).collect()
-    }
-
-    #[test]
-    fn only_what_is_absent_or_ours_is_written() {
-        let cases = [
-            (None, Task::Create),
-            (Some(found(true, Some("pem"))), Task::Nothing),
-            (Some(found(true, Some("old"))), Task::Replace),
-            (Some(found(true, None)), Task::Replace),
-            (Some(found(false, Some("pem"))), Task::Nothing),
-            (Some(found(false, Some("istiod's"))), Task::Refuse),
-            (Some(found(false, None)), Task::Refuse),
-        ];
-        for (found, expected) in cases {
-            let mut plan = Plan::default();
-            plan.namespace("shop");
-            plan.found("shop", found.clone());
-            assert_eq!(tasks(&plan), [("shop".to_owned(), expected)], "{found:?}");
-        }
-    }
-
-    #[test]
-    fn namespaces_and_maps_come_in_any_order() {
-        let mut plan = Plan::default();
-        plan.found("a", Some(found(false, Some("istiod's"))));
-        assert_eq!(tasks(&plan), []);
-        plan.namespace("a");
-        plan.namespace("b");
-        let both = [("a".to_owned(), Task::Refuse), ("b".to_owned(), Task::Create)];
-        assert_eq!(tasks(&plan), both);
-        plan.namespace("a");
-        assert_eq!(tasks(&plan), both, "seen again");
-        plan.found("a", None);
-        plan.no_namespace("b");
-        assert_eq!(tasks(&plan), [("a".to_owned(), Task::Create)]);
-        plan.no_namespace("a");
-        plan.found("a", None);
-        assert_eq!(tasks(&plan), [], "being deleted");
-    }
-}
+mod tests;
