@@ -2,9 +2,9 @@
 //! policies that nobody could enforce.
 
 use anyhow::ensure;
-use tests::{Kubernetes, eventually};
+use tests::{Kubernetes, Room, eventually};
 
-use crate::stage::{Room, SETTLE, installed};
+use crate::stage::{SETTLE, installed};
 
 /// The account of the agents.
 const AGENT: &str = "--as=system:serviceaccount:istio-system:ztunnel";
@@ -12,14 +12,14 @@ const AGENT: &str = "--as=system:serviceaccount:istio-system:ztunnel";
 /// Patches a pod as the agent of a node would; what became of it.
 fn patch(
     cluster: &Kubernetes,
-    room: &Room,
+    room: &Room<'_>,
     node: &str,
     subresource: &[&str],
     patch: &str,
 ) -> anyhow::Result<String> {
     let node = format!("--as-user-extra=authentication.kubernetes.io/node-name={node}");
     let mut arguments =
-        vec!["-n", &room.name, "patch", "pod", "server", "--type=merge", "-p", patch];
+        vec!["-n", room.name(), "patch", "pod", "server", "--type=merge", "-p", patch];
     arguments.extend(["--as-group=system:serviceaccounts", "--as-group=system:authenticated"]);
     arguments.extend([AGENT, &node]);
     arguments.extend(subresource);
@@ -33,6 +33,16 @@ fn an_agent_marks_pods_of_its_own_node_and_changes_nothing_else() -> anyhow::Res
     let cluster = installed()?;
     let room = Room::new(cluster, "marked", false)?;
     room.pod("server", "node1")?;
+    // kubectl looks at what it patches; agents do not.
+    room.apply(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n\
+         metadata: {name: look, namespace: NAMESPACE}\n\
+         rules: [{apiGroups: [''], resources: [pods/status], verbs: [get]}]\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
+         metadata: {name: look, namespace: NAMESPACE}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: look}\n\
+         subjects: [{kind: ServiceAccount, name: ztunnel, namespace: istio-system}]\n",
+    )?;
     // A policy is in force a little after it was made.
     eventually("another node's agent is refused", SETTLE, || {
         let Err(error) = patch(cluster, &room, "node2", STATUS, MARK) else { return Ok(None) };
@@ -67,7 +77,7 @@ fn a_policy_that_nobody_could_enforce_is_refused_with_its_reason() -> anyhow::Re
     // The webhook is asked once it is told the roots.
     eventually("the webhook is asked", SETTLE, || {
         let Err(error) = room.apply(policy) else {
-            room.cluster.kubectl(["-n", &room.name, "delete", "authorizationpolicy", "paths"])?;
+            cluster.kubectl(["-n", room.name(), "delete", "authorizationpolicy", "paths"])?;
             return Ok(None);
         };
         let error = format!("{error:#}");
@@ -80,7 +90,7 @@ fn a_policy_that_nobody_could_enforce_is_refused_with_its_reason() -> anyhow::Re
          spec: {action: DENY, rules: [{to: [{operation: {ports: ['9090']}}]}]}\n",
     )?;
     eventually("the policy's condition says that it is enforced", SETTLE, || {
-        let policy = cluster.get("authorizationpolicy", &room.name, "ports")?;
+        let policy = cluster.get("authorizationpolicy", room.name(), "ports")?;
         let said = policy.is_some_and(|policy| policy["status"].to_string().contains("True"));
         Ok(said.then_some(()))
     })?;

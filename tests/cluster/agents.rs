@@ -5,29 +5,27 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tests::Kubernetes;
+use tests::{Kubernetes, Room, SYSTEM};
 
-use crate::mesh::{all_answered, wait_until_captured};
-use crate::stage::{Room, START, SYSTEM, address, installed};
+use crate::stage::{CAPTURED, START, STRICT, all_answered, at, installed};
 
-const CAPTURED: Duration = Duration::from_secs(5);
 /// Questions under way while something happens, and the time between two: 20 s.
 const QUESTIONS: (&str, &str) = ("1000", "20");
 
 /// Two pods on two nodes, captured.
-fn pair(cluster: &'static Kubernetes, name: &str) -> anyhow::Result<(Room, Value, Value)> {
+fn pair(cluster: &'static Kubernetes, name: &str) -> anyhow::Result<(Room<'static>, Value, Value)> {
     let room = Room::new(cluster, name, true)?;
     let server = room.pod("server", "node1")?;
     let client = room.pod("client", "node2")?;
-    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     Ok((room, server, client))
 }
 
 /// Starts questions that go on for a while.
-fn asking(room: &Room, target: &str) -> anyhow::Result<Child> {
+fn asking(cluster: &Kubernetes, room: &Room<'_>, target: &str) -> anyhow::Result<Child> {
     let (count, every) = QUESTIONS;
     let command = ["/bin/pod", "ask", target, "--count", count, "--every", every];
-    room.cluster.start_exec(&room.name, "client", &command)
+    cluster.start_exec(room.name(), "client", &command)
 }
 
 /// What they came to.
@@ -42,10 +40,10 @@ fn asked(child: Child) -> anyhow::Result<Value> {
 fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> anyhow::Result<()> {
     let cluster = installed()?;
     let (room, server, client) = pair(cluster, "rollout")?;
-    let echo = format!("{}:9090", address(&server));
+    let echo = at(&server, 9090);
     let hold = ["/bin/pod", "hold", &echo, "--seconds", "15"];
-    let held = cluster.start_exec(&room.name, "client", &hold)?;
-    let questions = asking(&room, &format!("{}:8080", address(&server)))?;
+    let held = cluster.start_exec(room.name(), "client", &hold)?;
+    let questions = asking(cluster, &room, &at(&server, 8080))?;
     cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
     cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
     let report = asked(questions)?;
@@ -53,7 +51,7 @@ fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> any
     all_answered(&report)?;
     let held = held.wait_with_output().context("wait for the held connection")?;
     ensure!(held.status.success(), "{}", String::from_utf8_lossy(&held.stderr));
-    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     Ok(())
 }
 
@@ -63,11 +61,8 @@ fn a_killed_agent_lets_nothing_past_and_takes_its_pods_back() -> anyhow::Result<
     let (room, server, client) = pair(cluster, "killed")?;
     let stranger = Room::new(cluster, "stranger", false)?;
     stranger.pod("stranger", "node2")?;
-    room.apply(
-        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
-         metadata: {name: strict, namespace: NAMESPACE}\nspec: {mtls: {mode: STRICT}}\n",
-    )?;
-    let target = format!("{}:8080", address(&server));
+    room.apply(STRICT)?;
+    let target = at(&server, 8080);
     std::thread::sleep(Duration::from_secs(2));
     let killed = cluster.node("node1")?.kill_container("ztunnel")?;
     ensure!(killed == 1, "{killed} agents were killed");
@@ -75,7 +70,7 @@ fn a_killed_agent_lets_nothing_past_and_takes_its_pods_back() -> anyhow::Result<
     let report = stranger.ask("stranger", &target, 3)?;
     ensure!(report["answered"] == 0, "plaintext passed while the agent was away: {report}");
     cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START)?;
-    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     all_answered(&room.ask("client", &target, 10)?)
 }
 
@@ -83,7 +78,7 @@ fn a_killed_agent_lets_nothing_past_and_takes_its_pods_back() -> anyhow::Result<
 fn without_a_control_plane_pods_go_on() -> anyhow::Result<()> {
     let cluster = installed()?;
     let (room, server, _) = pair(cluster, "alone")?;
-    let target = format!("{}:8080", address(&server));
+    let target = at(&server, 8080);
     let scale = |replicas: &str| {
         let replicas = format!("--replicas={replicas}");
         cluster.kubectl(["-n", SYSTEM, "scale", "deployment/control-plane", &replicas])

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tests::{Kubernetes, eventually};
+use tests::{Kubernetes, Room, SYSTEM, eventually};
 
-use crate::stage::{Room, SETTLE, START, SYSTEM, address, installed};
+use crate::stage::{SETTLE, START, at, installed};
 
 /// Where the bundle of roots is in every namespace.
 const BUNDLE: &str = "istio-ca-root-cert";
@@ -25,7 +25,7 @@ fn a_cluster_has_ready_nodes_and_pods_that_talk() -> anyhow::Result<()> {
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: NAMESPACE}\n\
                    spec: {selector: {app: server}, ports: [{port: 80, targetPort: http}]}\n";
     room.apply(service)?;
-    let by_address = room.ask("client", &format!("{}:8080", address(&server)), 5)?;
+    let by_address = room.ask("client", &at(&server, 8080), 5)?;
     ensure!(by_address["failed"] == 0, "{by_address}");
     eventually("the service answers by its name", SETTLE, || {
         let answer = room.ask("client", "web.plain.svc.cluster.local:80", 1)?;
@@ -43,7 +43,7 @@ fn a_node_that_loses_its_power_comes_back_with_its_pods() -> anyhow::Result<()> 
     node.reboot()?;
     let restarts = |count: u64| {
         eventually("the pod runs again", Duration::from_mins(1), || {
-            let pod = cluster.get("pod", &room.name, "server")?.context("the pod is gone")?;
+            let pod = cluster.get("pod", room.name(), "server")?.context("the pod is gone")?;
             let status = &pod["status"]["containerStatuses"][0];
             let again = status["restartCount"].as_u64() >= Some(count) && status["ready"] == true;
             Ok(again.then_some(pod))

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tests::Kubernetes;
 
-use crate::stage::{chart, installed};
+use crate::stage::installed;
 
 /// A release beside the shared one, so that the shared one is not disturbed.
 const RELEASE: &str = "definitions-tested";
@@ -22,7 +22,7 @@ fn definitions_of_others_are_used_as_they_are_and_outlive_every_release() -> any
     ensure!(before["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", "{before}");
 
     // All of them belong to another release: foreign ones.
-    let chart = chart("warren-crds");
+    let chart = Kubernetes::chart("warren-crds");
     cluster.helm(["install", RELEASE, &chart, "--namespace", "default"])?;
     let manifest = cluster.helm(["get", "manifest", RELEASE, "--namespace", "default"])?;
     ensure!(!manifest.contains("CustomResourceDefinition"), "it took over a foreign one");
@@ -41,7 +41,9 @@ fn definitions_of_others_are_used_as_they_are_and_outlive_every_release() -> any
     );
     let own = "warren.dev/chart-version=0.0.1";
     cluster.kubectl(["annotate", "--overwrite", KIND, NAME, own, "tested-"])?;
-    cluster.helm(["upgrade", "warren-crds", &chart, "--namespace", "istio-system"])?;
+    // The annotation is kubectl's now.
+    let upgrade = ["upgrade", "warren-crds", &chart, "--namespace", "istio-system"];
+    cluster.helm(upgrade.into_iter().chain(["--force-conflicts"]))?;
     let upgraded = definition(cluster)?;
     let version = &upgraded["metadata"]["annotations"]["warren.dev/chart-version"];
     ensure!(version != "0.0.1" && upgraded["metadata"]["uid"] == before["metadata"]["uid"]);

@@ -4,20 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tests::eventually;
+use tests::{Room, eventually};
 
-use crate::mesh::{
-    all_answered, names, none_answered, wait_until_captured, wait_until_released, warren,
-};
-use crate::stage::{Room, SETTLE, START, address, installed};
-
-/// The promise: from the label to captured pods. What asking takes comes on top: a second.
-const CAPTURED: Duration = Duration::from_secs(3);
-
-/// Refuses plaintext in a namespace.
-const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
-                      metadata: {name: strict, namespace: NAMESPACE}\n\
-                      spec: {mtls: {mode: STRICT}}\n";
+use crate::stage::{CAPTURED, SETTLE, START, STRICT, all_answered, at, installed, none_answered};
 
 #[test]
 fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyhow::Result<()> {
@@ -27,16 +16,16 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     let server = room.pod("server", "node1")?;
     let client = room.pod("client", "node2")?;
     outside.pod("stranger", "node2")?;
-    let (echo, http) = (format!("{}:9090", address(&server)), format!("{}:8080", address(&server)));
+    let (echo, http) = (at(&server, 9090), at(&server, 8080));
     all_answered(&outside.ask("stranger", &http, 1)?)?;
 
     let hold = ["/bin/pod", "hold", &echo, "--seconds", "25"];
-    let held = cluster.start_exec(&room.name, "client", &hold)?;
+    let held = cluster.start_exec(room.name(), "client", &hold)?;
     room.label(true)?;
-    let took = wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    let took = cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     println!("captured {:.1} s after the label", took.as_secs_f64());
     all_answered(&room.ask("client", &http, 20)?)?;
-    let flows = warren(cluster, "node1", &["flows"])?.to_string();
+    let flows = cluster.warren("node1", &["flows"])?;
     ensure!(flows.contains("/ns/labelled/sa/client"), "the client was not seen by name: {flows}");
 
     // Without a policy plaintext still passes; with one it does not, and the mesh still does.
@@ -50,7 +39,7 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     all_answered(&room.ask("client", &http, 20)?)?;
 
     room.label(false)?;
-    wait_until_released(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_released(&[&server, &client], CAPTURED)?;
     all_answered(&outside.ask("stranger", &http, 1)?)?;
     let held = held.wait_with_output().context("wait for the held connection")?;
     let complaint = String::from_utf8_lossy(&held.stderr);
@@ -64,8 +53,8 @@ fn a_pod_starts_inside_the_mesh_and_its_first_words_have_its_name() -> anyhow::R
     let room = Room::new(cluster, "starting", true)?;
     room.apply(STRICT)?;
     let server = room.pod("server", "node1")?;
-    wait_until_captured(cluster, &[&server], CAPTURED)?;
-    let http = format!("{}:8080", address(&server));
+    cluster.wait_until_captured(&[&server], CAPTURED)?;
+    let http = at(&server, 8080);
     // The first process of each speaks at once: an init container, a sidecar, a job.
     let ask = format!("/bin/pod ask {http} | grep '\"answered\":1'");
     room.apply(&format!(
@@ -97,11 +86,11 @@ spec:
     ))?;
     let mut seen = Value::Null;
     eventually("the job is done", START, || {
-        seen = cluster.get("job", &room.name, "first-words")?.context("the job is gone")?;
+        seen = cluster.get("job", room.name(), "first-words")?.context("the job is gone")?;
         ensure!(seen["status"]["failed"].as_u64().unwrap_or(0) == 0, "{}", seen["status"]);
         Ok((seen["status"]["succeeded"] == 1).then_some(()))
     })
-    .with_context(|| format!("{}{}", seen["status"], cluster.events(&room.name)))
+    .with_context(|| format!("{}{}", seen["status"], cluster.events(room.name())))
 }
 
 #[test]
@@ -135,14 +124,15 @@ spec:
     }
     for (name, _) in probes {
         let selector = format!("app={name}");
-        let pods = cluster.wait_for_pods(&room.name, &selector, 1, START)?;
-        wait_until_captured(cluster, &[&pods[0]], CAPTURED)
+        let pods = cluster.wait_for_pods(room.name(), &selector, 1, START)?;
+        cluster
+            .wait_until_captured(&[&pods[0]], CAPTURED)
             .with_context(|| format!("the pod with the {name} probe"))?;
     }
     // Long enough for a liveness probe that fails to have killed its container.
     std::thread::sleep(Duration::from_secs(6));
-    for pod in cluster.list("pods", &room.name, "")? {
-        let (_, name) = names(&pod);
+    for pod in cluster.list("pods", room.name(), "")? {
+        let name = &pod["metadata"]["name"];
         let status = &pod["status"]["containerStatuses"][0];
         ensure!(status["restartCount"] == 0 && status["ready"] == true, "{name}: {status}");
     }

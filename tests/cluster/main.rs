@@ -7,7 +7,6 @@ mod agents;
 mod bringing_up;
 mod definitions;
 mod enrolment;
-mod mesh;
 mod nodes;
 mod serving;
 mod stage;

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::{Kubernetes, eventually};
+use tests::{Kubernetes, Room, SYSTEM, eventually};
 
-use crate::mesh::{all_answered, wait_until_captured};
-use crate::stage::{Room, SETTLE, START, SYSTEM, address, installed, uninstall};
+use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, installed, uninstall};
 
-const CAPTURED: Duration = Duration::from_secs(5);
 /// The agent's image, which a node without it cannot start the agent from.
 const IMAGE: &str = "ghcr.io/warren-mesh/ztunnel:0.1.0";
 /// How long the agent is held back.
@@ -21,7 +19,7 @@ fn after_a_reboot_no_pod_of_the_mesh_runs_before_its_agent() -> anyhow::Result<(
     let room = Room::new(cluster, "rebooting", true)?;
     let server = room.pod("server", "node1")?;
     let client = room.pod("client", "node2")?;
-    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     let node = cluster.node("node2")?;
     let outcome = (|| {
         node.shell(&format!("ctr --namespace k8s.io images remove --sync {IMAGE}"))?;
@@ -29,7 +27,7 @@ fn after_a_reboot_no_pod_of_the_mesh_runs_before_its_agent() -> anyhow::Result<(
         cluster.wait_until_ready(node)?;
         let deadline = std::time::Instant::now() + HELD_BACK;
         while std::time::Instant::now() < deadline {
-            let pod = cluster.get("pod", &room.name, "client")?.context("the pod is gone")?;
+            let pod = cluster.get("pod", room.name(), "client")?.context("the pod is gone")?;
             let status = &pod["status"]["containerStatuses"][0];
             let runs_again = status["restartCount"] != 0 && !status["state"]["running"].is_null();
             ensure!(!runs_again, "a pod runs without an agent on its node: {status}");
@@ -43,9 +41,9 @@ fn after_a_reboot_no_pod_of_the_mesh_runs_before_its_agent() -> anyhow::Result<(
     cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
     cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
     outcome?;
-    let pods = cluster.wait_for_pods(&room.name, "app=client", 1, START * 2)?;
-    wait_until_captured(cluster, &[&pods[0]], CAPTURED)?;
-    all_answered(&room.ask("client", &format!("{}:8080", address(&server)), 5)?)
+    let pods = cluster.wait_for_pods(room.name(), "app=client", 1, START * 2)?;
+    cluster.wait_until_captured(&[&pods[0]], CAPTURED)?;
+    all_answered(&room.ask("client", &at(&server, 8080), 5)?)
 }
 
 #[test]
@@ -67,7 +65,7 @@ fn a_configuration_that_another_plugin_rewrites_is_repaired() -> anyhow::Result<
     repaired?;
     let room = Room::new(cluster, "repaired", true)?;
     let pod = room.pod("server", "node1")?;
-    wait_until_captured(cluster, &[&pod], CAPTURED).map(drop)
+    cluster.wait_until_captured(&[&pod], CAPTURED).map(drop)
 }
 
 /// What the product has on a node, one thing a line.
@@ -89,7 +87,7 @@ fn uninstalling_leaves_nothing_on_the_nodes_and_pods_go_on() -> anyhow::Result<(
     let room = Room::new(cluster, "left", true)?;
     let server = room.pod("server", "node1")?;
     let client = room.pod("client", "node2")?;
-    wait_until_captured(cluster, &[&server, &client], CAPTURED)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     ensure!(!traces(cluster)?.is_empty(), "what is looked for is not there at all");
     uninstall(cluster)?;
     let mut left = String::new();
@@ -98,7 +96,7 @@ fn uninstalling_leaves_nothing_on_the_nodes_and_pods_go_on() -> anyhow::Result<(
         Ok(left.is_empty().then_some(()))
     })
     .with_context(|| format!("left:\n{left}"))?;
-    all_answered(&room.ask("client", &format!("{}:8080", address(&server)), 5)?)?;
+    all_answered(&room.ask("client", &at(&server, 8080), 5)?)?;
     // A new pod starts without anybody's help.
     room.pod("late", "node1").map(drop)
 }

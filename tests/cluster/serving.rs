@@ -1,14 +1,9 @@
 //! Services, names and policies, as people write them.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
-use tests::eventually;
+use tests::{Room, eventually};
 
-use crate::mesh::{all_answered, none_answered, wait_until_captured};
-use crate::stage::{Room, SETTLE, START, address, example, installed};
-
-const CAPTURED: Duration = Duration::from_secs(5);
+use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, example, installed, none_answered};
 
 #[test]
 fn services_of_each_kind_lead_into_the_mesh() -> anyhow::Result<()> {
@@ -51,9 +46,9 @@ spec: {selector: {app: web}, clusterIP: None, ports: [{port: 8080}]}
 ",
     )?;
     let client = room.pod("client", "node1")?;
-    let pods = cluster.wait_for_pods(&room.name, "app=web", 2, START)?;
-    wait_until_captured(cluster, &[&client, &pods[0], &pods[1]], CAPTURED)?;
-    let service = cluster.get("service", &room.name, "web")?.context("the service")?;
+    let pods = cluster.wait_for_pods(room.name(), "app=web", 2, START)?;
+    cluster.wait_until_captured(&[&client, &pods[0], &pods[1]], CAPTURED)?;
+    let service = cluster.get("service", room.name(), "web")?.context("the service")?;
     let virtual_address = service["spec"]["clusterIP"].as_str().context("its address")?;
     let targets = [
         format!("{virtual_address}:80"),
@@ -78,8 +73,8 @@ fn the_example_policies_do_what_they_say() -> anyhow::Result<()> {
     let cart = room.pod("cart", "node1")?;
     let front = room.pod("front", "node2")?;
     let other = room.pod("other", "node1")?;
-    wait_until_captured(cluster, &[&cart, &front, &other], CAPTURED)?;
-    let target = format!("{}:8080", address(&cart));
+    cluster.wait_until_captured(&[&cart, &front, &other], CAPTURED)?;
+    let target = at(&cart, 8080);
     all_answered(&room.ask("other", &target, 1)?)?;
     room.apply(&example("deny-by-default.yaml")?)?;
     eventually("others are refused", SETTLE, || {
@@ -90,7 +85,7 @@ fn the_example_policies_do_what_they_say() -> anyhow::Result<()> {
         Ok((room.ask("front", &target, 1)?["answered"] == 1).then_some(()))
     })?;
     all_answered(&room.ask("front", &target, 5)?)?;
-    let report = room.ask("front", &format!("{}:9090", address(&cart)), 1)?;
+    let report = room.ask("front", &at(&cart, 9090), 1)?;
     ensure!(report["answered"] == 0, "another port is not allowed: {report}");
     Ok(())
 }

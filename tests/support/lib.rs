@@ -10,6 +10,7 @@ mod agent_log;
 mod capture;
 mod cgroup;
 mod cluster;
+mod cni_agent;
 mod control_plane;
 mod frames;
 mod house;
@@ -36,7 +37,7 @@ pub use agent::{Agent, AgentOptions};
 pub use agent_log::{AccessLine, LogMark};
 pub use capture::Capture;
 pub use cgroup::mount as cgroup_mount;
-pub use cluster::{KubeNode, Kubernetes};
+pub use cluster::{KubeNode, Kubernetes, Room, SYSTEM};
 pub use control_plane::{
     Asked, CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa, TestXds, Update,
     XdsService,

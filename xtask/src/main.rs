@@ -32,7 +32,9 @@ cargo xtask VERB
   test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, kube, cluster,
                     fuzz, soak (repeatable, or T,T); --filter NAME runs the tests whose name contains
                     NAME
-  demo [--keep]     two nodes with pods on this machine, shown at work (root)
+  demo [--kubernetes] [--keep]
+                    two nodes with pods on this machine, shown at work (root); with --kubernetes as
+                    a real cluster
   bench quick       Warren beside direct connections, as ratios (root)
   bench core        what decisions cost, each figure beside its bound
   image [--fast]    the product's images as OCI archives in target/images

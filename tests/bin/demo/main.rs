@@ -6,6 +6,7 @@
 
 mod checks;
 mod keep;
+mod kubernetes;
 mod narrator;
 mod signals;
 mod stage;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use tests::World;
+use tests::{Kubernetes, World};
 
 use crate::narrator::Narrator;
 use crate::signals::Signals;
@@ -27,10 +28,14 @@ struct Arguments {
     /// Leave everything up, print commands to try, and wait for Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// On a real Kubernetes with two nodes instead of bare namespaces.
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let run = if arguments.kubernetes { on_kubernetes } else { run };
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -54,6 +59,24 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let good = narrator.summary(start.elapsed());
     if arguments.keep {
         keep::invite(&stage)?;
+        signals.wait_for_one();
+        println!("\nTaking everything down.");
+    }
+    Ok(good)
+}
+
+/// The same on a cluster.
+fn on_kubernetes(arguments: &Arguments) -> anyhow::Result<bool> {
+    let start = Instant::now();
+    let mut narrator = Narrator::default();
+    narrator::title("Warren: a Kubernetes cluster on this machine");
+    let signals = Signals::install()?;
+    let cluster = Kubernetes::start(2)?;
+    let stage = kubernetes::Stage::set(&cluster, &mut narrator)?;
+    kubernetes::run(&stage, &mut narrator);
+    let good = narrator.summary(start.elapsed());
+    if arguments.keep {
+        stage.invite()?;
         signals.wait_for_one();
         println!("\nTaking everything down.");
     }

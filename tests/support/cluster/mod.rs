@@ -9,6 +9,10 @@ mod kubectl;
 mod kubernetes;
 mod node;
 mod pki;
+mod product;
+mod room;
 
 pub use kubernetes::Kubernetes;
 pub use node::KubeNode;
+pub use product::SYSTEM;
+pub use room::Room;

@@ -147,6 +147,6 @@ pub(super) const BANNED_IN_CORE: [&str; 19] = [
 /// The node proxy's stages. They never import one another; only the flow knows their order.
 pub(super) const STAGES: [&str; 8] =
     ["capture", "identity", "discovery", "policy", "tunnel", "relay", "telemetry", "dns"];
-/// Who may import stages, below `ztunnel/src/`: the flow of connections, the control work, and what
-/// puts them together. No stage imports these.
-pub(super) const STORY: [&str; 6] = ["flow", "control", "enrolment", "app", "main", "lib"];
+/// Who may import stages, below `ztunnel/src/`: the flow of connections, the control work, the look
+/// before a start, and what puts them together. No stage imports these.
+pub(super) const STORY: [&str; 7] = ["flow", "control", "enrolment", "check", "app", "main", "lib"];
