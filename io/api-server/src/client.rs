@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tls::{Compliance, RootSource, ServerTrust};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::access::{self, Access, REVIEWS};
 use crate::address::Address;
 use crate::exchange::{Asked, Exchange, Repeat};
 use crate::query::is_path;
@@ -85,11 +86,23 @@ impl ApiClient {
 
     /// Makes a new object in a collection. One of that name is a refusal with status 409.
     pub async fn create(&self, path: &str, object: &Value) -> Result<(), ApiError> {
+        self.post(path, object).await.map(drop)
+    }
+
+    /// Whether we may do something, as the server sees it. Nothing comes of asking: what is made for
+    /// it is not kept.
+    pub async fn may(&self, access: &Access<'_>) -> Result<bool, ApiError> {
+        let answer = self.post(REVIEWS, &access.question()).await?;
+        let failed = |error| ApiError::request(Operation::Create, REVIEWS, Cause::Json(error));
+        access::answer(&answer).map_err(failed)
+    }
+
+    async fn post(&self, path: &str, object: &Value) -> Result<Vec<u8>, ApiError> {
         let repeat = Repeat::IfUnsent;
         let body = ("application/json", bytes(object));
         let asked =
             Asked { method: Method::POST, target: path.to_owned(), body: Some(body), repeat };
-        self.whole(Operation::Create, path, &asked).await.map(drop)
+        self.whole(Operation::Create, path, &asked).await
     }
 
     pub(crate) fn timing(&self) -> &Timing {

@@ -5,6 +5,7 @@
 //! is decided by functions without I/O (`event.rs`, `list.rs`, `status.rs`); the rest performs it.
 //! Everything that the wire can make large, slow or endless has a bound.
 
+mod access;
 mod address;
 mod back_off;
 mod client;
@@ -19,6 +20,7 @@ mod settings;
 mod status;
 mod watch;
 
+pub use access::Access;
 pub use client::ApiClient;
 pub use error::{ApiError, Cause, Operation};
 pub use event::EventError;

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use api_server::{ApiError, Cause};
+use api_server::{Access, ApiError, Cause};
 use serde_json::json;
 use support::{Ca, FAST, Files, Reply, Server, object, status};
 
@@ -97,6 +97,24 @@ async fn each_change_has_its_method_and_type() {
         assert!(seen.headers["user-agent"].starts_with("warren-agent/"));
         assert_eq!(seen.connection, 0, "one connection is enough");
     }
+}
+
+#[tokio::test]
+async fn rights_are_asked_for() {
+    let ca = Ca::new();
+    let server = Server::start(&ca, |seen| {
+        let question: serde_json::Value = serde_json::from_str(&seen.body).expect("JSON");
+        let is_allowed = question["spec"]["resourceAttributes"]["verb"] == "watch";
+        Reply::json(201, &json!({"status": {"allowed": is_allowed}}).to_string())
+    })
+    .await;
+    let files = Files::new(&ca);
+    let client = files.client(server.address);
+    let pods = |verb| Access { verb, group: "", resource: "pods", subresource: "" };
+    assert!(client.may(&pods("watch")).await.expect("answered"));
+    assert!(!client.may(&pods("delete")).await.expect("answered"));
+    let reviews = "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(server.asked(), [reviews, reviews]);
 }
 
 #[tokio::test]
