@@ -7,6 +7,8 @@
 //! answers itself, and `fwmark_reflect` gives its answers the mark: without it, the reset of a
 //! closed port would leave for the true client, and the proxy would wait for it in vain.
 
+mod procfs;
+
 use std::io;
 
 use nix::errno::Errno;
@@ -101,7 +103,8 @@ pub enum RoutingError {
         #[source]
         cause: NetlinkError,
     },
-    /// A sysctl cannot be read or written; often a read-only `/proc/sys` in a container.
+    /// A sysctl cannot be read or written; often a read-only `/proc/sys` in a container, where the
+    /// node's `/proc` is not mounted to be written.
     #[error("cannot {action} {path}")]
     Sysctl {
         /// `read` or `write`.
@@ -326,9 +329,6 @@ fn read_sysctl(path: &'static str) -> Result<bool, RoutingError> {
 }
 
 fn write_sysctl(path: &'static str, on: bool) -> Result<(), RoutingError> {
-    std::fs::write(path, if on { "1" } else { "0" }).map_err(|cause| RoutingError::Sysctl {
-        action: "write",
-        path,
-        cause,
-    })
+    let written = procfs::write(path.trim_start_matches("/proc/"), if on { "1" } else { "0" });
+    written.map_err(|cause| RoutingError::Sysctl { action: "write", path, cause })
 }
