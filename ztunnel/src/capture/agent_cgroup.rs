@@ -5,9 +5,10 @@
 //! finds company there. A neutral sibling, which has no role, is where the self-test plays the
 //! part of a stranger.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -231,41 +232,97 @@ fn require_solitude(leaf: &Cgroup) -> Result<(), CgroupError> {
     }
 }
 
-/// The cgroup of this process, as a path below the cgroup2 mount.
+/// The cgroup of this process, as a path below a cgroup2 mount: that at `at`, if the process is in the
+/// host's cgroup namespace.
 fn own_cgroup(at: Option<&Path>) -> Result<PathBuf, CgroupError> {
     const SELF_CGROUP: &str = "/proc/self/cgroup";
     const MOUNTINFO: &str = "/proc/self/mountinfo";
     let read = |path: &'static str| {
         fs::read_to_string(path).map_err(|cause| CgroupError::Proc { path, cause })
     };
-    let (mount, root) = cgroup2_mount(&read(MOUNTINFO)?, at).ok_or(CgroupError::NoCgroup2)?;
+    let mounts = cgroup2_mounts(&read(MOUNTINFO)?);
+    let inside = match at {
+        // What is mounted over is not what the path shows.
+        Some(at) => mounts.iter().rfind(|mount| mount.point == at),
+        None => mounts.iter().find(|mount| !mount.shows_outside()),
+    };
+    let outside = mounts.iter().find(|mount| mount.shows_outside());
     let membership = read(SELF_CGROUP)?;
     let own = unified_path(&membership).ok_or(CgroupError::NoCgroup2)?;
-    // The mount may show only a part of the hierarchy.
-    let relative = own.strip_prefix(&root).unwrap_or(own);
-    Ok(mount.join(relative.strip_prefix("/").unwrap_or(relative)))
+    let seen = inside.map(|mount| {
+        // The mount may show only a part of the hierarchy.
+        let relative = own.strip_prefix(&mount.root).unwrap_or(own);
+        mount.point.join(relative.strip_prefix("/").unwrap_or(relative))
+    });
+    let Some(outside) = outside else { return seen.ok_or(CgroupError::NoCgroup2) };
+    // In a container with a cgroup namespace of its own, that part is usually read-only. The node's whole
+    // tree is there to be written, and our place in it has no name here, but a number.
+    let seen = seen.ok_or(CgroupError::NoCgroup2)?;
+    let failed = |cause| CgroupError::Call { operation: "look at", path: seen.clone(), cause };
+    let id = fs::metadata(&seen).map_err(failed)?.ino();
+    find_by_id(&outside.point, id).map_err(failed)?.ok_or(CgroupError::NoCgroup2)
 }
 
-/// Mount point and root of the first cgroup2 line of a mountinfo file (proc_pid_mountinfo(5)), or of
-/// the last one of a mount point: that is what its path shows.
-fn cgroup2_mount(mountinfo: &str, at: Option<&Path>) -> Option<(PathBuf, PathBuf)> {
-    let mut mounts = cgroup2_mounts(mountinfo);
-    match at {
-        None => mounts.next(),
-        Some(at) => mounts.filter(|(point, _)| point == at).last(),
+/// Cgroups looked at, at most, to find one: a node has some for each container. Beyond it nothing is
+/// found, and the agent does not start.
+const LOOKS_MAX: usize = 65_536;
+
+/// The cgroup of this id below a folder, level by level.
+fn find_by_id(top: &Path, id: u64) -> io::Result<Option<PathBuf>> {
+    let mut waiting = VecDeque::from([top.to_owned()]);
+    let mut looks = 0;
+    while let Some(folder) = waiting.pop_front() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // Cgroups come and go meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let Ok(entry) = entry else { continue };
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.ino() == id {
+                return Ok(Some(entry.path()));
+            }
+            looks += 1;
+            if looks >= LOOKS_MAX {
+                return Ok(None);
+            }
+            waiting.push_back(entry.path());
+        }
+    }
+    Ok(None)
+}
+
+/// A place where the unified hierarchy is mounted.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    point: PathBuf,
+    /// The cgroup at its top, as this process's cgroup namespace names it.
+    root: PathBuf,
+}
+
+impl Mount {
+    /// Whether it shows more than this process's cgroup namespace: its top is above that one's.
+    fn shows_outside(&self) -> bool {
+        self.root.starts_with("/..")
     }
 }
 
-fn cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    mountinfo.lines().filter_map(|line| {
+/// The cgroup2 lines of a mountinfo file (proc_pid_mountinfo(5)), in its order.
+fn cgroup2_mounts(mountinfo: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
         let (mount, filesystem) = line.split_once(" - ")?;
         if !filesystem.starts_with("cgroup2 ") {
             return None;
         }
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        Some((PathBuf::from(point), PathBuf::from(root)))
-    })
+        Some(Mount { point: PathBuf::from(point), root: PathBuf::from(root) })
+    };
+    mountinfo.lines().filter_map(mount).collect()
 }
 
 fn unified_path(membership: &str) -> Option<&Path> {
@@ -277,19 +334,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mount_is_found_among_others() {
+    fn mounts_are_found_among_others() {
         let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
             32 31 0:29 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu\n\
-            41 31 0:38 /box /sys/fs/cgroup/unified rw,relatime shared:1 - cgroup2 cgroup2 rw\n";
-        let (mount, root) = cgroup2_mount(mountinfo, None).expect("there is one");
-        assert_eq!(mount, Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(root, Path::new("/box"));
-        assert!(cgroup2_mount("1 1 0:1 / / rw - ext4 /dev/vda rw\n", None).is_none());
-        let host = "50 31 0:38 / /host/cgroup rw - cgroup2 cgroup2 rw\n";
-        let both = format!("{mountinfo}{host}");
-        let at = |path: &str| cgroup2_mount(&both, Some(Path::new(path)));
-        assert_eq!(at("/host/cgroup"), Some(("/host/cgroup".into(), "/".into())));
-        assert_eq!(at("/sys/fs/cgroup"), None, "that one is a tmpfs");
+            41 31 0:38 /box /sys/fs/cgroup/unified rw,relatime shared:1 - cgroup2 cgroup2 rw\n\
+            52 31 0:38 /../../.. /host/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
+        let mounts = cgroup2_mounts(mountinfo);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].point, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mounts[0].root, Path::new("/box"));
+        assert_eq!(mounts.iter().map(Mount::shows_outside).collect::<Vec<_>>(), [false, true]);
+        assert!(cgroup2_mounts("1 1 0:1 / / rw - ext4 /dev/vda rw\n").is_empty());
+    }
+
+    #[test]
+    fn a_place_is_found_by_its_number() {
+        let top = tempfile::tempdir().expect("a folder");
+        let deep = top.path().join("pods/one/container");
+        fs::create_dir_all(&deep).expect("folders");
+        fs::create_dir_all(top.path().join("system")).expect("a folder");
+        let id = fs::metadata(&deep).expect("its number").ino();
+        assert_eq!(find_by_id(top.path(), id).expect("looks"), Some(deep.clone()));
+        fs::remove_dir(&deep).expect("removes");
+        assert_eq!(find_by_id(top.path(), id).expect("looks"), None);
     }
 
     #[test]
