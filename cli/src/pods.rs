@@ -68,8 +68,18 @@ pub(crate) async fn unenrol(
     Ok(Finding::Good)
 }
 
-const HEADER: [&str; 9] =
-    ["UID", "WORKLOAD", "DESIRED", "KERNEL", "IPS", "DNS", "CONNECTIONS", "CERTIFICATE", "REASON"];
+const HEADER: [&str; 10] = [
+    "UID",
+    "WORKLOAD",
+    "SOURCE",
+    "DESIRED",
+    "STATE",
+    "IPS",
+    "DNS",
+    "CONNECTIONS",
+    "CERTIFICATE",
+    "REASON",
+];
 
 fn render(pods: &[Pod], now: SystemTime) -> String {
     if pods.is_empty() {
@@ -86,16 +96,30 @@ fn render(pods: &[Pod], now: SystemTime) -> String {
         vec![
             pod.uid.clone(),
             pod.workload.clone(),
+            or_dash(pod.source.as_deref()),
             if pod.desired { "enrolled" } else { "removed" }.to_owned(),
-            pod.state.as_str().to_owned(),
+            if pod.kernel_verified { "kernel-verified" } else { pod.state.as_str() }.to_owned(),
             or_dash(Some(&ips.join(","))),
             or_dash(pod.dns.then_some("captured")),
             pod.connections.to_string(),
             expires.map_or_else(|| "none".to_owned(), |expires| expiry(expires, now)),
-            or_dash(reason.or_else(|| identity.and_then(|identity| identity.error.as_deref()))),
+            or_dash(
+                why(pod.code.as_deref(), reason)
+                    .as_deref()
+                    .or_else(|| identity.and_then(|identity| identity.error.as_deref())),
+            ),
         ]
     };
     table(&HEADER, pods.iter().map(row).collect())
+}
+
+/// The code and what it means here.
+fn why(code: Option<&str>, reason: Option<&str>) -> Option<String> {
+    match (code, reason) {
+        (Some(code), Some(reason)) => Some(format!("{code}: {reason}")),
+        (Some(text), None) | (None, Some(text)) => Some(text.to_owned()),
+        (None, None) => None,
+    }
 }
 
 fn state(state: &PodState) -> String {
@@ -119,6 +143,8 @@ mod tests {
             Pod {
                 uid: "u-1".to_owned(),
                 workload: "shop/web/web".to_owned(),
+                source: Some("api".to_owned()),
+                kernel_verified: true,
                 desired: true,
                 state: PodState::Verified,
                 ips: vec![[10, 0, 0, 1].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 1].into()],
@@ -130,6 +156,7 @@ mod tests {
             Pod {
                 uid: "u-22".to_owned(),
                 workload: "shop/cart/cart".to_owned(),
+                code: Some("SELF_TEST_FAILED".to_owned()),
                 desired: true,
                 state: PodState::Degraded { reason: "self-test timed out".to_owned() },
                 ..Pod::default()
@@ -137,12 +164,12 @@ mod tests {
         ];
         assert_eq!(
             render(&pods, UNIX_EPOCH),
-            "UID   WORKLOAD        DESIRED   KERNEL    IPS               DNS       CONNECTIONS  \
-             CERTIFICATE       REASON\n\
-             u-1   shop/web/web    enrolled  verified  10.0.0.1,fd00::1  captured  12           \
-             expires in 1m 0s  -\n\
-             u-22  shop/cart/cart  enrolled  degraded  -                 -         0            \
-             none              self-test timed out"
+            "UID   WORKLOAD        SOURCE  DESIRED   STATE            IPS               DNS       \
+             CONNECTIONS  CERTIFICATE       REASON\n\
+             u-1   shop/web/web    api     enrolled  kernel-verified  10.0.0.1,fd00::1  captured  \
+             12           expires in 1m 0s  -\n\
+             u-22  shop/cart/cart  -       enrolled  degraded         -                 -         \
+             0            none              SELF_TEST_FAILED: self-test timed out"
         );
         assert_eq!(render(&[], UNIX_EPOCH), "no pods");
     }

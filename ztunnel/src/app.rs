@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use daemon::{
@@ -17,11 +17,16 @@ use svid::{CaClient, DevCa, DevCaError, Issuer, SvidFolder, SvidStore};
 use tls::{TrustSettings, TrustStore};
 use tokio::task::JoinSet;
 
-use crate::capture::{AdoptAllError, Capture, CaptureConfig, CaptureError, Incumbent};
-use crate::config::{Authority, Config, ControlPlaneError, MeshSource};
+use crate::capture::{
+    AdoptAllError, Capture, CaptureConfig, CaptureError, HostError, HostView, Incumbent,
+};
+use crate::config::{Authority, Config, ControlPlaneError, Enrolment, MeshSource};
 pub use crate::control::ThreadError;
-use crate::control::{AdminHandler, ConfigDump, Dispatch, PodSet, Threads, register_gauges};
+use crate::control::{
+    AdminHandler, ConfigDump, Dispatch, PodSet, Threads, register_enrolment, register_gauges,
+};
 use crate::discovery::{ControlPlaneSource, LocalFile, MeshError, MeshSettings, Source};
+use crate::enrolment::{self, EnrolmentError};
 use crate::flow::{Shared, Stop};
 use crate::mesh::MeshView;
 use crate::telemetry::Telemetry;
@@ -49,6 +54,12 @@ pub enum AppError {
     /// Pods of an earlier agent.
     #[error("adopting the pods of an earlier agent")]
     Adopt(#[from] AdoptAllError),
+    /// The host, seen from a pod.
+    #[error("seeing the host from a pod")]
+    Host(#[from] HostError),
+    /// Enrolment on Kubernetes.
+    #[error("starting enrolment on Kubernetes")]
+    Enrolment(#[from] EnrolmentError),
     /// The data plane.
     #[error(transparent)]
     Threads(#[from] ThreadError),
@@ -107,6 +118,11 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError>
     };
     let (mesh, driver) = source(&config, settings)?;
     let program = std::env::current_exe().map_err(process("finding this program"))?;
+    let host = host_view(&config);
+    if let Some(host) = &host {
+        // Before there is a second thread: each has a namespace of its own.
+        host.enter_cgroup_namespace()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -114,20 +130,38 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError>
         .build()
         .map_err(process("starting the control runtime"))?;
     let config = Arc::new(config);
-    runtime.block_on(run_on(config, mesh, driver, program, dropped_lines, started))
+    let start = Start { program, host, dropped_lines, started };
+    runtime.block_on(run_on(config, mesh, driver, start))
+}
+
+/// What is known before the runtime runs.
+struct Start {
+    program: PathBuf,
+    host: Option<HostView>,
+    dropped_lines: ErrorCounter,
+    started: Instant,
+}
+
+/// The host's mounts, where the agent is in a pod.
+fn host_view(config: &Config) -> Option<HostView> {
+    match &config.enrolment {
+        Enrolment::Local => None,
+        Enrolment::Kubernetes(settings) => {
+            Some(HostView::new(settings.host_proc.clone(), settings.host_cgroup.clone()))
+        }
+    }
 }
 
 async fn run_on(
     config: Arc<Config>,
     mesh: Source,
     driver: Option<xds_client::Driver>,
-    program: PathBuf,
-    dropped_lines: ErrorCounter,
-    started: Instant,
+    start: Start,
 ) -> Result<End, AppError> {
+    let Start { program, host, dropped_lines, started } = start;
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
-    let candidate = Capture::prepare(capture_config(&config, program))?;
+    let candidate = Capture::prepare(capture_config(&config, program, host.clone()))?;
     let (trust, svids) = certificates(&config)?;
 
     // From here on another agent may have given its place, and it does not come back.
@@ -141,6 +175,10 @@ async fn run_on(
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));
     register_gauges(&mut registry, &capture, &mesh, &svids, dropped_lines);
+    let enrolment = Arc::new(OnceLock::new());
+    if host.is_some() {
+        register_enrolment(&mut registry, &enrolment);
+    }
     let readiness = Readiness::default();
     let adopting = readiness.wait_for("pods of an earlier agent");
 
@@ -186,6 +224,8 @@ async fn run_on(
     };
     // What a second agent of this node may want for itself.
     let mut fronts = JoinSet::new();
+    // Who says which pods are captured: nobody, once this agent stops.
+    let mut enrolling = JoinSet::new();
     fronts.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
     fronts.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
     let dump = ConfigDump {
@@ -208,6 +248,7 @@ async fn run_on(
         telemetry,
         stop: stop.clone(),
         started,
+        enrolment: enrolment.clone(),
     };
     let admin = admin::Server::bind(&config.admin_socket, ROOT)?;
     let admin_stop = stop.clone();
@@ -215,6 +256,12 @@ async fn run_on(
 
     // Whoever lets go of a certificate from then on is no pod that leaves the mesh.
     capture.adopt_all().await.inspect_err(|_| svids.stop())?;
+    if let (Enrolment::Kubernetes(settings), Some(host)) = (&config.enrolment, host) {
+        let (capture, svids) = (capture.clone(), svids.clone());
+        let parts = enrolment::Parts { config: &config, settings, host, capture, svids };
+        // Set once, here.
+        let _ = enrolment.set(enrolment::start(parts, &mut enrolling)?);
+    }
     drop(adopting);
     tracing::info!(node = %config.node_name, threads = config.worker_threads, "ready");
 
@@ -224,6 +271,7 @@ async fn run_on(
         signal = signals.next() => {
             tracing::info!(signal, drain = ?config.drain, "stopping");
             svids.stop();
+            enrolling.shutdown().await;
             plane.drain(&config, &capture, &mut signals).await;
             End::Stopped
         }
@@ -231,6 +279,7 @@ async fn run_on(
             tracing::info!("giving the pods to the next agent");
             // Their certificates are the next one's too.
             svids.stop();
+            enrolling.shutdown().await;
             fronts.shutdown().await;
             plane.retire(&config, &capture, &mut signals).await;
             End::Replaced
@@ -372,14 +421,14 @@ fn certificates(config: &Config) -> Result<(TrustStore, SvidStore), AppError> {
     Ok((trust, svids))
 }
 
-fn capture_config(config: &Config, program: PathBuf) -> CaptureConfig {
+fn capture_config(config: &Config, program: PathBuf, host: Option<HostView>) -> CaptureConfig {
     CaptureConfig {
         node_name: config.node_name.clone(),
         run_dir: config.run_dir.clone(),
         pin_dir: config.bpf_pin_dir.clone(),
         cgroup: config.cgroup.clone(),
         kubelet_cgroup: config.kubelet_cgroup.clone(),
-        host: None,
+        host,
         bypass: config.bypass.clone(),
         threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
         program,

@@ -9,6 +9,7 @@ pub mod config;
 mod control;
 mod discovery;
 mod dns;
+mod enrolment;
 mod flow;
 mod identity;
 mod mesh;

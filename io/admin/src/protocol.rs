@@ -249,6 +249,12 @@ pub struct Pod {
     pub uid: String,
     /// `namespace/name/service-account`.
     pub workload: String,
+    /// Who enrolled it: `cli`, `api` or `cni`; none: it is not captured.
+    pub source: Option<String>,
+    /// Whether its own hooks are attached, and a connection through them proved it.
+    pub kernel_verified: bool,
+    /// Why it is not captured as it should be: a code of enrolment, such as `IDENTITY_CONFLICT`.
+    pub code: Option<String>,
     /// Whether it is meant to be in the mesh.
     pub desired: bool,
     /// What the kernel says.

@@ -32,6 +32,8 @@ pub struct EnrolRequest {
     pub workload: WorkloadKey,
     /// Its network namespace, such as `/run/netns/x` or `/proc/PID/ns/net`.
     pub netns: PathBuf,
+    /// What that path named when it was chosen, if whoever asks has looked.
+    pub netns_inode: Option<u64>,
     /// Its cgroup: the pod's, not a container's.
     pub cgroup: PathBuf,
     /// Who wants it.
@@ -140,6 +142,10 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
     if node.foreign.contains(&namespace) {
         let message = format!("{} is the host's or the agent's", request.netns.display());
         return Err(EnrolError::new(EnrolCode::NetnsIsHost, message));
+    }
+    if request.netns_inode.is_some_and(|inode| inode != namespace.inode()) {
+        let message = format!("{} names another namespace by now", request.netns.display());
+        return Err(EnrolError::new(EnrolCode::IdentityConflict, message));
     }
     let cgroup = Cgroup::open(&request.cgroup)
         .map_err(|error| EnrolError::new(EnrolCode::CgroupInvalid, causes(&error)))?;

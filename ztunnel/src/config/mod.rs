@@ -5,6 +5,7 @@
 
 mod control_plane;
 mod environment;
+mod kubernetes;
 mod schema;
 mod values;
 
@@ -24,6 +25,7 @@ use tls::Compliance;
 
 pub use control_plane::{ControlPlaneError, ControlPlaneSettings, TokenSetting};
 pub use environment::Environment;
+pub use kubernetes::{CniPlaces, Enrolment, KubernetesSettings};
 pub use schema::{SETTINGS, Setting, markdown};
 use values::Reader;
 pub use values::{ConfigError, ConfigErrors};
@@ -164,6 +166,8 @@ pub struct Config {
     pub dns_capture: bool,
     /// Domain of Kubernetes' services.
     pub cluster_domain: ClusterDomain,
+    /// Who says which pods are captured.
+    pub enrolment: Enrolment,
     /// Whether an agent that runs on the same pins is asked for its place.
     pub take_over: bool,
     /// Port of the configuration dump.
@@ -273,6 +277,7 @@ impl Config {
             r.refuse_set(&schema::WARREN_REQUIRE_WAYPOINT, cause);
         }
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
+        let enrolment = kubernetes::enrolment(r);
         Some(Self {
             cluster_id: r.parse(&schema::CLUSTER_ID, values::text)?,
             trust_domain: r.parse(&schema::TRUST_DOMAIN, values::trust_domain)?,
@@ -293,6 +298,7 @@ impl Config {
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
+            enrolment: enrolment?,
             take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,
             bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
             dns_capture: dns_capture?,

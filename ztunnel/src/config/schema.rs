@@ -75,7 +75,16 @@ settings! {
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";
     WARREN_TAKE_OVER = "false", "Take the place of an agent that runs on the same pins, instead of not starting. It serves the connections that it has to their end. Needs a `WARREN_CGROUP` of its own. The one that was replaced ends with exit code 75, and must not be started again.";
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";
-    WARREN_KUBELET_CGROUP = "", "The kubelet's cgroup (cgroup v2 path). Its connections pass to a pod's probe ports.";
+    WARREN_KUBELET_CGROUP = "", "The kubelet's cgroup (cgroup v2 path). Its connections pass to a pod's probe ports. Default: with `WARREN_ENROLMENT=kubernetes` that of the kubelet's process, unless it is the root; otherwise none.";
+    WARREN_ENROLMENT = "local", "Who says which pods are captured: `local` (the CLI alone) or `kubernetes` (labels by the API server, sandboxes by the CNI plugin, and the CLI where these are silent).";
+    WARREN_EXCLUDED_NAMESPACES = "kube-system", "Comma-separated namespaces whose pods are never captured, and which start without an agent. The agent's own (`POD_NAMESPACE`) is always one of them.";
+    WARREN_HOST_PROC = "/proc", "The host's `/proc`, where the agent is in a pod.";
+    WARREN_HOST_CGROUP = "", "The root of the host's unified cgroup hierarchy. Default: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` where the old hierarchies are beside it.";
+    WARREN_HOST_NETNS_DIR = "/var/run/netns", "Folder where the container runtime keeps named network namespaces.";
+    WARREN_CNI_SOCKET = "/run/warren/cni.sock", "Unix socket of the CNI plugin, at the same path for the host; mode 0600, root only.";
+    WARREN_CNI_CONF_DIR = "", "The host's folder of network configurations. If unset, the plugin is not installed.";
+    WARREN_CNI_BIN_DIR = "", "The host's folder of CNI plugins. With `WARREN_CNI_CONF_DIR`.";
+    WARREN_CNI_PROGRAM = "/usr/local/bin/warren-cni", "The plugin that is copied there.";
     WARREN_BYPASS_CIDRS = "", "Comma-separated CIDRs that are not captured: as destinations of enrolled pods, and as their own addresses (secondary networks).";
     WARREN_DNS_CAPTURE = "", "Whether pods are enrolled with their DNS questions captured, unless their enrolment says otherwise: `true` or `false`. Default: `DNS_CAPTURE`, otherwise `false`. Not with `XDS_ON_DEMAND`, where names are not known in advance.";
     DNS_CAPTURE = "", "The same in Istio's words: `true`, and anything else is `false`.";

@@ -221,3 +221,34 @@ fn waypoints_are_enforced_only_where_all_services_are_known() {
     let named: Vec<_> = errors.0.iter().map(|error| error.setting).collect();
     assert_eq!(named, ["WARREN_REQUIRE_WAYPOINT"]);
 }
+
+#[test]
+fn enrolment_on_kubernetes_is_read_whole() {
+    assert_eq!(with(&[]).expect("defaults").enrolment, Enrolment::Local);
+    let config = with(&[
+        ("WARREN_ENROLMENT", "kubernetes"),
+        ("WARREN_EXCLUDED_NAMESPACES", "kube-system, storage"),
+        ("POD_NAMESPACE", "warren-system"),
+        ("WARREN_HOST_PROC", "/host/proc"),
+        ("WARREN_HOST_CGROUP", "/host/cgroup"),
+        ("WARREN_CNI_CONF_DIR", "/host/etc/cni/net.d"),
+        ("WARREN_CNI_BIN_DIR", "/host/opt/cni/bin"),
+    ])
+    .expect("valid");
+    let Enrolment::Kubernetes(settings) = config.enrolment else { panic!("local") };
+    let excluded: Vec<_> = settings.excluded_namespaces.iter().map(String::as_str).collect();
+    assert_eq!(excluded, ["kube-system", "storage", "warren-system"]);
+    assert_eq!(settings.host_cgroup, std::path::Path::new("/host/cgroup"));
+    let cni = settings.cni.expect("both folders are set");
+    assert_eq!(cni.program, std::path::Path::new("/usr/local/bin/warren-cni"));
+    for (name, value) in [
+        ("WARREN_ENROLMENT", "maybe"),
+        ("WARREN_EXCLUDED_NAMESPACES", "Kube_System"),
+        ("WARREN_HOST_PROC", "proc"),
+    ] {
+        let errors = with(&[(name, value)]).expect_err(value);
+        assert_eq!(errors.0[0].setting, name);
+    }
+    let half = [("WARREN_ENROLMENT", "kubernetes"), ("WARREN_CNI_CONF_DIR", "/c")];
+    assert_eq!(with(&half).expect_err("half").0[0].setting, "WARREN_CNI_BIN_DIR");
+}

@@ -1,7 +1,7 @@
 //! The CLI's requests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use admin::{
@@ -9,7 +9,7 @@ use admin::{
     PodCounts, PodState, Reply, Request, Response, Status,
 };
 use authz::UnenforceableDeny;
-use enrol::Switches;
+use enrol::{Report, Standing, Switches};
 use model::{PodUid, WorkloadKey};
 use resolve::SameNode;
 use svid::{SvidStatus, SvidStore};
@@ -22,6 +22,7 @@ use super::why::why;
 use crate::capture::{self, Capture, DnsCapture, EnrolRequest, PodView};
 use crate::config::Config;
 use crate::discovery::{Source, SourceStatus};
+use crate::enrolment::EnrolmentView;
 use crate::flow::Stop;
 use crate::mesh::{MeshState, Sync};
 use crate::telemetry::Telemetry;
@@ -40,6 +41,8 @@ pub(crate) struct AdminHandler {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) stop: Stop,
     pub(crate) started: Instant,
+    /// Set once Kubernetes says which pods are captured.
+    pub(crate) enrolment: Arc<OnceLock<EnrolmentView>>,
 }
 
 /// What is wrong with the files of trust, for people.
@@ -148,7 +151,18 @@ impl AdminHandler {
             Failure::new("INTERNAL", format!("reading the pods failed: {error}"))
         })?;
         let identities = self.svids.list();
-        Ok(views.into_iter().map(|view| self.pod(view, &identities)).collect())
+        let mut pods: Vec<_> = views.into_iter().map(|view| self.pod(view, &identities)).collect();
+        if let Some(enrolment) = self.enrolment.get() {
+            add_reports(&mut pods, &enrolment.told().pods);
+        }
+        Ok(pods)
+    }
+
+    /// Whether the CLI may enrol a pod or let it go. Where Kubernetes says nothing, it may.
+    async fn may_change(&self, uid: &PodUid) -> Result<(), Failure> {
+        let Some(enrolment) = self.enrolment.get() else { return Ok(()) };
+        let may = enrolment.may_others(uid).await;
+        may.map_err(|failure| Failure::new(failure.code.as_str(), failure.message))
     }
 
     fn pod(&self, view: PodView, identities: &[SvidStatus]) -> Pod {
@@ -163,6 +177,10 @@ impl AdminHandler {
         Pod {
             uid: view.name,
             workload: view.workload.map(|key| key.to_string()).unwrap_or_default(),
+            source: view.source.map(|source| source.as_str().to_owned()),
+            kernel_verified: view.status == capture::Status::Verified
+                && view.hooks == capture::HooksView::Attached,
+            code: None,
             desired: view.status != capture::Status::Leaving,
             state: match view.status {
                 capture::Status::Enrolling => PodState::Pending,
@@ -198,12 +216,14 @@ impl AdminHandler {
         let request = EnrolRequest {
             workload: WorkloadKey::parse(&enrol.workload).map_err(|e| bad(e.to_string()))?,
             netns: enrol.netns,
+            netns_inode: None,
             cgroup: enrol.cgroup,
             source: enrol::Source::Cli,
             switches: Switches { probe_ports: enrol.probe_ports, ..Switches::default() },
             dns,
             uid: uid.clone(),
         };
+        self.may_change(&uid).await?;
         tracing::info!(
             pod = %uid, workload = %request.workload, netns = %request.netns.display(),
             cgroup = %request.cgroup.display(), "asked to enrol a pod"
@@ -222,6 +242,7 @@ impl AdminHandler {
     async fn unenrol(&self, uid: &str) -> Result<Response, Failure> {
         let uid = PodUid::parse(uid)
             .map_err(|error| Failure::new(Failure::BAD_REQUEST, error.to_string()))?;
+        self.may_change(&uid).await?;
         tracing::info!(pod = %uid, "asked to un-enrol a pod");
         self.capture
             .unenrol(&uid)
@@ -269,6 +290,38 @@ impl AdminHandler {
         });
         Reply::flows(receiver)
     }
+}
+
+/// Adds what enrolment knows: the code of what is wrong, and pods that are wanted and not captured.
+fn add_reports(pods: &mut Vec<Pod>, reports: &[Report]) {
+    for report in reports {
+        let failure = report.failure.as_ref();
+        if let Some(pod) = pods.iter_mut().find(|pod| pod.uid == report.uid.as_str()) {
+            pod.code = failure.map(|failure| failure.code.as_str().to_owned());
+            pod.desired = pod.desired && report.standing != Standing::Releasing;
+            continue;
+        }
+        let state = match report.standing {
+            // Not of the mesh, and not to be.
+            Standing::Outside => continue,
+            Standing::Failed => PodState::Degraded {
+                reason: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+            },
+            Standing::Releasing => PodState::Draining,
+            Standing::Waiting | Standing::Enrolling | Standing::Verified | Standing::Degraded => {
+                PodState::Pending
+            }
+        };
+        pods.push(Pod {
+            uid: report.uid.to_string(),
+            workload: report.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            desired: report.standing != Standing::Releasing,
+            state,
+            code: failure.map(|failure| failure.code.as_str().to_owned()),
+            ..Pod::default()
+        });
+    }
+    pods.sort_by(|a, b| a.uid.cmp(&b.uid));
 }
 
 fn config(source: SourceStatus, mesh: &MeshState) -> admin::Config {

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use daemon::ErrorCounter;
+use enrol::Standing;
 use prometheus_client::registry::Registry;
 use svid::SvidStore;
 
 use crate::capture::Capture;
 use crate::discovery::Source;
+use crate::enrolment::EnrolmentView;
 use crate::mesh::Sync;
 use crate::telemetry::{Kind, Reading, Readings};
 
@@ -74,6 +77,39 @@ pub(crate) fn register_gauges(
     register_certificates(registry, svids);
     register_control_plane(registry, mesh);
     register_stored(registry, mesh);
+}
+
+/// How enrolment on Kubernetes stands. Nothing is told before it runs.
+pub(crate) fn register_enrolment(
+    registry: &mut Registry,
+    enrolment: &Arc<OnceLock<EnrolmentView>>,
+) {
+    let told = Arc::clone(enrolment);
+    registry.register_collector(Box::new(Readings {
+        kind: Kind::Gauge,
+        name: "warren_enrolment_gap_pods",
+        help: "Pods that should be captured, run, and are not proved to be",
+        read: Box::new(move || {
+            let gap = told.get().map(|view| view.told().gap());
+            gap.map(|gap| (Vec::new(), count(gap))).into_iter().collect()
+        }),
+    }));
+    let told = Arc::clone(enrolment);
+    registry.register_collector(Box::new(Readings {
+        kind: Kind::Gauge,
+        name: "warren_enrolment_pods",
+        help: "Pods of this node by how their enrolment stands",
+        read: Box::new(move || {
+            let Some(view) = told.get() else { return Vec::new() };
+            let told = view.told();
+            let counted = |standing| (Standing::as_str(standing), count(told.count(standing)));
+            labelled("state", Standing::ALL.map(counted))
+        }),
+    }));
+}
+
+fn count(pods: usize) -> u64 {
+    u64::try_from(pods).unwrap_or(u64::MAX)
 }
 
 /// Of all identities together: a label for each would be a series for each workload.

@@ -10,6 +10,6 @@ mod why;
 pub(crate) use admin::AdminHandler;
 pub(crate) use config_dump::ConfigDump;
 pub(crate) use dispatch::{Dispatch, PodSet};
-pub(crate) use gauges::register_gauges;
+pub(crate) use gauges::{register_enrolment, register_gauges};
 pub use threads::ThreadError;
 pub(crate) use threads::Threads;

@@ -1,0 +1,132 @@
+//! Who says which pods are captured, and where the host is for an agent in a pod.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::schema;
+use super::values::{self, Reader};
+
+/// Namespaces in `WARREN_EXCLUDED_NAMESPACES`; each is written into the plugin's configuration.
+const NAMESPACES_MAX: usize = 256;
+/// Where the unified hierarchy is, on a host with it alone and on one with the old ones beside it.
+const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// Who says which pods are captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    /// The CLI alone.
+    Local,
+    /// Kubernetes: labels by the API server, sandboxes by the CNI plugin. And the CLI, where these are
+    /// silent.
+    Kubernetes(Box<KubernetesSettings>),
+}
+
+/// What enrolment on Kubernetes is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// Namespaces whose pods are never captured.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// The host's `/proc`.
+    pub host_proc: PathBuf,
+    /// The root of the host's unified hierarchy.
+    pub host_cgroup: PathBuf,
+    /// Where the runtime keeps named network namespaces.
+    pub netns_dir: PathBuf,
+    /// Where the plugin asks.
+    pub cni_socket: PathBuf,
+    /// Where the plugin goes; `None`: it is installed by somebody else.
+    pub cni: Option<CniPlaces>,
+}
+
+/// Where the plugin goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniPlaces {
+    /// The folder of network configurations.
+    pub conf_dir: PathBuf,
+    /// The folder of plugins.
+    pub bin_dir: PathBuf,
+    /// The plugin to copy there.
+    pub program: PathBuf,
+}
+
+pub(super) fn enrolment(r: &mut Reader<'_>) -> Option<Enrolment> {
+    let mode = r.parse(&schema::WARREN_ENROLMENT, mode);
+    let excluded = r.parse(&schema::WARREN_EXCLUDED_NAMESPACES, namespaces);
+    let release = r.parse(&schema::POD_NAMESPACE, values::text);
+    let host_proc = r.parse(&schema::WARREN_HOST_PROC, values::path);
+    let host_cgroup = r.optional(&schema::WARREN_HOST_CGROUP, values::path);
+    let netns_dir = r.parse(&schema::WARREN_HOST_NETNS_DIR, values::path);
+    let cni_socket = r.parse(&schema::WARREN_CNI_SOCKET, values::path);
+    let conf_dir = r.optional(&schema::WARREN_CNI_CONF_DIR, values::path);
+    let bin_dir = r.optional(&schema::WARREN_CNI_BIN_DIR, values::path);
+    let program = r.parse(&schema::WARREN_CNI_PROGRAM, values::path);
+    match mode? {
+        Mode::Local => return Some(Enrolment::Local),
+        Mode::Kubernetes => {}
+    }
+    let mut excluded_namespaces = excluded?;
+    // A node that comes up must be able to start its agent.
+    excluded_namespaces.extend(Some(release?).filter(|name| !name.is_empty()));
+    let cni = match (conf_dir?, bin_dir?) {
+        (None, None) => None,
+        (Some(conf_dir), Some(bin_dir)) => Some(CniPlaces { conf_dir, bin_dir, program: program? }),
+        (Some(_), None) => {
+            r.refuse_set(&schema::WARREN_CNI_BIN_DIR, "must be set with WARREN_CNI_CONF_DIR");
+            return None;
+        }
+        (None, Some(_)) => {
+            r.refuse_set(&schema::WARREN_CNI_CONF_DIR, "must be set with WARREN_CNI_BIN_DIR");
+            return None;
+        }
+    };
+    Some(Enrolment::Kubernetes(Box::new(KubernetesSettings {
+        excluded_namespaces,
+        host_proc: host_proc?,
+        host_cgroup: host_cgroup?.unwrap_or_else(default_cgroup),
+        netns_dir: netns_dir?,
+        cni_socket: cni_socket?,
+        cni,
+    })))
+}
+
+enum Mode {
+    Local,
+    Kubernetes,
+}
+
+fn mode(value: &str) -> Result<Mode, String> {
+    match value {
+        "local" => Ok(Mode::Local),
+        "kubernetes" => Ok(Mode::Kubernetes),
+        _ => Err("expected local or kubernetes".to_owned()),
+    }
+}
+
+/// Kubernetes' namespaces: DNS labels (RFC 1123).
+fn namespaces(value: &str) -> Result<BTreeSet<String>, String> {
+    let is_label = |name: &str| {
+        let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        name.len() <= 63
+            && name.bytes().all(inside)
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+    };
+    let mut names = BTreeSet::new();
+    for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if !is_label(name) {
+            return Err(format!("{name:?} is not a namespace"));
+        }
+        names.insert(name.to_owned());
+    }
+    if names.len() > NAMESPACES_MAX {
+        return Err(format!("expected at most {NAMESPACES_MAX} namespaces"));
+    }
+    Ok(names)
+}
+
+/// The one that is cgroup2: it has this file at its root.
+fn default_cgroup() -> PathBuf {
+    let [alone, beside] = CGROUPS.map(Path::new);
+    let unified = [alone, beside].into_iter().find(|path| path.join("cgroup.procs").exists());
+    unified.unwrap_or(alone).to_owned()
+}
