@@ -20,10 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::chain::CHAIN_MAX;
+use crate::chain::{CHAIN_MAX, PeerChain};
 use crate::handshake::{ALPN, HTTP1, accept_with};
 use crate::provider::provider;
-use crate::trust::TrustView;
+use crate::trust::{Revoked, TrustView};
 use crate::verifier::SpiffeVerifier;
 use crate::{TlsError, TlsStream, VerifiedPeer};
 
@@ -49,6 +49,8 @@ pub struct ServerIdentity {
     key: Arc<CertifiedKey>,
     config: Arc<ServerConfig>,
     http1: Arc<ServerConfig>,
+    /// Whom clients are judged by.
+    trust: TrustView,
 }
 
 impl ServerIdentity {
@@ -67,7 +69,8 @@ impl ServerIdentity {
         let key = Arc::new(key);
         let http1 = http1(key.clone(), provider.clone()).map_err(ServerIdentityError::Config)?;
         let config = config(trust, key.clone(), provider).map_err(ServerIdentityError::Config)?;
-        Ok(Self { key, config: Arc::new(config), http1: Arc::new(http1) })
+        let trust = trust.clone();
+        Ok(Self { key, config: Arc::new(config), http1: Arc::new(http1), trust })
     }
 
     /// The same from PEM texts.
@@ -112,6 +115,22 @@ impl ServerTls {
     #[must_use]
     pub fn fixed(identity: ServerIdentity) -> Self {
         Self(watch::channel(Arc::new(identity)).1)
+    }
+
+    /// Waits until what a client's connection was opened with is not believed any more: it has to be
+    /// closed then. Cancel safe.
+    pub async fn until_revoked(&self, chain: &PeerChain) -> Revoked {
+        let mut identities = self.0.clone();
+        loop {
+            let trust = identities.borrow_and_update().trust.current();
+            if let Err(revoked) = trust.check_chain(chain) {
+                return revoked;
+            }
+            if identities.changed().await.is_err() {
+                // There will be no other.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Performs the handshake; returns only if the client speaks `h2`, and who it is if it showed a

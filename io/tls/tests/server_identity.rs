@@ -93,6 +93,35 @@ async fn a_certificate_that_was_revoked_is_not_accepted() {
 }
 
 #[tokio::test]
+async fn a_connection_that_stands_ends_when_its_certificate_is_revoked() {
+    let ca = Ca::new();
+    let identity = |revoked: &[u64]| {
+        let list = ca.crl(1, revoked, time::Duration::HOUR);
+        let trust = Trust::of(ca.bundle("cluster.local")).revoking(&list, SystemTime::now());
+        let (chain, key) = ca.leaf(Leaf::of(&[CART]));
+        let trust = TrustView::fixed(trust.expect("a list"));
+        Arc::new(ServerIdentity::new(chain, key, &trust).expect("usable"))
+    };
+    let (sender, receiver) = watch::channel(identity(&[]));
+    let server = ServerTls::new(receiver);
+    let leaf = Leaf { serial: Some(7), ..Leaf::of(&[CART]) };
+    let svid = ca.svid_in(leaf, "cluster.local", &ca.view("cluster.local"));
+    let expected = [model::SpiffeId::parse(CART).expect("id")];
+    let (client, stream) = duplex(64 * 1024);
+    let (accepted, _) =
+        tokio::join!(server.accept(stream, SOON), tls::connect(client, &svid, &expected, SOON));
+    let (_, peer) = accepted.expect("believed");
+    let chain = peer.expect("a certificate").chain;
+    let is_revoked =
+        async |within| tokio::time::timeout(within, server.until_revoked(&chain)).await.is_ok();
+    let soon = std::time::Duration::from_millis(20);
+    sender.send_replace(identity(&[8]));
+    assert!(!is_revoked(soon).await);
+    sender.send_replace(identity(&[7]));
+    assert!(is_revoked(SOON).await);
+}
+
+#[tokio::test]
 async fn the_next_handshake_uses_the_next_certificate() {
     let (before, after) = (Ca::new(), Ca::new());
     let (sender, receiver) = watch::channel(Arc::new(identity(&before)));
