@@ -77,6 +77,8 @@ codes! {
     JoinTokenExpired = "JOIN_TOKEN_EXPIRED", Unauthenticated;
     /// Nobody proved on a connection in time who calls.
     ConnectionUnused = "CONNECTION_UNUSED", Unauthenticated;
+    /// The certificate that a connection was opened with was revoked.
+    CertificateRevoked = "CERTIFICATE_REVOKED", Unauthenticated;
     /// Discovery is for agents and gateways.
     NotServed = "NOT_SERVED", Forbidden;
     /// The token is somebody else's by now.

@@ -172,7 +172,7 @@ async fn connection(
     front.shared.metrics.connections.inc();
     let (admitted, draining) = <(CancellationToken, CancellationToken)>::default();
     let (killed, closed) = <(CancellationToken, CancellationToken)>::default();
-    let identity = verified.map(|peer| peer.identity);
+    let (identity, chain) = verified.map(|peer| (peer.identity, peer.chain)).unzip();
     let peer = Peer { address, identity, admitted: admitted.clone(), draining: draining.clone() };
     let io = Io::new(stream, peer, killed.clone(), closed.clone());
     let settings = &front.shared.settings;
@@ -202,12 +202,7 @@ async fn connection(
         }
         std::future::pending::<()>().await;
     };
-    let unused = async {
-        let admitted = tokio::time::timeout(settings.first_call, admitted.cancelled()).await;
-        if admitted.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
+    let unwelcome = unwelcome(&front.tls, chain.as_ref(), settings.first_call, &admitted);
     tokio::select! {
         served = serving => {
             if let Err(error) = served {
@@ -215,14 +210,38 @@ async fn connection(
             }
         }
         () = bound => {}
-        () = unused => {
-            let code = RefusalCode::ConnectionUnused;
+        code = unwelcome => {
             front.shared.metrics.connection_refused(code);
             tracing::debug!(peer = %address, code = code.as_str(), "connection closed");
             killed.cancel();
         }
     }
     front.shared.metrics.connections.dec();
+}
+
+/// Why a connection is closed that its client did not close: nobody proved on it in time who they
+/// are, or its certificate was revoked. Cancel safe.
+async fn unwelcome(
+    tls: &ServerTls,
+    chain: Option<&tls::PeerChain>,
+    first_call: Duration,
+    admitted: &CancellationToken,
+) -> RefusalCode {
+    let unused = async {
+        if tokio::time::timeout(first_call, admitted.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let revoked = async {
+        match chain {
+            Some(chain) => drop(tls.until_revoked(chain).await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = unused => RefusalCode::ConnectionUnused,
+        () = revoked => RefusalCode::CertificateRevoked,
+    }
 }
 
 /// Resolves when a connection has to end, or has ended.
