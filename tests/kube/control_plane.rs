@@ -29,6 +29,9 @@ fn written(namespace: &str) -> String {
          ---\n{policies}metadata: {{name: no-admin}}\nspec:\n  \
          selector: {{matchLabels: {{app: web}}}}\n  action: DENY\n  \
          rules: [{{to: [{{operation: {{paths: [/admin]}}}}]}}]\n---\n\
+         {policies}metadata: {{name: reads}}\nspec:\n  \
+         targetRefs: [{{group: '', kind: Service, name: web}}]\n  \
+         rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]\n---\n\
          {{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{name: default}}, \
          spec: {{mtls: {{mode: STRICT}}}}}}\n---\n\
          {{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: db}}, \
@@ -144,9 +147,15 @@ async fn written_back(
     let (service, object) = (("v1", "Service"), (namespace, "web"));
     let why = stage.condition(service, object, (BINDING, "False")).await?;
     ensure!(why.contains("WaypointIsNotReady"), "{why}");
+    let of_waypoint = (namespace, "reads");
+    let why = stage.condition(POLICY, of_waypoint, ("WaypointAccepted", "False")).await?;
+    ensure!(why.contains("AncestorNotBound"), "{why}");
     stage.cluster.apply(namespace, WAYPOINT).await?;
     stage.cluster.apply_status(namespace, "waypoints", WAYPOINT_ADDRESS).await?;
     stage.condition(service, object, (BINDING, "True")).await?;
+    stage.condition(POLICY, of_waypoint, ("WaypointAccepted", "True")).await?;
+    let shown = plane.warren(&["policies"])?;
+    ensure!(shown.stdout.contains(&format!("waypoint {namespace}/wp")), "{shown:?}");
     let is_bound = |agent: &Agent| {
         agent.service(namespace, "web").is_some_and(|service| service.waypoint.is_some())
     };
