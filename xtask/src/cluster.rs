@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, anyhow};
 
 use crate::kubernetes::{self, Go, alone, link};
-use crate::setup::{apt, find_on_path};
-use crate::step::{run, step};
+use crate::setup::{self, find_on_path};
+use crate::step::step;
 use crate::workspace::cache;
 
 /// Debian's packages that are unpacked: what a node runs.
@@ -92,28 +91,15 @@ fn packages() -> anyhow::Result<PathBuf> {
     let folder = cache().join(format!("node-debian-{release}"));
     let root = folder.join("root");
     if !root.exists() {
-        step("packages of a node", || alone(&folder, &root, unpack))?;
+        step("packages of a node", || {
+            alone(&folder, &root, |unfinished| {
+                // One that was cut short may have left some behind.
+                if unfinished.exists() {
+                    fs::remove_dir_all(unfinished).context("remove what was cut short")?;
+                }
+                setup::unpack(&PACKAGES, unfinished)
+            })
+        })?;
     }
     Ok(root)
-}
-
-fn unpack(root: &Path) -> anyhow::Result<()> {
-    let download = root.with_extension("download");
-    // One that was cut short may have left some behind.
-    for folder in [root, &download] {
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| format!("empty {}", folder.display()))?;
-        }
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    }
-    println!("    apt-get download {}", PACKAGES.join(" "));
-    // The user that apt becomes for a download may not write into our cache.
-    let as_caller = ["-o", "APT::Sandbox::User=root"];
-    run(apt().current_dir(&download).args(as_caller).arg("download").args(PACKAGES))
-        .context("an old package list is the usual cause: run `apt-get update`")?;
-    for package in fs::read_dir(&download).context("list what was downloaded")? {
-        let package = package.context("list what was downloaded")?.path();
-        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(root))?;
-    }
-    fs::remove_dir_all(&download).context("remove what was downloaded")
 }

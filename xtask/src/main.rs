@@ -29,9 +29,9 @@ cargo xtask VERB
 
   setup [--check]   install what the build and the tests need (Debian); --check only reports
   ebpf              build the eBPF programs into target/ebpf/
-  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, kube, cluster,
-                    fuzz, soak (repeatable, or T,T); --filter NAME runs the tests whose name contains
-                    NAME
+  test [--tier T]   everything CI runs; with --tier only that tier: core, bpf, netns, external, kube,
+                    cluster, fuzz, soak (repeatable, or T,T); --filter NAME runs the tests whose name
+                    contains NAME
   demo [--kubernetes] [--keep]
                     two nodes with pods on this machine, shown at work (root); with --kubernetes as
                     a real cluster

@@ -206,7 +206,7 @@ fn install_packages(missing: &Missing) -> anyhow::Result<()> {
     })
 }
 
-pub(crate) fn apt() -> Command {
+fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
     command.args(["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
@@ -243,18 +243,23 @@ fn install_linker() -> anyhow::Result<()> {
 
 /// Unpacked, not installed: installing it would start a service, now and at every boot.
 fn unpack_etcd() -> anyhow::Result<()> {
-    let root = kubernetes::etcd_root();
+    unpack(&[ETCD_PACKAGE], &kubernetes::etcd_root())
+}
+
+/// Downloads packages of Debian and unpacks them into a folder.
+pub(crate) fn unpack(packages: &[&str], root: &Path) -> anyhow::Result<()> {
     let download = root.join("download");
     fs::create_dir_all(&download).with_context(|| format!("make {}", download.display()))?;
     if is_root() {
         run(apt().arg("update"))?;
     }
+    println!("    apt-get download {}", packages.join(" "));
     // The user that apt becomes for a download may not write into our cache.
     let as_caller = ["-o", "APT::Sandbox::User=root"];
-    run(apt().current_dir(&download).args(as_caller).args(["download", ETCD_PACKAGE]))?;
+    run(apt().current_dir(&download).args(as_caller).arg("download").args(packages))?;
     for package in fs::read_dir(&download).context("list what was downloaded")? {
         let package = package.context("list what was downloaded")?.path();
-        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
+        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(root))?;
     }
     fs::remove_dir_all(&download).context("remove what was downloaded")
 }

@@ -21,6 +21,10 @@ use crate::{cluster, ebpf, fuzz, gates, image, kubernetes, manifests, setup};
 
 /// What the names of long tests begin with.
 const SOAK: &str = "soak_";
+/// Tells the support library to redirect by rules, and agents to follow it.
+const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
+/// What does not apply there: capture of DNS questions, and agents that take over from one another.
+const NOT_EXTERNAL: [&str; 1] = ["questions::"];
 /// Tests of the tier kube mostly wait, and a few start servers of their own.
 const KUBE_TESTS_AT_ONCE: usize = 4;
 
@@ -32,6 +36,8 @@ enum Tier {
     Bpf,
     /// Pods as network namespaces and cgroups, nodes as processes, real sockets.
     Netns,
+    /// Traffic, identity and policy of the netns tier once more, where rules of somebody else redirect.
+    External,
     /// A real kube-apiserver and etcd.
     Kube,
     /// Our charts on real nodes: kubelets, containerd, pods. Only when asked for.
@@ -43,8 +49,16 @@ enum Tier {
 }
 
 impl Tier {
-    const ALL: [Self; 7] =
-        [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Cluster, Self::Fuzz, Self::Soak];
+    const ALL: [Self; 8] = [
+        Self::Core,
+        Self::Bpf,
+        Self::Netns,
+        Self::External,
+        Self::Kube,
+        Self::Cluster,
+        Self::Fuzz,
+        Self::Soak,
+    ];
     /// What runs when no tier is named: all that CI has time for.
     const DEFAULT: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz];
 
@@ -53,6 +67,7 @@ impl Tier {
             Self::Core => "core",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::External => "external",
             Self::Kube => "kube",
             Self::Cluster => "cluster",
             Self::Fuzz => "fuzz",
@@ -67,6 +82,7 @@ impl Tier {
             Self::Netns => {
                 &["harness", "netns_capture", "netns_control", "netns_life", "netns_traffic"]
             }
+            Self::External => &["netns_control", "netns_traffic"],
             Self::Kube => &["kube"],
             Self::Cluster => &["cluster"],
             Self::Soak => &["netns_life", "netns_traffic"],
@@ -209,7 +225,7 @@ fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
 fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     match tier {
         Tier::Core => core(filter),
-        Tier::Bpf | Tier::Netns | Tier::Soak => privileged(tier, filter),
+        Tier::Bpf | Tier::Netns | Tier::External | Tier::Soak => privileged(tier, filter),
         Tier::Kube => kube(tier, filter),
         Tier::Cluster => cluster(tier, filter),
         Tier::Fuzz => Ok(Report { tally: fuzz::run_all(filter)?, cases: Vec::new() }),
@@ -231,6 +247,10 @@ fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
         command
             .args(if tier == Tier::Soak { &[SOAK][..] } else { &["--skip", SOAK] })
             .arg("--test-threads=1");
+        if tier == Tier::External {
+            command.env(EXTERNAL_VARIABLE, "1");
+            command.args(NOT_EXTERNAL.iter().flat_map(|name| ["--skip", name]));
+        }
         report += report::watch(&mut command)?;
     }
     Ok(report)
@@ -333,7 +353,10 @@ mod tests {
     fn an_unknown_tier_is_answered_with_the_list() {
         for line in ["--tier moon", "--tier"] {
             let error = parse(line).expect_err("not a tier").to_string();
-            assert!(error.contains("core, bpf, netns, kube, cluster, fuzz, soak"), "{error}");
+            assert!(
+                error.contains("core, bpf, netns, external, kube, cluster, fuzz, soak"),
+                "{error}"
+            );
         }
         assert!(parse("--fast").is_err());
     }

@@ -13,8 +13,8 @@ use crate::wait::eventually;
 pub const SYSTEM: &str = "istio-system";
 /// The mark of a captured pod, for whoever looks from outside.
 const MARK: &str = "ambient.istio.io/redirection";
-/// What differs on a test node: where its kubelet is, and that images are there already.
-const VALUES: [&str; 2] = ["--set=agent.kubeletCgroup=kubelet", "--set=image.pullPolicy=Never"];
+/// What differs on a test node: images are there already, and nowhere else.
+const VALUES: [&str; 1] = ["--set=image.pullPolicy=Never"];
 /// Until the pods of a release are Ready.
 const ROLLOUT_TIMEOUT: Duration = Duration::from_mins(1);
 
