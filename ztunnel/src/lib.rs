@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod capture;
+pub mod check;
 pub mod config;
 mod control;
 mod discovery;

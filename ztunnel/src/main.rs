@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ztunnel::app::{self, End};
 use ztunnel::capture::self_test;
+use ztunnel::check;
 use ztunnel::config::{self, Config, Environment};
 
 #[global_allocator]
@@ -27,6 +28,9 @@ struct Cli {
 enum Command {
     /// Run the node proxy (the default).
     Proxy,
+    /// Look whether the agent could work here, with its settings and capabilities; changes nothing.
+    /// Exit code 1 if something is missing.
+    Check(check::Arguments),
     /// Print the table of settings in Markdown.
     Settings,
     /// Connect through a pod's own hooks; the agent runs this for every pod it enrols.
@@ -37,6 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command.unwrap_or(Command::Proxy) {
         Command::Proxy => proxy(),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Settings => {
             print!("{}", config::markdown());
             ExitCode::SUCCESS

@@ -115,6 +115,12 @@ pub fn probe(cgroup: &Path, pin_root: &Path) -> Result<KernelFeatures, ProbeErro
     Ok(KernelFeatures { ingress_ifindex: has_ingress_ifindex() })
 }
 
+/// What capture needs of the kernel: each feature, the version that brought it, and whether it is here.
+/// Unlike [`probe`] it attaches nothing.
+pub fn required() -> impl Iterator<Item = (&'static str, &'static str, Result<(), ProbeError>)> {
+    HELPERS.iter().map(|helper| (helper.feature, helper.since, require(helper)))
+}
+
 /// Whether `sk_lookup` may read the ingress interface.
 pub fn has_ingress_ifindex() -> bool {
     /// Offset of `ingress_ifindex` in `struct bpf_sk_lookup`.

@@ -371,6 +371,27 @@ impl Inner {
     }
 }
 
+/// Loads every program with maps of its own and lets all go again: what the kernel would say to an
+/// agent. Nothing is pinned or attached.
+pub fn rehearse() -> Result<(), ProgramsError> {
+    if POD_CGROUP.is_empty() || POD_NETNS.is_empty() {
+        return Err(ProgramsError::NotBuilt);
+    }
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let object = "pod-cgroup";
+    let mut loaded =
+        loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;
+    for name in CGROUP_PROGRAMS {
+        load_program(&mut loaded, object, name)?;
+    }
+    let object = "pod-netns";
+    loader.override_global("HAS_INGRESS", has_ingress(), true);
+    let mut loaded =
+        loader.load(POD_NETNS).map_err(|source| ProgramsError::Object { object, source })?;
+    load_program(&mut loaded, object, "steer").map(drop)
+}
+
 /// Value of the programs' HAS_INGRESS.
 fn has_ingress() -> &'static u32 {
     if probe::has_ingress_ifindex() { &1 } else { &0 }

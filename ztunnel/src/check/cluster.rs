@@ -1,0 +1,111 @@
+//! What the agent may do at the API server.
+
+use std::time::Duration;
+
+use api_server::{Access, ApiClient, ApiError};
+use model::causes;
+
+use super::report::{Check, Kind, Outcome};
+
+/// All questions together. Those that are not answered by then are not known.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the agent does there, and what for.
+const WANTED: [(Access<'static>, &str); 6] = [
+    (of("list", "pods"), "finding this node's pods"),
+    (of("watch", "pods"), "following this node's pods"),
+    (of("list", "namespaces"), "finding enrolled namespaces"),
+    (of("watch", "namespaces"), "following enrolled namespaces"),
+    (of("patch", "pods"), "the annotation of captured pods"),
+    (of("create", "events"), "telling a pod's owner of a failure"),
+];
+
+const fn of(verb: &'static str, resource: &'static str) -> Access<'static> {
+    Access { verb, group: "", resource, subresource: "" }
+}
+
+pub(super) fn checks(node: Option<&str>) -> Vec<Check> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(ask(node)),
+        Err(error) => vec![server(Outcome::Unknown(format!("cannot ask: {error}")))],
+    }
+}
+
+async fn ask(node: Option<&str>) -> Vec<Check> {
+    let client = match ApiClient::in_cluster() {
+        Ok(client) => client,
+        Err(error) => return vec![server(Outcome::Missing(causes(&error)))],
+    };
+    let mut checks = Vec::with_capacity(WANTED.len() + 1);
+    let asking = async {
+        if let Some(node) = node {
+            let found = client.get(&format!("/api/v1/nodes/{node}")).await;
+            checks.push(server(reached(found.map(|found| found.is_some()))));
+        }
+        for (access, needed_for) in WANTED {
+            let outcome = allowed(client.may(&access).await);
+            let is_away = matches!(outcome, Outcome::Unknown(_));
+            checks.push(Check::new(Kind::Api, access.to_string(), needed_for, outcome));
+            if is_away {
+                // The others would wait for the same server.
+                break;
+            }
+        }
+    };
+    if tokio::time::timeout(TIMEOUT, asking).await.is_err() {
+        checks.push(server(Outcome::Unknown(format!("no answer within {TIMEOUT:?}"))));
+    }
+    checks
+}
+
+fn server(outcome: Outcome) -> Check {
+    Check::new(Kind::Api, "the API server", "enrolment by labels", outcome)
+}
+
+/// Of a request for this node, which needs no right to it: a refusal comes from the server, too.
+fn reached(found: Result<bool, ApiError>) -> Outcome {
+    match found {
+        Ok(true) => Outcome::Fine,
+        Ok(false) => Outcome::Missing("NODE_NAME is not the name of a node".to_owned()),
+        Err(error) if error.status() == Some(403) => Outcome::Fine,
+        Err(error) => Outcome::Missing(causes(&error)),
+    }
+}
+
+fn allowed(answer: Result<bool, ApiError>) -> Outcome {
+    match answer {
+        Ok(true) => Outcome::Fine,
+        Ok(false) => {
+            Outcome::Missing("not allowed: bind the agent's service account to its role".to_owned())
+        }
+        Err(error) => Outcome::Unknown(causes(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_server::{Cause, Operation};
+
+    use super::*;
+
+    fn no_answer() -> ApiError {
+        let cause = Cause::Timeout(Duration::from_secs(1));
+        ApiError::Request { operation: Operation::Get, path: "/x".to_owned(), cause }
+    }
+
+    #[test]
+    fn only_a_yes_is_a_right() {
+        assert_eq!(allowed(Ok(true)), Outcome::Fine);
+        assert!(matches!(allowed(Ok(false)), Outcome::Missing(_)));
+        let want = "get /x at the API server: no answer within 1s";
+        assert_eq!(allowed(Err(no_answer())), Outcome::Unknown(want.to_owned()));
+    }
+
+    #[test]
+    fn a_node_of_another_name_is_found_out() {
+        assert_eq!(reached(Ok(true)), Outcome::Fine);
+        assert!(matches!(reached(Ok(false)), Outcome::Missing(why) if why.contains("NODE_NAME")));
+        assert!(matches!(reached(Err(no_answer())), Outcome::Missing(_)));
+    }
+}
