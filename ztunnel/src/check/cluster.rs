@@ -12,16 +12,21 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the agent does there, and what for.
 const WANTED: [(Access<'static>, &str); 6] = [
-    (of("list", "pods"), "finding this node's pods"),
-    (of("watch", "pods"), "following this node's pods"),
-    (of("list", "namespaces"), "finding enrolled namespaces"),
-    (of("watch", "namespaces"), "following enrolled namespaces"),
-    (of("patch", "pods"), "the annotation of captured pods"),
-    (of("create", "events"), "telling a pod's owner of a failure"),
+    (of("list", "", "pods", ""), "finding this node's pods"),
+    (of("watch", "", "pods", ""), "following this node's pods"),
+    (of("list", "", "namespaces", ""), "finding enrolled namespaces"),
+    (of("watch", "", "namespaces", ""), "following enrolled namespaces"),
+    (of("patch", "", "pods", "status"), "the annotation of captured pods"),
+    (of("create", "events.k8s.io", "events", ""), "telling a pod's owner of a failure"),
 ];
 
-const fn of(verb: &'static str, resource: &'static str) -> Access<'static> {
-    Access { verb, group: "", resource, subresource: "" }
+const fn of(
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+) -> Access<'static> {
+    Access { verb, group, resource, subresource }
 }
 
 pub(super) fn checks(node: Option<&str>) -> Vec<Check> {

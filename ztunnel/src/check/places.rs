@@ -118,22 +118,14 @@ impl Places {
     /// Without it everything works but what the kubelet does.
     fn kubelet(&self) -> Option<Check> {
         let needed_for = "the kubelet's probes of pods under STRICT";
-        let name = |path: &Path| path.display().to_string();
-        match &self.kubelet_cgroup {
-            Some(path) if path.exists() => {
-                Some(Check::new(Kind::Mount, name(path), needed_for, is_cgroup2(path)))
-            }
-            Some(path) => {
-                let detail = "not there now: probes are refused until it is".to_owned();
-                Some(Check::new(Kind::Mount, name(path), needed_for, Outcome::Limited(detail)))
-            }
-            None if self.is_kubernetes => {
-                let detail = "set WARREN_KUBELET_CGROUP to the kubelet's cgroup".to_owned();
-                let outcome = Outcome::Limited(detail);
-                Some(Check::new(Kind::Mount, "the kubelet's cgroup", needed_for, outcome))
-            }
-            None => None,
-        }
+        // Without a path the agent looks for the kubelet's process itself.
+        let path = self.kubelet_cgroup.as_ref()?;
+        let outcome = if path.exists() {
+            is_cgroup2(path)
+        } else {
+            Outcome::Limited("not there now: probes are refused until it is".to_owned())
+        };
+        Some(Check::new(Kind::Mount, path.display().to_string(), needed_for, outcome))
     }
 }
 

@@ -65,17 +65,12 @@ fn only_ipv6_may_be_without_its_sysctl() {
 }
 
 #[test]
-fn the_kubelet_is_not_needed_where_there_is_none() {
-    let places = |is_kubernetes, kubelet_cgroup: Option<&str>| Places {
-        is_kubernetes,
-        kubelet_cgroup: kubelet_cgroup.map(PathBuf::from),
-        ..Places::read(|_| None)
+fn a_kubelet_that_is_named_should_be_there() {
+    let kubelet = |path: Option<&str>| {
+        let kubelet_cgroup = path.map(PathBuf::from);
+        Places { kubelet_cgroup, ..Places::read(|_| None) }.kubelet().map(|check| check.outcome)
     };
-    assert_eq!(places(false, None).kubelet(), None);
-    for place in [places(true, None), places(true, Some("/nowhere/kubelet"))] {
-        let check = place.kubelet().expect("told");
-        assert!(matches!(check.outcome, Outcome::Limited(_)), "{check:?}");
-    }
-    let check = places(true, Some("/proc")).kubelet().expect("told");
-    assert!(is_missing(&check.outcome, "not cgroup v2"));
+    assert_eq!(kubelet(None), None);
+    assert!(matches!(kubelet(Some("/nowhere/kubelet")), Some(Outcome::Limited(_))));
+    assert!(is_missing(&kubelet(Some("/proc")).expect("told"), "not cgroup v2"));
 }
