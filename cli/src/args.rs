@@ -60,6 +60,16 @@ pub(crate) enum Verb {
         #[arg(value_name = "DST:PORT", value_parser = target)]
         destination: String,
     },
+    /// Could an agent work here? Before anything is attached, and without a change. Exit code 1 if
+    /// something is missing
+    Check {
+        /// What has to be there before the agent starts
+        #[arg(long, required = true)]
+        pre: bool,
+        /// The agent's binary, which looks; without this, the one beside this program
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+    },
     /// The control plane of this machine or pod, over its own socket
     Cp {
         /// The control plane's socket
@@ -231,6 +241,9 @@ mod tests {
             ("cp ca rotate finish --force", true),
             ("cp ca rotate", false),
             ("cp resources cart", true),
+            ("check --pre", true),
+            ("check --pre --agent /x -o json", true),
+            ("check", false),
             ("cp", false),
             ("why shop/web 10.0.0.1", false),
             ("why a/b/c 10.0.0.1:80", false),

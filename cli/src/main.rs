@@ -1,10 +1,11 @@
 //! `warren`: asks the agent of this node, over its admin socket; `cp` asks a control plane in the same
-//! way, `policy` asks nobody.
+//! way, `check` runs the agent's binary, `policy` asks nobody.
 //!
 //! One file a verb; `output` writes. Exit codes are an interface: 0 ok, 1 a check failed or the
 //! agent said no, 2 wrong usage or a wrong file, 3 the agent cannot be reached.
 
 mod args;
+mod check;
 mod cp;
 mod flows;
 mod output;
@@ -31,6 +32,8 @@ const UNREACHABLE: u8 = 3;
 enum Failed {
     /// The agent refused, or was not there.
     Agent(ClientError),
+    /// The agent's binary could not be asked.
+    NoAgent(String),
     /// Files say nothing that can be tested; every mistake of each.
     Input(Vec<String>),
     /// Nobody reads what is written.
@@ -83,6 +86,10 @@ fn main() -> ExitCode {
             }
             ExitCode::from(WRONG_INPUT)
         }
+        Err(Failed::NoAgent(why)) => {
+            eprintln!("warren: {why}");
+            ExitCode::from(UNREACHABLE)
+        }
         Err(Failed::Agent(error)) => {
             eprintln!("warren: {error}");
             ExitCode::from(if error.is_unreachable() { UNREACHABLE } else { CHECK_FAILED })
@@ -108,6 +115,7 @@ async fn run(arguments: &Arguments) -> Result<Finding, Failed> {
         Verb::Why { source, destination } => {
             why::run(&mut agent().await?, &mut output, source, destination).await
         }
+        Verb::Check { pre: _, agent } => check::run(agent.as_deref(), output.format).await,
         Verb::Cp { cp_socket, verb } => cp::run(cp_socket, verb, &mut output).await,
         Verb::Policy { verb: PolicyVerb::Test { files } } => policy::test(&mut output, files),
     }

@@ -17,6 +17,16 @@ pub(crate) enum Format {
     Json,
 }
 
+impl Format {
+    /// As it is given on a command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Where answers are written.
 pub(crate) struct Output {
     pub(crate) format: Format,
