@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::agent_log::{AccessLine, LogFile, LogMark};
 use crate::cgroup;
+use crate::cni_agent::{self, CniAgent};
 use crate::control_plane::CONTROL_PLANE_PORT;
 use crate::http;
 use crate::node::Node;
@@ -101,7 +102,15 @@ pub struct Agent {
     run_dir: PathBuf,
     log: LogFile,
     child: Option<Child>,
+    /// Somebody else redirects; see [`EXTERNAL_VARIABLE`].
+    cni: Option<CniAgent>,
 }
+
+/// Set to `1`, agents run in the mode `external`: the tests' own CNI agent redirects by rules of
+/// netfilter and tells them of pods, and so every test of traffic, identity and policy runs unchanged.
+const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
+/// Until a pod of the CNI agent is verified: the proxy looks at it every two seconds.
+const EXTERNAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Agent {
     pub(crate) fn start(
@@ -135,6 +144,12 @@ impl Agent {
         ];
         let mut variables: Vec<_> =
             fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let external = std::env::var_os(EXTERNAL_VARIABLE).is_some_and(|value| value == "1");
+        let cni = external.then(|| CniAgent::start(run_dir.join("zds.sock"))).transpose()?;
+        if let Some(cni) = &cni {
+            variables.push(("WARREN_REDIRECTION".to_owned(), "external".to_owned()));
+            variables.push(("INPOD_UDS".to_owned(), text(cni.path().to_owned())));
+        }
         variables.extend(options.of(node));
         let mut agent = Self {
             node: node.clone(),
@@ -143,6 +158,7 @@ impl Agent {
             log: LogFile::new(run_dir.join("ztunnel.log")),
             run_dir,
             child: None,
+            cni,
         };
         agent.spawn()?;
         Ok(agent)
@@ -300,6 +316,10 @@ impl Agent {
 
     /// The same with further arguments, such as `--dns`.
     pub fn enrol_with(&self, pod: &Pod, arguments: &[&str]) -> anyhow::Result<admin::Pod> {
+        if let Some(cni) = &self.cni {
+            ensure!(arguments.is_empty(), "{arguments:?} do not apply in the mode external");
+            return self.enrol_external(cni, pod);
+        }
         let words = Self::enrolment(pod);
         let words: Vec<_> =
             words.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
@@ -308,8 +328,23 @@ impl Agent {
         serde_json::from_value(enrolled).context("read what `warren pods enrol` says")
     }
 
+    fn enrol_external(&self, cni: &CniAgent, pod: &Pod) -> anyhow::Result<admin::Pod> {
+        cni_agent::redirect(pod.netns())?;
+        cni.add(pod).with_context(|| format!("enrol {}", pod.name()))?;
+        eventually(&format!("{} is verified", pod.name()), EXTERNAL_TIMEOUT, || {
+            let pods = self.pods()?;
+            let found = pods.into_iter().find(|found| found.uid == pod.uid());
+            Ok(found.filter(|found| found.state == admin::PodState::Verified))
+        })
+        .with_context(|| format!("{:?}", self.pods()))
+    }
+
     /// Lets a pod go.
     pub fn unenrol(&self, pod: &Pod) -> anyhow::Result<()> {
+        if let Some(cni) = &self.cni {
+            cni_agent::restore(pod.netns())?;
+            return cni.delete(pod.uid()).with_context(|| format!("unenrol {}", pod.name()));
+        }
         let answer = self.warren(&["pods", "unenrol", pod.uid()])?;
         answer.ok().map(|_| ()).with_context(|| format!("unenrol {}", pod.name()))
     }

@@ -18,7 +18,8 @@ use tls::{TrustSettings, TrustStore};
 use tokio::task::JoinSet;
 
 use crate::capture::{
-    AdoptAllError, Capture, CaptureConfig, CaptureError, HostError, HostView, Incumbent,
+    AdoptAllError, CaptureConfig, CaptureError, Capturing, ExternalConfig, HostError, HostView,
+    Incumbent, Prepared,
 };
 use crate::config::{Authority, Config, ControlPlaneError, Enrolment, MeshSource};
 pub use crate::control::ThreadError;
@@ -161,7 +162,15 @@ async fn run_on(
     let Start { program, host, dropped_lines, started } = start;
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
-    let candidate = Capture::prepare(capture_config(&config, program, host.clone()))?;
+    let candidate = Prepared::choose(
+        config.redirection,
+        capture_config(&config, program, host.clone()),
+        external_config(&config),
+    )?;
+    let config = match candidate.mark() {
+        None => config,
+        mark => Arc::new(Config { proxy_mark: mark, ..Config::clone(&config) }),
+    };
     let (trust, svids) = certificates(&config)?;
 
     // From here on another agent may have given its place, and it does not come back.
@@ -255,8 +264,16 @@ async fn run_on(
     fronts.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
 
     // Whoever lets go of a certificate from then on is no pod that leaves the mesh.
-    capture.adopt_all().await.inspect_err(|_| svids.stop())?;
-    if let (Enrolment::Kubernetes(settings), Some(host)) = (&config.enrolment, host) {
+    tokio::select! {
+        restored = capture.restore() => restored.inspect_err(|_| svids.stop())?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while waiting for pods");
+            return Ok(End::Stopped);
+        }
+    }
+    if let (Enrolment::Kubernetes(settings), Some(host), Capturing::Hooks(capture)) =
+        (&config.enrolment, host, &capture)
+    {
         let (capture, svids) = (capture.clone(), svids.clone());
         let parts = enrolment::Parts { config: &config, settings, host, capture, svids };
         // Set once, here.
@@ -281,7 +298,13 @@ async fn run_on(
             svids.stop();
             enrolling.shutdown().await;
             fronts.shutdown().await;
-            plane.retire(&config, &capture, &mut signals).await;
+            let told = plane.retire(&config, &capture, &mut signals).await;
+            if !told && matches!(config.enrolment, Enrolment::Kubernetes(_)) {
+                // A kubelet starts a container again whatever its exit code says, and it would take the
+                // pods back.
+                tracing::info!("replaced; waiting to be stopped");
+                signals.next().await;
+            }
             End::Replaced
         }
     };
@@ -302,7 +325,7 @@ struct DataPlane {
 impl DataPlane {
     /// Stops accepting, lets open connections end for the drain time, then cuts them. A second signal
     /// cuts them at once.
-    async fn drain(self, config: &Config, capture: &Capture, signals: &mut StopSignals) {
+    async fn drain(self, config: &Config, capture: &Capturing, signals: &mut StopSignals) {
         self.stop.announce();
         // The pods' hooks stay: new connections are refused, not let past, until an agent is back.
         capture.refuse_new().await;
@@ -324,25 +347,26 @@ impl DataPlane {
     }
 
     /// Gives the pods away and serves the connections that are there to their end. A signal begins the
-    /// drain time, a second one cuts them at once.
-    async fn retire(self, config: &Config, capture: &Capture, signals: &mut StopSignals) {
+    /// drain time, a second one cuts them at once. Tells whether a signal came.
+    async fn retire(self, config: &Config, capture: &Capturing, signals: &mut StopSignals) -> bool {
         if let Err(error) = capture.hand_over().await {
             // The pods may be another's already: nothing to go back to.
             tracing::error!(error = %model::causes(&error), "giving the pods away failed");
         }
         self.stop.begin_drain();
-        let Some((stop, mut ended)) = self.end().await else { return };
+        let Some((stop, mut ended)) = self.end().await else { return false };
         tokio::select! {
-            _ = &mut ended => return,
+            _ = &mut ended => return false,
             signal = signals.next() => tracing::info!(signal, drain = ?config.drain, "stopping"),
         }
         tokio::select! {
-            _ = &mut ended => return,
+            _ = &mut ended => return true,
             () = tokio::time::sleep(config.drain) => tracing::info!("the drain time is over"),
             signal = signals.next() => tracing::info!(signal, "cutting open connections"),
         }
         stop.cut_all();
         let _ = ended.await;
+        true
     }
 
     /// Lets the threads end by themselves; resolves to that end. `None`: they were cut.
@@ -433,6 +457,14 @@ fn capture_config(config: &Config, program: PathBuf, host: Option<HostView>) -> 
         threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
         program,
         incumbent: if config.take_over { Incumbent::Replaced } else { Incumbent::Stays },
+    }
+}
+
+fn external_config(config: &Config) -> ExternalConfig {
+    ExternalConfig {
+        socket: config.zds_socket.clone(),
+        mark: config.external_mark,
+        threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
     }
 }
 

@@ -90,6 +90,11 @@ impl NetnsFd {
         Self::from_file(file, path)
     }
 
+    /// Takes a namespace that was received as a descriptor. `name` tells it in errors.
+    pub fn take(descriptor: OwnedFd, name: &Path) -> Result<Self, OpenError> {
+        Self::from_file(File::from(descriptor), name)
+    }
+
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self, OpenError> {
         Self::open(Path::new("/proc/thread-self/ns/net"))

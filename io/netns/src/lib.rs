@@ -23,4 +23,5 @@ pub use netlink::NetlinkError;
 pub use routing::{MarkRouting, MarkSysctls, RoutingError, RoutingState};
 pub use sockets::{
     Dial, DialError, Family, Keepalive, SocketError, Source, TcpTuning, limit_unsent, listener,
+    redirected_from, shared_listener,
 };

@@ -45,6 +45,15 @@ impl Family {
         }
     }
 
+    /// Its address that stands for all.
+    #[must_use]
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
     pub(crate) fn domain(self) -> Domain {
         match self {
             Self::V4 => Domain::IPV4,
@@ -94,6 +103,43 @@ pub fn listener(
     })?
 }
 
+/// A listening socket on a port of every address of the namespace, not blocking; for traffic that
+/// rules of somebody else redirect there.
+///
+/// Its accepted sockets may have addresses that are not the namespace's (`IP_TRANSPARENT`), and it
+/// shares the port with the listeners of other threads and of the agent that comes after this one
+/// (`SO_REUSEPORT`). `mark` is what those rules know the proxy's packets by.
+pub fn shared_listener(
+    namespace: &NetnsFd,
+    family: Family,
+    port: u16,
+    backlog: i32,
+    mark: u32,
+) -> Result<std::net::TcpListener, SocketError> {
+    within(namespace, || {
+        let socket = tcp_socket(family)?;
+        option("setsockopt IP_TRANSPARENT", &socket, sockopt::IpTransparent, true)?;
+        call("setsockopt SO_REUSEADDR", socket.set_reuse_address(true))?;
+        call("setsockopt SO_REUSEPORT", socket.set_reuse_port(true))?;
+        call("setsockopt SO_MARK", socket.set_mark(mark))?;
+        call("bind", socket.bind(&SocketAddr::new(family.unspecified(), port).into()))?;
+        call("listen", socket.listen(backlog))?;
+        Ok(socket.into())
+    })?
+}
+
+/// Where a connection went before a rule of netfilter redirected it here (`SO_ORIGINAL_DST`).
+/// ENOENT: no rule has.
+pub fn redirected_from(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(socket);
+    // An IPv6 socket has the option of its own level only.
+    let original = match socket.domain()? {
+        Domain::IPV6 => socket.original_dst_v6()?,
+        _ => socket.original_dst_v4()?,
+    };
+    original.as_socket().ok_or_else(|| io::Error::other("the original destination is no address"))
+}
+
 /// Keepalive probes (tcp(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
@@ -114,6 +160,8 @@ pub struct TcpTuning {
     pub user_timeout: Option<Duration>,
     /// Congestion control algorithm; the system's default where unset.
     pub congestion: Option<Arc<str>>,
+    /// `SO_MARK` by which rules of somebody else know the proxy's packets; none with our own hooks.
+    pub mark: Option<u32>,
 }
 
 impl TcpTuning {
@@ -130,6 +178,9 @@ impl TcpTuning {
         }
         if let Some(timeout) = self.user_timeout {
             call("setsockopt TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(timeout)))?;
+        }
+        if let Some(mark) = self.mark {
+            call("setsockopt SO_MARK", socket.set_mark(mark))?;
         }
         if let Some(name) = &self.congestion {
             call("setsockopt TCP_CONGESTION", socket.set_tcp_congestion(name.as_bytes()))?;

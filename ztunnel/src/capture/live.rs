@@ -24,7 +24,7 @@ use super::hooks::{
 use super::leave::handshakes_ended;
 use super::listeners::{self, ThreadListeners};
 use super::node::{Node, PodEvent, ROUTING};
-use super::pod::{CapturedPod, PodParts, ThreadAcceptors};
+use super::pod::{CapturedPod, PodParts, Redirection, ThreadAcceptors};
 use super::questions::{DnsCapture, DnsPorts, SlotSockets};
 use super::records::{Record, RecordError};
 use super::self_test::{self, Incoming, SelfTestError, Subject};
@@ -198,7 +198,7 @@ pub(super) async fn bring_up(
         dns: record.dns,
         namespace: namespace.clone(),
         addresses: receiver,
-        programs: node.programs.clone(),
+        redirection: Redirection::Hooks(node.programs.clone()),
     }));
     let acceptors = acceptors(node, &pod, listeners, questions);
     let live = Arc::new(LivePod {

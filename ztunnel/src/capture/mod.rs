@@ -3,14 +3,17 @@
 //! `bpf`, `programs`, `pins`, `hooks` and `probe` are the kernel's side: what is attached where.
 //! `node`, `enrol`, `live`, `adopt`, `watch` and `leave` are a pod's life, from request to cleanup;
 //! `succession` gives all pods to the next agent.
+//! `external` serves pods that somebody else redirects, without hooks; `capturing` is one or the other.
 //! `pod` and `questions` are what the data plane gets of it: acceptors that yield connections, and
 //! sockets that yield questions to resolvers.
 
 mod adopt;
 mod agent_cgroup;
 pub mod bpf;
+mod capturing;
 mod enrol;
 mod enrolled;
+mod external;
 pub mod hooks;
 mod host;
 mod leave;
@@ -32,7 +35,9 @@ mod watch;
 pub use self::enrol::{EnrolCode, EnrolError, EnrolRequest};
 pub use adopt::AdoptAllError;
 pub use agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
+pub use capturing::{Capturing, Prepared};
 pub use enrolled::Enrolled;
+pub use external::{Connection, External, ExternalConfig};
 pub use host::{HostError, HostView, Process};
 pub use live::AttachError;
 pub use node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent, Status};

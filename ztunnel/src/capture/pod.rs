@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use ebpf_abi::{Kind, PROXY_MARK, PROXY_MARK_MASK};
 use model::{Code, OriginalDst, PodUid, WorkloadKey, canonical_socket};
-use netns::NetnsFd;
+use netns::{NetnsFd, redirected_from};
 use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::external;
 use super::listeners::{Pair, ThreadListeners};
 use super::pending::{Expected, PendingTests, Token};
 use super::programs::Programs;
@@ -33,7 +34,7 @@ pub struct CapturedPod {
     dns: DnsCapture,
     namespace: NetnsFd,
     addresses: watch::Receiver<Vec<IpAddr>>,
-    programs: Programs,
+    redirection: Redirection,
     connections: AtomicUsize,
     without_destination: AtomicU64,
     verified: AtomicBool,
@@ -52,7 +53,58 @@ pub(super) struct PodParts {
     pub(super) dns: DnsCapture,
     pub(super) namespace: NetnsFd,
     pub(super) addresses: watch::Receiver<Vec<IpAddr>>,
-    pub(super) programs: Programs,
+    pub(super) redirection: Redirection,
+}
+
+/// Who brings a pod's connections to its listeners.
+#[derive(Clone)]
+pub(super) enum Redirection {
+    /// Our own hooks.
+    Hooks(Programs),
+    /// Rules of somebody else.
+    Rules,
+}
+
+impl Redirection {
+    /// Where a connection of the pod wanted to go.
+    fn outbound_dst(&self, stream: &TcpStream) -> Option<SocketAddr> {
+        match self {
+            // Asked of the accepted socket: the registry's entry goes when the application
+            // closes, which a fast client may already have done.
+            Self::Hooks(programs) => programs.accepted_dst(stream).ok().flatten(),
+            Self::Rules => redirected_from(stream).ok(),
+        }
+    }
+
+    /// Where a connection that reached the pod wanted to go. `local` is the accepted socket's own.
+    fn inbound_dst(&self, stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::Hooks(_) => Some(local),
+            Self::Rules => redirected_from(stream).ok(),
+        }
+    }
+
+    /// Whether a connection comes from nobody who was redirected.
+    fn is_astray(&self, kind: Kind, stream: &TcpStream, local: SocketAddr) -> bool {
+        match self {
+            // Nothing that is captured ends on loopback, or comes from the proxy: a process of the
+            // pod has dialled the listener itself, or has redirected what was on its way. Served, it
+            // would be dialled again where it came in, and so on without end.
+            Self::Hooks(_) => {
+                local.ip().is_loopback() || (kind == Kind::Plaintext && is_proxys_own(stream))
+            }
+            // What a process redirects of its own ends on loopback.
+            Self::Rules => kind == Kind::Hbone && local.ip().is_loopback(),
+        }
+    }
+
+    /// Whether a destination is a listener itself.
+    fn leads_round(&self, destination: SocketAddr) -> bool {
+        match self {
+            Self::Hooks(_) => false,
+            Self::Rules => external::is_own_port(destination.port()),
+        }
+    }
 }
 
 impl std::fmt::Debug for CapturedPod {
@@ -71,7 +123,7 @@ impl CapturedPod {
             dns: parts.dns,
             namespace: parts.namespace,
             addresses: parts.addresses,
-            programs: parts.programs,
+            redirection: parts.redirection,
             connections: AtomicUsize::new(0),
             without_destination: AtomicU64::new(0),
             verified: AtomicBool::new(false),
@@ -97,8 +149,12 @@ impl CapturedPod {
         self.dns
     }
 
-    pub(super) fn programs(&self) -> &Programs {
-        &self.programs
+    /// The programs, if the hooks are ours.
+    pub(super) fn programs(&self) -> Option<&Programs> {
+        match &self.redirection {
+            Redirection::Hooks(programs) => Some(programs),
+            Redirection::Rules => None,
+        }
     }
 
     /// Its network namespace.
@@ -388,33 +444,33 @@ impl Iterator for Queued {
 impl Door {
     fn classify(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let local = canonical_socket(stream.local_addr().ok()?);
-        // Nothing that is captured ends on loopback, or comes from the proxy: a process of the pod
-        // has dialled the listener itself, or has redirected what was on its way. Served, it would
-        // be dialled again where it came in, and so on without end.
-        if local.ip().is_loopback() || (self.kind == Kind::Plaintext && is_proxys_own(&stream)) {
+        let redirection = &self.pod.redirection;
+        let refuse = |code| {
             reset(&stream);
-            return Some(Accepted::Refused(Refused { peer, local, code: Code::SelfCall }));
+            Some(Accepted::Refused(Refused { peer, local, code }))
+        };
+        if redirection.is_astray(self.kind, &stream, local) {
+            return refuse(Code::SelfCall);
+        }
+        let original = match self.kind {
+            Kind::Outbound => redirection.outbound_dst(&stream),
+            Kind::Plaintext => redirection.inbound_dst(&stream, local),
+            Kind::Hbone => Some(local),
+        };
+        let Some(original) = original else {
+            self.pod.without_destination.fetch_add(1, Ordering::Relaxed);
+            return refuse(Code::NoOriginalDst);
+        };
+        let original_dst = canonical_socket(original);
+        if redirection.leads_round(original_dst) && self.pod.is_own(original_dst.ip()) {
+            return refuse(Code::SelfCall);
         }
         let namespace = self.pod.namespace.inode();
-        let (original_dst, expected) = match self.kind {
-            Kind::Outbound => {
-                // Asked of the accepted socket: the registry's entry goes when the application
-                // closes, which a fast client may already have done.
-                let stored = self.pod.programs.accepted_dst(&stream);
-                let Some(original) = stored.ok().flatten() else {
-                    self.pod.without_destination.fetch_add(1, Ordering::Relaxed);
-                    reset(&stream);
-                    return Some(Accepted::Refused(Refused {
-                        peer,
-                        local,
-                        code: Code::NoOriginalDst,
-                    }));
-                };
-                let destination = canonical_socket(original);
-                (destination, Some(Expected::Outbound { namespace, destination }))
-            }
-            Kind::Plaintext => (local, Some(Expected::Inbound { namespace, destination: local })),
-            Kind::Hbone => (local, None),
+        let destination = original_dst;
+        let expected = match self.kind {
+            Kind::Outbound => Some(Expected::Outbound { namespace, destination }),
+            Kind::Plaintext => Some(Expected::Inbound { namespace, destination }),
+            Kind::Hbone => None,
         };
         if let Some(expected) = expected
             && self.pod.is_own(peer.ip())

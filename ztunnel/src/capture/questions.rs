@@ -212,7 +212,7 @@ impl RunningDnsSocket {
             return Some(*known);
         }
         let cookie = self.pod.namespace().cookie();
-        let ip = self.pod.programs().resolver(cookie, self.slot).ok().flatten()?;
+        let ip = self.pod.programs()?.resolver(cookie, self.slot).ok().flatten()?;
         Some(*self.resolver.get_or_init(|| SocketAddr::new(ip, DNS_PORT)))
     }
 }

@@ -36,8 +36,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 /// Nonce ports: above the mesh's own and below the usual ephemeral range.
 const NONCE_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
-const DOCUMENTATION_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const DOCUMENTATION_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(super) const DOCUMENTATION_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const DOCUMENTATION_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// Arguments of the hidden subcommand; everything else comes by standard input.
 #[derive(clap::Args, Debug, Default)]
@@ -217,7 +217,7 @@ fn descriptor_path(namespace: &NetnsFd) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd()).into()
 }
 
-fn nonce_port() -> u16 {
+pub(super) fn nonce_port() -> u16 {
     rand::random_range(NONCE_PORTS)
 }
 

@@ -53,6 +53,8 @@ pub enum HooksView {
     Attached,
     /// This agent holds none.
     None,
+    /// Somebody else redirects.
+    Elsewhere,
     /// Their cgroup is gone.
     CgroupGone,
     /// Their namespace is gone.
@@ -68,6 +70,7 @@ impl HooksView {
         match self {
             Self::Attached => "attached",
             Self::None => "none",
+            Self::Elsewhere => "external",
             Self::CgroupGone => "cgroup-gone",
             Self::NetnsGone => "netns-gone",
             Self::Unknown(_) => "unknown",

@@ -195,7 +195,7 @@ fn names(path: &Path, cookie: u64) -> bool {
     NetnsFd::open(path).is_ok_and(|namespace| namespace.cookie() == cookie)
 }
 
-async fn change(notices: Option<&mut AddressWatch>) {
+pub(super) async fn change(notices: Option<&mut AddressWatch>) {
     match notices {
         // A broken watch must not spin: the ticks go on.
         Some(notices) => {

@@ -77,6 +77,18 @@ pub enum Authority {
     ControlPlane(Box<ControlPlaneSettings>),
 }
 
+/// Who brings pods' connections to this proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureMode {
+    /// Our own hooks where the kernel can, else what a CNI agent redirects if there is one.
+    #[default]
+    Auto,
+    /// Our own hooks, or not at all.
+    Ebpf,
+    /// What a CNI agent redirects.
+    External,
+}
+
 /// TCP keepalive of proxied sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
@@ -160,6 +172,14 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// The kubelet's cgroup, whose probes pass.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// Who redirects pods' traffic.
+    pub redirection: CaptureMode,
+    /// Socket of Istio's CNI agent.
+    pub zds_socket: PathBuf,
+    /// What its rules know the proxy's packets by.
+    pub external_mark: u32,
+    /// The mark of this proxy's packets, once the mode is chosen; none with our own hooks.
+    pub proxy_mark: Option<u32>,
     /// Addresses that are not captured.
     pub bypass: Vec<IpNet>,
     /// Whether pods are enrolled with their DNS questions captured, if their enrolment does not say.
@@ -236,6 +256,7 @@ impl Config {
                 .filter(|k| k.user_timeout)
                 .map(|k| k.time.saturating_add(k.interval.saturating_mul(k.retries))),
             congestion: self.congestion.as_deref().map(Into::into),
+            mark: self.proxy_mark,
         }
     }
 
@@ -300,6 +321,10 @@ impl Config {
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
             enrolment: enrolment?,
             take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,
+            redirection: r.parse(&schema::WARREN_REDIRECTION, values::redirection)?,
+            zds_socket: r.parse(&schema::INPOD_UDS, values::path)?,
+            external_mark: r.parse(&schema::INPOD_MARK, values::mark)?,
+            proxy_mark: None,
             bypass: r.parse(&schema::WARREN_BYPASS_CIDRS, values::cidrs)?,
             dns_capture: dns_capture?,
             cluster_domain: r.parse(&schema::CLUSTER_DOMAIN, values::cluster_domain)?,

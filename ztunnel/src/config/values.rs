@@ -15,7 +15,7 @@ use names::ClusterDomain;
 use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
 
-use super::{Environment, Setting, schema};
+use super::{CaptureMode, Environment, Setting, schema};
 
 /// Prefixes in `WARREN_BYPASS_CIDRS`; they are copied into a map of every pod.
 const BYPASS_MAX: usize = 64;
@@ -345,6 +345,23 @@ pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
             Ok(threads) if threads <= most => Ok(threads),
             Ok(_) | Err(_) => Err(format!("expected 0 to {most}")),
         },
+    }
+}
+
+pub(super) fn redirection(value: &str) -> Result<CaptureMode, String> {
+    match value {
+        "auto" => Ok(CaptureMode::Auto),
+        "ebpf" => Ok(CaptureMode::Ebpf),
+        "external" => Ok(CaptureMode::External),
+        _ => Err("expected auto, ebpf or external".to_owned()),
+    }
+}
+
+/// A mark is told from others by its low twelve bits; zero is that of everybody.
+pub(super) fn mark(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(mark @ 1..=0xfff) => Ok(mark),
+        _ => Err("expected a whole number from 1 to 4095".to_owned()),
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::PodSet;
 use super::why::why;
-use crate::capture::{self, Capture, DnsCapture, EnrolRequest, PodView};
+use crate::capture::{self, Capturing, DnsCapture, EnrolRequest, PodView};
 use crate::config::Config;
 use crate::discovery::{Source, SourceStatus};
 use crate::enrolment::EnrolmentView;
@@ -33,7 +33,7 @@ const PROBE_PORTS_MAX: usize = ebpf_abi::MAX_PROBE_PORTS;
 /// Answers the CLI.
 pub(crate) struct AdminHandler {
     pub(crate) config: Arc<Config>,
-    pub(crate) capture: Capture,
+    pub(crate) capture: Capturing,
     pub(crate) mesh: Source,
     pub(crate) svids: SvidStore,
     pub(crate) trust: TrustStore,
@@ -102,7 +102,7 @@ impl AdminHandler {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.config.node_name.clone(),
-            mode: "ebpf".to_owned(),
+            mode: self.capture.mode().to_owned(),
             same_node: match self.config.same_node {
                 SameNode::Relay => "relay",
                 SameNode::Tunnel => "tunnel",
@@ -129,7 +129,10 @@ impl AdminHandler {
             } else {
                 Drain::Running
             },
-            problems: distrust(self.trust.status()),
+            problems: distrust(self.trust.status())
+                .into_iter()
+                .chain(self.capture.problem())
+                .collect(),
         };
         Ok(Response::Status(Box::new(status)))
     }
@@ -137,9 +140,9 @@ impl AdminHandler {
     fn kernel(&self) -> Kernel {
         let release = nix::sys::utsname::uname()
             .map_or_else(|_| "unknown".to_owned(), |name| name.release().display().to_string());
-        let ingress = self.capture.features().ingress_ifindex;
-        let features =
-            vec![Feature { name: "sk_lookup ingress_ifindex".to_owned(), present: ingress }];
+        let found = self.capture.features().map(|found| found.ingress_ifindex);
+        let feature = |present| Feature { name: "sk_lookup ingress_ifindex".to_owned(), present };
+        let features = found.map(feature).into_iter().collect();
         Kernel { release, features }
     }
 

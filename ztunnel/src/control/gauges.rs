@@ -10,7 +10,7 @@ use enrol::Standing;
 use prometheus_client::registry::Registry;
 use svid::SvidStore;
 
-use crate::capture::Capture;
+use crate::capture::Capturing;
 use crate::discovery::Source;
 use crate::enrolment::EnrolmentView;
 use crate::mesh::Sync;
@@ -19,7 +19,7 @@ use crate::telemetry::{Kind, Reading, Readings};
 /// Registers them all.
 pub(crate) fn register_gauges(
     registry: &mut Registry,
-    capture: &Capture,
+    capture: &Capturing,
     mesh: &Source,
     svids: &SvidStore,
     dropped_lines: ErrorCounter,

@@ -1,0 +1,203 @@
+//! Who captures on this node, behind one face for the rest of the agent.
+
+use std::io;
+
+use model::PodUid;
+use tokio::sync::mpsc;
+
+use super::adopt::AdoptAllError;
+use super::enrol::{EnrolCode, EnrolError, EnrolRequest};
+use super::external::{Connection, External, ExternalConfig};
+use super::node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent};
+use super::pins::PinError;
+use super::probe::KernelFeatures;
+use super::view::PodView;
+use crate::config::CaptureMode;
+
+/// A process that could capture, and does not yet.
+pub enum Prepared {
+    /// With our own hooks.
+    Hooks(Box<Candidate>),
+    /// Through a CNI agent.
+    Rules(ExternalConfig),
+}
+
+impl Prepared {
+    /// Chooses the mode, and makes this process fit for it. Must run before any socket of the data
+    /// plane exists.
+    pub fn choose(
+        mode: CaptureMode,
+        hooks: CaptureConfig,
+        rules: ExternalConfig,
+    ) -> Result<Self, CaptureError> {
+        match mode {
+            CaptureMode::External => Ok(Self::Rules(rules)),
+            CaptureMode::Ebpf => Ok(Self::Hooks(Box::new(Capture::prepare(hooks)?))),
+            CaptureMode::Auto => match Capture::prepare(hooks) {
+                Ok(candidate) => Ok(Self::Hooks(Box::new(candidate))),
+                // A folder that cannot be written is to be mended, not to be gone around.
+                Err(CaptureError::Probe(error)) if rules.socket.exists() => {
+                    let error = model::causes(&error);
+                    tracing::warn!(error, "this kernel cannot; following a CNI agent instead");
+                    Ok(Self::Rules(rules))
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The mark by which the proxy's packets are known, if that is not our hooks' business.
+    #[must_use]
+    pub fn mark(&self) -> Option<u32> {
+        match self {
+            Self::Hooks(_) => None,
+            Self::Rules(config) => Some(config.mark),
+        }
+    }
+
+    /// Begins; pods come as events.
+    pub async fn start(self) -> Result<(Capturing, mpsc::Receiver<PodEvent>), CaptureError> {
+        match self {
+            Self::Hooks(candidate) => {
+                let (capture, events) = candidate.start().await?;
+                Ok((Capturing::Hooks(capture), events))
+            }
+            Self::Rules(config) => {
+                let (external, events) = External::new(config)?;
+                Ok((Capturing::Rules(external), events))
+            }
+        }
+    }
+}
+
+/// Who captures. Clones share it.
+#[derive(Clone)]
+pub enum Capturing {
+    /// Our own hooks.
+    Hooks(Capture),
+    /// The rules of a CNI agent.
+    Rules(External),
+}
+
+impl Capturing {
+    /// The mode's name, as `warren status` shows it.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Hooks(_) => "ebpf",
+            Self::Rules(_) => "external",
+        }
+    }
+
+    /// Optional kernel features that were found.
+    #[must_use]
+    pub fn features(&self) -> Option<KernelFeatures> {
+        match self {
+            Self::Hooks(capture) => Some(capture.features()),
+            Self::Rules(_) => None,
+        }
+    }
+
+    /// What is wrong beyond single pods, for people.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Hooks(_) => None,
+            Self::Rules(external) => match &*external.connection().borrow() {
+                Connection::Live => None,
+                Connection::Never => Some("the CNI agent has not told its pods yet".to_owned()),
+                Connection::Away(reason) => Some(format!("the CNI agent is away: {reason}")),
+            },
+        }
+    }
+
+    /// Counters of the programs that belong to no pod.
+    pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        match self {
+            Self::Hooks(capture) => capture.counters(),
+            Self::Rules(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Every pod.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodView> {
+        match self {
+            Self::Hooks(capture) => capture.pods(),
+            Self::Rules(external) => external.pods(),
+        }
+    }
+
+    /// Captures a running pod.
+    pub async fn enrol(&self, request: EnrolRequest) -> Result<(), EnrolError> {
+        match self {
+            Self::Hooks(capture) => capture.enrol(request).await,
+            Self::Rules(_) => Err(not_ours()),
+        }
+    }
+
+    /// Ends the capture of a pod.
+    pub async fn unenrol(&self, uid: &PodUid) -> Result<(), EnrolError> {
+        match self {
+            Self::Hooks(capture) => capture.unenrol(uid).await,
+            Self::Rules(_) => Err(not_ours()),
+        }
+    }
+
+    /// Brings back what was there: adopts the pods of an earlier agent, or waits until the CNI agent
+    /// has told its own.
+    pub async fn restore(&self) -> Result<(), AdoptAllError> {
+        match self {
+            Self::Hooks(capture) => capture.adopt_all().await,
+            Self::Rules(external) => {
+                tokio::spawn(external.clone().run());
+                let mut connection = external.connection();
+                // It lives as long as this does.
+                let _ = connection.wait_for(|now| *now == Connection::Live).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The first step of stopping: new connections are refused from now on.
+    pub async fn refuse_new(&self) {
+        match self {
+            Self::Hooks(capture) => capture.refuse_new().await,
+            // Listeners close with their threads; what shares their ports takes the rest.
+            Self::Rules(_) => {}
+        }
+    }
+
+    /// Ends the work on pods.
+    pub async fn stop(&self) {
+        match self {
+            Self::Hooks(capture) => capture.stop().await,
+            Self::Rules(external) => external.stop().await,
+        }
+    }
+
+    /// Resolves when another agent waits for the place of this one. A CNI agent tells both of its
+    /// pods, and their listeners share the ports, so there is no place to wait for.
+    pub async fn successor_waits(&self) {
+        match self {
+            Self::Hooks(capture) => capture.successor_waits().await,
+            Self::Rules(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives the pods to the agent that waits.
+    pub async fn hand_over(&self) -> Result<(), PinError> {
+        match self {
+            Self::Hooks(capture) => capture.hand_over().await,
+            Self::Rules(external) => {
+                external.stop().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn not_ours() -> EnrolError {
+    let message = "a CNI agent says which pods there are (WARREN_REDIRECTION=external)";
+    EnrolError::new(EnrolCode::AttachFailed, message)
+}

@@ -1,0 +1,102 @@
+//! Which pods were told, and how they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::PodUid;
+use netns::NetnsFd;
+use zds::{PODS_MAX, Pod};
+
+use super::super::node::Status;
+use super::{ServeError, Served};
+
+/// One pod.
+#[derive(Clone)]
+pub(super) struct Row {
+    pub(super) told: Pod,
+    pub(super) namespace: NetnsFd,
+    pub(super) status: Status,
+    /// Absent while it cannot be served.
+    pub(super) served: Option<Served>,
+}
+
+/// What is to be done about a pod that is told.
+pub(super) enum Told {
+    /// It is served like this already.
+    Known,
+    /// It is to be served; this one was served under its uid before.
+    New(Option<Served>),
+}
+
+/// All pods.
+#[derive(Default)]
+pub(super) struct Table(BTreeMap<PodUid, Row>);
+
+impl Table {
+    pub(super) fn rows(&self) -> Vec<Row> {
+        self.0.values().cloned().collect()
+    }
+
+    /// Enters a pod, or says why not. Two pods may not share a namespace.
+    pub(super) fn tell(&mut self, told: &Pod, namespace: &NetnsFd) -> Result<Told, ServeError> {
+        let before = self.0.get(&told.uid);
+        if let Some(row) = before
+            && row.told == *told
+            && row.namespace == *namespace
+            && row.served.is_some()
+        {
+            return Ok(Told::Known);
+        }
+        if before.is_none() && self.0.len() >= PODS_MAX {
+            return Err(ServeError::Full);
+        }
+        let other =
+            self.0.values().find(|row| row.told.uid != told.uid && row.namespace == *namespace);
+        if let Some(other) = other {
+            return Err(ServeError::Taken(other.told.uid.clone()));
+        }
+        let row = Row {
+            told: told.clone(),
+            namespace: namespace.clone(),
+            status: Status::Enrolling,
+            served: None,
+        };
+        let before = self.0.insert(told.uid.clone(), row);
+        Ok(Told::New(before.and_then(|row| row.served)))
+    }
+
+    /// Notes that a pod is served; `false` if it was withdrawn meanwhile.
+    pub(super) fn serve(&mut self, uid: &PodUid, namespace: &NetnsFd, served: &Served) -> bool {
+        let row = self.0.get_mut(uid).filter(|row| row.namespace == *namespace);
+        row.map(|row| row.served = Some(served.clone())).is_some()
+    }
+
+    pub(super) fn set_status(&mut self, uid: &PodUid, status: Status) {
+        if let Some(row) = self.0.get_mut(uid) {
+            if let Some(served) = &row.served {
+                served.pod.set_verified(status == Status::Verified);
+            }
+            row.status = status;
+        }
+    }
+
+    /// Whether a pod is served.
+    pub(super) fn serves(&self, uid: &PodUid) -> bool {
+        self.0.get(uid).is_some_and(|row| row.served.is_some())
+    }
+
+    /// Pods that were told and could not be served.
+    pub(super) fn unserved(&self) -> Vec<(Pod, NetnsFd)> {
+        let unserved = self.0.values().filter(|row| row.served.is_none());
+        unserved.map(|row| (row.told.clone(), row.namespace.clone())).collect()
+    }
+
+    /// Takes a pod out.
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Row> {
+        self.0.remove(uid)
+    }
+
+    /// Pods that are not among these.
+    pub(super) fn others(&self, told: &BTreeSet<PodUid>) -> Vec<PodUid> {
+        self.0.keys().filter(|uid| !told.contains(*uid)).cloned().collect()
+    }
+}
