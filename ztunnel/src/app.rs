@@ -233,8 +233,6 @@ async fn run_on(
     };
     // What a second agent of this node may want for itself.
     let mut fronts = JoinSet::new();
-    // Who says which pods are captured: nobody, once this agent stops.
-    let mut enrolling = JoinSet::new();
     fronts.spawn(port(config.readiness_address, "readiness", Arc::new(ready)).await?.serve());
     fronts.spawn(port(config.stats_address, "metrics", Arc::new(stats)).await?.serve());
     let dump = ConfigDump {
@@ -271,13 +269,17 @@ async fn run_on(
             return Ok(End::Stopped);
         }
     }
+    // Who says which pods are captured: nobody, once this agent stops.
+    let mut enrolling = None;
     if let (Enrolment::Kubernetes(settings), Some(host), Capturing::Hooks(capture)) =
         (&config.enrolment, host, &capture)
     {
         let (capture, svids) = (capture.clone(), svids.clone());
         let parts = enrolment::Parts { config: &config, settings, host, capture, svids };
+        let started = enrolment::start(parts)?;
         // Set once, here.
-        let _ = enrolment.set(enrolment::start(parts, &mut enrolling)?);
+        let _ = enrolment.set(started.view());
+        enrolling = Some(started);
     }
     drop(adopting);
     tracing::info!(node = %config.node_name, threads = config.worker_threads, "ready");
@@ -288,7 +290,12 @@ async fn run_on(
         signal = signals.next() => {
             tracing::info!(signal, drain = ?config.drain, "stopping");
             svids.stop();
-            enrolling.shutdown().await;
+            if let Some(enrolling) = enrolling {
+                let mut uninstall = enrolling.stop().await;
+                if uninstall.is_wanted().await {
+                    uninstall.run(config.drain / 2).await;
+                }
+            }
             plane.drain(&config, &capture, &mut signals).await;
             End::Stopped
         }
@@ -296,7 +303,9 @@ async fn run_on(
             tracing::info!("giving the pods to the next agent");
             // Their certificates are the next one's too.
             svids.stop();
-            enrolling.shutdown().await;
+            if let Some(enrolling) = enrolling {
+                drop(enrolling.stop().await);
+            }
             fronts.shutdown().await;
             let told = plane.retire(&config, &capture, &mut signals).await;
             if !told && matches!(config.enrolment, Enrolment::Kubernetes(_)) {

@@ -149,7 +149,8 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
     }
     let cgroup = Cgroup::open(&request.cgroup)
         .map_err(|error| EnrolError::new(EnrolCode::CgroupInvalid, causes(&error)))?;
-    let reserved = [Some(node.cgroup.leaf()), Some(node.cgroup.neutral()), node.kubelet.as_ref()];
+    let kubelet = node.kubelet.lock().clone();
+    let reserved = [Some(node.cgroup.leaf()), Some(node.cgroup.neutral()), kubelet.as_ref()];
     for theirs in reserved.into_iter().flatten() {
         if cgroup.contains(theirs) || theirs.contains(&cgroup) {
             let message = format!(

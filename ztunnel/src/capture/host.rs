@@ -154,7 +154,7 @@ impl HostView {
         let kubelet = all.iter().find(is_kubelet)?;
         let relative = kubelet.cgroup.strip_prefix("/").ok()?;
         if relative.as_os_str().is_empty() {
-            tracing::warn!(
+            tracing::debug!(
                 "the kubelet is in the root cgroup, so its probes cannot be told from others"
             );
             return None;

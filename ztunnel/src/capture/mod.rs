@@ -16,6 +16,7 @@ mod enrolled;
 mod external;
 pub mod hooks;
 mod host;
+mod kubelet;
 mod leave;
 mod listeners;
 mod live;

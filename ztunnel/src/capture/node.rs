@@ -143,7 +143,8 @@ pub(super) struct Node {
     pub(super) config: CaptureConfig,
     pub(super) cgroup: AgentCgroup,
     pub(super) host: Option<HostView>,
-    pub(super) kubelet: Option<Cgroup>,
+    pub(super) kubelet: Mutex<Option<Cgroup>>,
+    pub(super) host_netns: NetnsFd,
     /// Namespaces that are nobody's pod: the agent's own and the host's.
     pub(super) foreign: Vec<NetnsFd>,
     pub(super) programs: Programs,
@@ -282,7 +283,7 @@ impl Candidate {
             kubelet.as_ref().map(|kubelet| open_folder(kubelet.path())).transpose()?;
         let kubelet_fd = kubelet_folder.as_ref().map(AsFd::as_fd);
         programs.attach_roles(agent_folder.as_fd(), kubelet_fd)?;
-        let mut foreign = vec![own, host_netns];
+        let mut foreign = vec![own, host_netns.clone()];
         // Not the host's in a PID namespace of the agent's own; nobody's pod all the same.
         foreign.extend(NetnsFd::open(Path::new(host::INIT_NETNS)).ok());
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -299,13 +300,19 @@ impl Candidate {
             predecessor,
             config,
             cgroup,
-            kubelet,
+            kubelet: Mutex::new(kubelet),
+            host_netns,
             foreign,
             programs,
             features,
             events,
         };
-        Ok((Capture(Arc::new(node)), receiver))
+        let node = Arc::new(node);
+        if node.host.is_some() {
+            let following = Arc::clone(&node);
+            node.tasks.spawn(async move { following.follow_kubelet().await });
+        }
+        Ok((Capture(node), receiver))
     }
 }
 

@@ -224,6 +224,15 @@ impl Programs {
         }
     }
 
+    /// Gives the kubelet's role to another cgroup: its own was made anew when it restarted.
+    pub fn move_kubelet(&self, cgroup: BorrowedFd<'_>, id: u64) -> Result<(), ProgramsError> {
+        let failed = |operation| move |source| ProgramsError::Kernel { operation, source };
+        let roles = self.0.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
+        let roles = Roles { kubelet_cgroup: id, ..roles };
+        self.0.roles.set(&0, &roles, Update::Any).map_err(failed("set the roles"))?;
+        self.attach_role(KUBELET_LINKS, cgroup, id).map(drop)
+    }
+
     /// Keeps a pinned link when it is on the cgroup `id`, and replaces it otherwise: that of a cgroup
     /// which was removed is dead.
     fn attach_role(

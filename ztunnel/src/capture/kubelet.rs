@@ -1,0 +1,74 @@
+//! Following the kubelet: where it restarts, its supervisor often makes its cgroup anew. The role is an id,
+//! and the old one is nobody's then: probes would be judged like any other connection.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::causes;
+
+use super::agent_cgroup::Cgroup;
+use super::node::{Node, open_folder};
+
+/// Between two looks at a cgroup that is known: one call.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+/// After a search in vain, which goes through all processes of the host.
+const SEARCH_PAUSE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Runs until the agent stops.
+    pub(super) async fn follow_kubelet(self: Arc<Self>) {
+        let mut pause = LOOK_PAUSE;
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = LOOK_PAUSE;
+            if self.kubelet.lock().as_ref().is_some_and(Cgroup::exists) {
+                continue;
+            }
+            let node = Arc::clone(&self);
+            let found = tokio::task::spawn_blocking(move || node.find_kubelet()).await;
+            match found {
+                Ok(Some(cgroup)) => self.move_kubelet(cgroup),
+                Ok(None) | Err(_) => pause = SEARCH_PAUSE,
+            }
+        }
+    }
+
+    fn find_kubelet(&self) -> Option<Cgroup> {
+        match (&self.config.kubelet_cgroup, &self.host) {
+            (Some(path), _) => Cgroup::open(path).ok(),
+            (None, Some(host)) => {
+                host.kubelet(&self.host_netns).and_then(|path| Cgroup::open(&path).ok())
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn move_kubelet(&self, cgroup: Cgroup) {
+        let path = cgroup.path().display().to_string();
+        let folder = match open_folder(cgroup.path()) {
+            Ok(folder) => folder,
+            Err(error) => {
+                let error = causes(&error);
+                return tracing::warn!(path, error, "the kubelet's cgroup cannot be opened");
+            }
+        };
+        // What another agent has told the programs must stay.
+        let moved =
+            self.seats.while_owner(|| self.programs.move_kubelet(folder.as_fd(), cgroup.id()));
+        match moved {
+            Ok(Ok(())) => {
+                tracing::info!(path, "following the kubelet to its cgroup");
+                *self.kubelet.lock() = Some(cgroup);
+            }
+            Ok(Err(error)) => {
+                let error = causes(&error);
+                tracing::warn!(path, error, "the kubelet's probes cannot be let past");
+            }
+            Err(_) => {}
+        }
+    }
+}
