@@ -109,6 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_is_in_the_documentation() {
+        let page = include_str!("../../../docs/enrolment.md");
+        for code in Code::ALL {
+            assert!(page.contains(&format!("`{code}`")), "{code}");
+        }
+    }
+
+    #[test]
     fn texts_are_unique_and_shouting() {
         let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
         texts.sort_unstable();
