@@ -121,7 +121,7 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError>
     let program = std::env::current_exe().map_err(process("finding this program"))?;
     let host = host_view(&config);
     if let Some(host) = &host {
-        // Before there is a second thread: each has a namespace of its own.
+        // Before the runtime has threads: each has a namespace of its own.
         host.enter_cgroup_namespace()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

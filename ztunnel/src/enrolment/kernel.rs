@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use enrol::{Actual, Captured, Code, Failure, State, Wanted};
 use model::PodUid;
 
 use super::find::{Finder, Found};
 use crate::capture::{Capture, EnrolRequest, Enrolled, Status};
+
+/// Looks at a pod before what it shows counts as a contradiction.
+const CONFLICT_LOOKS: u32 = 3;
+/// Between two of them: longer than a list of processes is used.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(150);
 
 /// What a driver needs of the node.
 pub(super) trait Kernel: Send + Sync + 'static {
@@ -34,7 +40,24 @@ impl Captor {
         Self { capture, finder: Arc::new(finder) }
     }
 
+    /// Finds a pod. A container that just starts is in the pod's cgroup a moment before it is in the pod's
+    /// namespace, so a contradiction must last.
     async fn find(&self, wanted: &Wanted) -> Result<Found, Failure> {
+        let mut looks = 1;
+        loop {
+            match self.look(wanted).await {
+                Err(failure)
+                    if failure.code == Code::IdentityConflict && looks < CONFLICT_LOOKS =>
+                {
+                    looks += 1;
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                }
+                found => return found,
+            }
+        }
+    }
+
+    async fn look(&self, wanted: &Wanted) -> Result<Found, Failure> {
         let (finder, wanted) = (Arc::clone(&self.finder), wanted.clone());
         let found = tokio::task::spawn_blocking(move || finder.find(&wanted)).await;
         found.unwrap_or_else(|error| {
