@@ -142,16 +142,22 @@ async fn serve(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
         if let Some(before) = before {
             end(inner, &told.uid, &before).await;
         }
-        let started = start(inner, told, namespace).await;
-        if let Err(error) = started {
-            inner.set_status(&told.uid, Status::Degraded(causes(&error)));
-            return Err(error);
-        }
+        start(inner, told, namespace).await?;
     }
     Ok(())
 }
 
+/// Serves a pod that is in the table as being started.
 async fn start(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<(), ServeError> {
+    let begun = begin(inner, told, namespace).await;
+    inner.table.lock().started(&told.uid, namespace, begun.is_ok());
+    if let Err(error) = &begun {
+        inner.set_status(&told.uid, Status::Degraded(causes(error)));
+    }
+    begun
+}
+
+async fn begin(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<(), ServeError> {
     if inner.shutdown.is_cancelled() {
         return Err(ServeError::Stopping);
     }
@@ -175,8 +181,13 @@ async fn start(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
         return Err(ServeError::Unknown);
     }
     if !inner.emit(PodEvent::Up { pod, acceptors }).await {
-        inner.table.lock().remove(&told.uid);
+        served.pod.gone().cancel();
         return Err(ServeError::DataPlane);
+    }
+    if !inner.table.lock().serves(&told.uid) {
+        // Withdrawn in between: the data plane may have heard of its end first.
+        end(inner, &told.uid, &served).await;
+        return Err(ServeError::Unknown);
     }
     tracing::info!(pod = %told.uid, workload = %told.workload, "pod is served");
     let (inner, uid) = (inner.clone(), told.uid.clone());
@@ -288,11 +299,10 @@ async fn look_after(inner: &Arc<Inner>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let unserved = inner.table.lock().unserved();
+        let unserved = inner.table.lock().start_unserved();
         for (told, namespace) in unserved {
-            if let Err(error) = start(inner, &told, &namespace).await {
-                inner.set_status(&told.uid, Status::Degraded(causes(&error)));
-            }
+            // Why not is in the pod's status.
+            let _ = start(inner, &told, &namespace).await;
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Row {
     pub(super) status: Status,
     /// Absent while it cannot be served.
     pub(super) served: Option<Served>,
+    /// Somebody is at it: two that start one pod would each open listeners in it.
+    starting: bool,
 }
 
 /// What is to be done about a pod that is told.
@@ -59,6 +61,7 @@ impl Table {
             namespace: namespace.clone(),
             status: Status::Enrolling,
             served: None,
+            starting: true,
         };
         let before = self.0.insert(told.uid.clone(), row);
         Ok(Told::New(before.and_then(|row| row.served)))
@@ -84,10 +87,25 @@ impl Table {
         self.0.get(uid).is_some_and(|row| row.served.is_some())
     }
 
-    /// Pods that were told and could not be served.
-    pub(super) fn unserved(&self) -> Vec<(Pod, NetnsFd)> {
-        let unserved = self.0.values().filter(|row| row.served.is_none());
-        unserved.map(|row| (row.told.clone(), row.namespace.clone())).collect()
+    /// Notes that nobody is at a pod any more, and whether it is served now.
+    pub(super) fn started(&mut self, uid: &PodUid, namespace: &NetnsFd, serves: bool) {
+        if let Some(row) = self.0.get_mut(uid).filter(|row| row.namespace == *namespace) {
+            row.starting = false;
+            if !serves {
+                row.served = None;
+            }
+        }
+    }
+
+    /// Pods that were told and could not be served. Whoever asks starts them.
+    pub(super) fn start_unserved(&mut self) -> Vec<(Pod, NetnsFd)> {
+        let unserved = self.0.values_mut().filter(|row| row.served.is_none() && !row.starting);
+        unserved
+            .map(|row| {
+                row.starting = true;
+                (row.told.clone(), row.namespace.clone())
+            })
+            .collect()
     }
 
     /// Takes a pod out.
