@@ -126,7 +126,8 @@ fn event_object(event: &Event, node: &str, now: SystemTime) -> Value {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "generateName": format!("{}.", part(name, NAME_BYTES_MAX).trim_end_matches(['.', '-'])),
+            // Such a name may not end with a dot, although the name of an event usually has one there.
+            "generateName": format!("{}-", part(name, NAME_BYTES_MAX).trim_end_matches(['.', '-'])),
             "namespace": namespace,
         },
         "eventTime": micro_time(now),
@@ -201,7 +202,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1_000_002);
         let object = event_object(&event, "n1", now);
         assert_eq!(object["eventTime"], "1970-01-01T00:00:01.000002Z");
-        assert_eq!(object["metadata"]["generateName"], "web-1.");
+        assert_eq!(object["metadata"]["generateName"], "web-1-");
         assert_eq!(object["regarding"]["uid"], "u-1");
         assert_eq!(object["note"].as_str().map(str::len), Some(NOTE_BYTES_MAX));
         assert_eq!(object["type"], "Warning");

@@ -110,7 +110,13 @@ fn remove(folder: &Path, host_proc: &Path) -> io::Result<()> {
         }
     }
     match fs::remove_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+        // The second in a pod whose root is read-only.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
             let relative = folder.strip_prefix("/").unwrap_or(folder);
             fs::remove_dir(host_proc.join("1/root").join(relative))
         }
