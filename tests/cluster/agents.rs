@@ -40,19 +40,34 @@ fn asked(child: Child) -> anyhow::Result<Value> {
 fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> anyhow::Result<()> {
     let cluster = installed()?;
     let (room, server, client) = pair(cluster, "rollout")?;
-    let echo = at(&server, 9090);
-    let hold = ["/bin/pod", "hold", &echo, "--seconds", "15"];
-    let held = cluster.start_exec(room.name(), "client", &hold)?;
+    let held = room.hold("client", &at(&server, 9090), 15)?;
     let questions = asking(cluster, &room, &at(&server, 8080))?;
     cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
     cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
     let report = asked(questions)?;
     println!("questions during a rollout: {report}");
     all_answered(&report)?;
-    let held = held.wait_with_output().context("wait for the held connection")?;
-    ensure!(held.status.success(), "{}", String::from_utf8_lossy(&held.stderr));
+    held.end()?;
     cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     Ok(())
+}
+
+#[test]
+fn an_upgrade_of_the_product_fails_no_new_connection() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let (room, server, client) = pair(cluster, "upgraded")?;
+    let questions = asking(cluster, &room, &at(&server, 8080))?;
+    // Another revision of everything: both are started anew.
+    let changes = ["--set=controlPlane.env.UPGRADED=1", "--set=agent.env.UPGRADED=1"];
+    let upgraded = cluster.upgrade_product(&changes);
+    let report = asked(questions)?;
+    upgraded?;
+    println!("questions during an upgrade: {report}");
+    all_answered(&report)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
+    cluster.helm(["rollback", "warren", "--namespace", SYSTEM, "--wait", "--timeout=120s"])?;
+    cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START)?;
+    all_answered(&room.ask("client", &at(&server, 8080), 5)?)
 }
 
 #[test]

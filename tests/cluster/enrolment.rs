@@ -19,8 +19,7 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     let (echo, http) = (at(&server, 9090), at(&server, 8080));
     all_answered(&outside.ask("stranger", &http, 1)?)?;
 
-    let hold = ["/bin/pod", "hold", &echo, "--seconds", "25"];
-    let held = cluster.start_exec(room.name(), "client", &hold)?;
+    let held = room.hold("client", &echo, 20)?;
     room.label(true)?;
     let took = cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     println!("captured {:.1} s after the label", took.as_secs_f64());
@@ -42,10 +41,7 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     room.label(false)?;
     cluster.wait_until_released(&[&server, &client], CAPTURED)?;
     all_answered(&outside.ask("stranger", &http, 1)?)?;
-    let held = held.wait_with_output().context("wait for the held connection")?;
-    let complaint = String::from_utf8_lossy(&held.stderr);
-    ensure!(held.status.success(), "the connection that was open broke: {complaint}");
-    Ok(())
+    held.end()
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod agents;
 mod bringing_up;
 mod definitions;
 mod enrolment;
+mod identities;
 mod nodes;
 mod serving;
 mod stage;

@@ -73,7 +73,7 @@ fn traces(cluster: &Kubernetes) -> anyhow::Result<String> {
     let mut found = String::new();
     for node in cluster.nodes() {
         found.push_str(&node.shell(&format!(
-            "ls -d {CONF}/*warren* /opt/cni/bin/*warren* /run/warren /var/lib/warren \
+            "find {CONF}/*warren* /opt/cni/bin/*warren* /run/warren /var/lib/warren \
              /sys/fs/bpf/warren 2>/dev/null | sed 's/^/{}: /'; true",
             node.name()
         ))?);

@@ -48,8 +48,8 @@ enum Verb {
         #[arg(long, default_value_t = 0)]
         every: u64,
     },
-    /// Holds one connection to an echo server for so many seconds; prints as JSON how many beats came
-    /// back. Fails if it breaks
+    /// Holds one connection to an echo server for so many seconds; prints `open` once it is, and at the
+    /// end as JSON how many beats came back. Fails if it breaks
     Hold {
         /// HOST:PORT
         target: String,
@@ -193,6 +193,7 @@ fn connect(target: &str) -> anyhow::Result<TcpStream> {
 
 fn hold(target: &str, time: Duration) -> anyhow::Result<()> {
     let mut stream = connect(target)?;
+    println!("open");
     let start = Instant::now();
     let mut beats = 0_u32;
     while start.elapsed() < time {

@@ -1,8 +1,10 @@
 //! A namespace of a test, and the pods that talk in it.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::kubernetes::Kubernetes;
@@ -64,6 +66,39 @@ impl<'c> Room<'c> {
         let command = ["/bin/pod", "ask", target, "--count", &count.to_string()];
         let said = self.cluster.exec(&self.name, pod, &command)?;
         serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
+    }
+
+    /// Has a pod hold a connection to `HOST:PORT` for so many seconds; it is open on return.
+    pub fn hold(&self, pod: &str, target: &str, seconds: u64) -> anyhow::Result<Held> {
+        let command = ["/bin/pod", "hold", target, "--seconds", &seconds.to_string()];
+        let mut child = self.cluster.start_exec(&self.name, pod, &command)?;
+        let mut output = BufReader::new(child.stdout.take().context("the pod's output")?);
+        let mut line = String::new();
+        output.read_line(&mut line).context("hear from a pod")?;
+        ensure!(line.trim() == "open", "the pod did not connect: {line:?}");
+        Ok(Held { child, output })
+    }
+}
+
+/// A connection that a pod holds.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Held {
+    /// Waits for its end; an error with the reason if it broke.
+    pub fn end(mut self) -> anyhow::Result<()> {
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).context("read about a held connection")?;
+        let mut complaint = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            errors.read_to_string(&mut complaint).context("read about a held connection")?;
+        }
+        let status = self.child.wait().context("wait for a held connection")?;
+        ensure!(status.success(), "a connection that was open broke: {}", complaint.trim());
+        Ok(())
     }
 }
 

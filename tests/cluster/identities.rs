@@ -1,0 +1,91 @@
+//! Who a pod is: never by its address alone.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tests::{Room, eventually};
+
+use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, installed, none_answered};
+
+/// Where the plugin that gives addresses keeps which one it gave last.
+const LAST_ADDRESS: &str = "/var/lib/cni/networks/pods/last_reserved_ip.0";
+/// Only one account may.
+const ONLY_FIRST: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+    metadata: {name: only-first, namespace: NAMESPACE}\n\
+    spec:\n  selector: {matchLabels: {app: server}}\n  rules:\n  - from:\n    - source: \
+    {principals: [cluster.local/ns/NAMESPACE/sa/first]}\n";
+
+fn address(pod: &Value) -> anyhow::Result<Ipv4Addr> {
+    let text = pod["status"]["podIP"].as_str().context("a pod without an address")?;
+    text.parse().context("read an address")
+}
+
+#[test]
+fn who_gets_the_address_of_another_does_not_get_its_name() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "reused", true)?;
+    let server = room.pod("server", "node1")?;
+    let first = room.pod("first", "node2")?;
+    cluster.wait_until_captured(&[&server, &first], CAPTURED)?;
+    room.apply(ONLY_FIRST)?;
+    let target = at(&server, 8080);
+    eventually("the first is let in", SETTLE, || {
+        Ok((room.ask("first", &target, 1)?["answered"] == 1).then_some(()))
+    })?;
+
+    let reused = address(&first)?;
+    let before = Ipv4Addr::from_bits(reused.to_bits() - 1);
+    cluster.kubectl([
+        "-n",
+        room.name(),
+        "delete",
+        "pod",
+        "first",
+        "--force",
+        "--grace-period=0",
+    ])?;
+    let node = cluster.node("node2")?;
+    // The API forgets a pod before its node does: wait for the address to be given back.
+    let lease = format!("test ! -e /var/lib/cni/networks/pods/{reused}");
+    eventually("the address is free", START, || Ok(node.shell(&lease).ok()))?;
+    node.shell(&format!("printf {before} >{LAST_ADDRESS}"))?;
+    let second = room.pod("second", "node2")?;
+    ensure!(address(&second)? == reused, "it got {} and not {reused}", address(&second)?);
+    cluster.wait_until_captured(&[&second], CAPTURED)?;
+    none_answered(&room.ask("second", &target, 5)?)
+}
+
+#[test]
+fn a_pod_that_contradicts_itself_is_not_served_and_disturbs_nobody() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "odd", false)?;
+    let server = room.pod("server", "node1")?;
+    let client = room.pod("client", "node2")?;
+    // It has an address that the API does not know.
+    room.apply(
+        r"apiVersion: v1
+kind: Pod
+metadata: {name: odd, namespace: NAMESPACE, labels: {app: odd}}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: pod
+    image: warren.test/pod:test
+    command: [/bin/sh, -c, 'ip addr add 10.99.0.1/32 dev eth0 && exec /bin/pod serve']
+    securityContext: {capabilities: {add: [NET_ADMIN]}}
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+",
+    )?;
+    let odd = cluster.wait_for_pods(room.name(), "app=odd", 1, START)?.remove(0);
+    room.label(true)?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
+    all_answered(&room.ask("client", &at(&server, 8080), 5)?)?;
+    eventually("its owner is told", SETTLE, || {
+        Ok(cluster.events(room.name()).contains("IDENTITY_CONFLICT").then_some(()))
+    })?;
+    let state = cluster.state_of(&odd)?.unwrap_or_default();
+    ensure!(state["state"]["state"] != "verified", "it is served: {state}");
+    Ok(())
+}
