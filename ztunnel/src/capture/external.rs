@@ -138,7 +138,7 @@ impl Inner {
 /// Whether a pod has ended, from the kernel's point of view: there is no path to look at, only the CNI
 /// agent says so. The descriptor keeps the namespace.
 fn view(row: table::Row) -> PodView {
-    let table::Row { told, namespace, status, served } = row;
+    let table::Row { told, namespace, status, served, .. } = row;
     PodView {
         name: told.uid.to_string(),
         workload: Some(told.workload),
