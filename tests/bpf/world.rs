@@ -158,6 +158,7 @@ impl Node {
             prefixes: PodPrefixes {
                 own: [POD4, POD6].map(|ip| ip.parse().expect("address")).to_vec(),
                 bypass: vec!["192.0.2.0/24".parse().expect("prefix")],
+                ..PodPrefixes::default()
             },
         }
     }

@@ -124,8 +124,9 @@ pub(super) fn plan(
     found: &[LocalAddress],
     dns: Option<DnsPorts>,
 ) -> Applied {
-    let bypass: BTreeSet<IpNet> =
-        node.config.bypass.iter().chain(&switches.excluded).copied().collect();
+    let sorted = |nets: &[IpNet]| -> Vec<IpNet> {
+        nets.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    };
     let mut global: Vec<&LocalAddress> =
         found.iter().filter(|address| address.is_global_unicast() && address.usable).collect();
     global.sort_by_key(|address| (address.interface, address.ip));
@@ -150,7 +151,8 @@ pub(super) fn plan(
         },
         prefixes: PodPrefixes {
             own: own.into_iter().collect(),
-            bypass: bypass.into_iter().collect(),
+            bypass: sorted(&node.config.bypass),
+            excluded: sorted(&switches.excluded),
         },
         global,
     }

@@ -183,8 +183,8 @@ impl Finder {
         let found = netns::addresses(namespace);
         let found = found.map_err(|error| Failure::new(Code::NoAddress, causes(&error)))?;
         let global = found.into_iter().filter(netns::LocalAddress::is_global_unicast);
-        let own = self.own(wanted, global.map(|address| address.ip));
-        let expected = self.own(wanted, wanted.addresses.iter().copied());
+        let own = self.own(global.map(|address| address.ip));
+        let expected = self.own(wanted.addresses.iter().copied());
         if own.is_empty() {
             return Err(Failure::new(Code::NoAddress, "its network namespace has no address"));
         }
@@ -203,10 +203,10 @@ impl Finder {
         Ok(())
     }
 
-    fn own(&self, wanted: &Wanted, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
-        let bypassed = |ip: &IpAddr| {
-            self.bypass.iter().chain(&wanted.switches.excluded).any(|net| net.contains(ip))
-        };
+    /// Those of addresses that are not of a secondary network. What a namespace excludes are destinations,
+    /// and says nothing of its pods.
+    fn own(&self, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
+        let bypassed = |ip: &IpAddr| self.bypass.iter().any(|net| net.contains(ip));
         addresses.map(|ip| ip.to_canonical()).filter(|ip| !bypassed(ip)).collect()
     }
 }

@@ -21,7 +21,7 @@ pub(super) trait Kernel: Send + Sync + 'static {
     fn actual(&self) -> Actual;
     /// Finds a pod and captures it.
     fn enrol(&self, wanted: Wanted) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Finds a pod and tells its kernel other switches.
+    /// Tells a captured pod's kernel other switches.
     fn update(&self, wanted: Wanted) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Lets a pod go.
     fn release(&self, uid: PodUid) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -87,7 +87,8 @@ impl Kernel for Captor {
     }
 
     async fn update(&self, wanted: Wanted) -> Result<(), Failure> {
-        self.find(&wanted).await?;
+        // Not looked for: the hooks are bound to the cgroup and the namespace that were found when it was
+        // enrolled, and what the pod shows since then must not keep its old exclusions.
         self.capture.update(&wanted.uid, wanted.source, wanted.switches).await
     }
 

@@ -52,12 +52,15 @@ pub struct PodSettings {
     pub dns: Option<DnsPorts>,
 }
 
-/// The pod's addresses and the operator's bypass CIDRs.
+/// The pod's addresses, the operator's bypass CIDRs and the namespace's exclusions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodPrefixes {
     /// Every address of the namespace, link-local ones included, loopback not needed.
     pub own: Vec<IpAddr>,
+    /// Neither connections to them nor those to the pod's own addresses among them are captured.
     pub bypass: Vec<IpNet>,
+    /// Destinations past the mesh. An own address among them is captured like any other.
+    pub excluded: Vec<IpNet>,
 }
 
 /// Settings that the maps cannot hold.
@@ -123,7 +126,7 @@ impl PodPrefixes {
     /// that flag too.
     fn entries(&self) -> Result<HashMap<PrefixKey, PrefixFlags>, SettingsError> {
         let mut entries = HashMap::new();
-        for net in &self.bypass {
+        for net in self.bypass.iter().chain(&self.excluded) {
             let length = match net {
                 IpNet::V4(net) => u32::from(net.prefix_len()) + 96,
                 IpNet::V6(net) => u32::from(net.prefix_len()),
@@ -379,6 +382,7 @@ mod tests {
         let prefixes = PodPrefixes {
             own: vec!["10.1.0.5".parse().expect("ip"), "fd00::5".parse().expect("ip")],
             bypass: vec!["10.1.0.0/16".parse().expect("net")],
+            excluded: Vec::new(),
         };
         let entries = prefixes.entries().expect("valid");
         let address = |text: &str| Address::from(text.parse::<IpAddr>().expect("ip"));
@@ -390,9 +394,26 @@ mod tests {
     }
 
     #[test]
+    fn an_exclusion_opens_no_way_in() {
+        let net = "10.1.0.0/16".parse().expect("net");
+        let own: Vec<IpAddr> = vec!["10.1.0.5".parse().expect("ip")];
+        let prefixes = PodPrefixes { own: own.clone(), bypass: Vec::new(), excluded: vec![net] };
+        let entries = prefixes.entries().expect("valid");
+        let host = PrefixKey::host(own[0].into());
+        assert_eq!(entries.get(&host), Some(&PrefixFlags::OWN));
+        let address = Address::from("10.1.0.0".parse::<IpAddr>().expect("ip"));
+        let excluded = entries.get(&PrefixKey { length: 112, address });
+        assert_eq!(excluded, Some(&PrefixFlags::BYPASS));
+        // What is excluded and bypassed is bypassed.
+        let prefixes = PodPrefixes { own, bypass: vec![net], excluded: vec![net] };
+        let both = PrefixFlags::OWN.with(PrefixFlags::BYPASS);
+        assert_eq!(prefixes.entries().expect("valid").get(&host), Some(&both));
+    }
+
+    #[test]
     fn too_many_prefixes_are_refused() {
         let own = (0u32..).map(|n| Ipv4Addr::from_bits(n).into()).take(PREFIXES_MOST + 1).collect();
-        let prefixes = PodPrefixes { own, bypass: Vec::new() };
+        let prefixes = PodPrefixes { own, ..PodPrefixes::default() };
         let count = PREFIXES_MOST + 1;
         assert_eq!(prefixes.entries(), Err(SettingsError::Prefixes { count }));
     }

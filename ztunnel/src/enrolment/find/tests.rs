@@ -188,6 +188,12 @@ fn a_namespace_must_hold_the_pods_addresses_and_no_others() {
     let more = own.iter().copied().chain([stranger]).collect();
     assert_eq!(check(&finder, more), Some(Code::IdentityConflict));
     assert_eq!(check(&finder, Vec::new()), Some(Code::PodNotFound), "unknown is not any");
+    // Exclusions are destinations, and hide no address.
+    let all = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network")).to_vec();
+    let switches = Switches { excluded: all, ..Switches::default() };
+    let wanted = Wanted { addresses: vec![stranger], switches, ..wanted() };
+    let refused = finder.check_addresses(&wanted, &here).err().map(|failure| failure.code);
+    assert_eq!(refused, Some(Code::IdentityConflict));
     // Secondary networks are nobody's business.
     let bypassing = host.finder(&["203.0.113.0/24"]);
     let more = own.iter().copied().chain([stranger]).collect();
