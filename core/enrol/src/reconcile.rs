@@ -74,6 +74,10 @@ pub struct Reconciler {
 struct KnownNamespace {
     object: Arc<Namespace>,
     switches: NamespaceSwitches,
+    /// When it was read for a sandbox.
+    read_by_request: Option<Instant>,
+    /// A list lacked it after that.
+    is_unlisted: bool,
 }
 
 impl Reconciler {
@@ -87,17 +91,20 @@ impl Reconciler {
     pub fn replace_pods(&mut self, pods: impl IntoIterator<Item = Pod>, now: Instant) {
         let mut left: BTreeSet<PodUid> = self.entries.keys().cloned().collect();
         for pod in pods {
-            if let Some(uid) = self.put_pod(pod) {
-                left.remove(&uid);
+            let Ok(uid) = PodUid::parse(&pod.metadata.uid) else { continue };
+            left.remove(&uid);
+            let known = self.entries.get(&uid).filter(|entry| is_fresh(entry.read_by_request, now));
+            let known = known.and_then(|entry| entry.object.clone());
+            if known.is_none_or(|known| !is_older(&pod.metadata, &known.metadata)) {
+                self.put_pod(pod);
             }
         }
         for uid in left {
-            if let Some(entry) = self.entries.get_mut(&uid)
-                && entry.read_by_request.is_none_or(|at| at + READING_LAG <= now)
-            {
-                entry.object = None;
+            if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.is_unlisted = true;
             }
         }
+        self.forget_unlisted(now);
         self.pods_read = true;
     }
 
@@ -113,17 +120,34 @@ impl Reconciler {
     /// A pod that is no longer there.
     pub fn remove_pod(&mut self, uid: &PodUid) {
         if let Some(entry) = self.entries.get_mut(uid) {
-            entry.object = None;
-            entry.read_by_request = None;
+            entry.forget_object();
         }
     }
 
     /// All namespaces, as the API server has them.
-    pub fn replace_namespaces(&mut self, namespaces: impl IntoIterator<Item = Namespace>) {
-        self.namespaces.clear();
+    pub fn replace_namespaces(
+        &mut self,
+        namespaces: impl IntoIterator<Item = Namespace>,
+        now: Instant,
+    ) {
+        let mut left: BTreeSet<Text> = self.namespaces.keys().cloned().collect();
         for namespace in namespaces {
-            self.put_namespace(namespace);
+            left.remove(&namespace.metadata.name);
+            let known = self.namespaces.get(&namespace.metadata.name);
+            let is_newer = known.is_some_and(|known| {
+                is_fresh(known.read_by_request, now)
+                    && is_older(&namespace.metadata, &known.object.metadata)
+            });
+            if !is_newer {
+                self.put_namespace(namespace);
+            }
         }
+        for name in left {
+            if let Some(known) = self.namespaces.get_mut(&name) {
+                known.is_unlisted = true;
+            }
+        }
+        self.forget_unlisted(now);
     }
 
     /// One namespace, as it is now. An older state than the one that is known changes nothing.
@@ -145,7 +169,11 @@ impl Reconciler {
     /// its namespace have just been read, and may be newer than what is known otherwise.
     pub fn claim(&mut self, pod: Pod, namespace: Namespace, sandbox: Sandbox, now: Instant) {
         let Ok(uid) = PodUid::parse(&pod.metadata.uid) else { return };
+        let name = namespace.metadata.name.clone();
         self.upsert_namespace(namespace);
+        if let Some(known) = self.namespaces.get_mut(&name) {
+            known.read_by_request = Some(now);
+        }
         self.upsert_pod(pod);
         if let Some(entry) = self.entries.get_mut(&uid) {
             entry.claim(sandbox, now);
@@ -173,6 +201,7 @@ impl Reconciler {
     /// What to do now. Each node or API act that is returned is in flight until
     /// [`finished`](Self::finished).
     pub fn reconcile(&mut self, actual: &Actual, now: Instant) -> Vec<Action> {
+        self.forget_unlisted(now);
         for uid in actual.keys() {
             if !self.entries.contains_key(uid) {
                 self.entries.insert(uid.clone(), Entry::default());
@@ -189,8 +218,8 @@ impl Reconciler {
         for uid in order {
             let desire = self.desire(&uid, actual.get(&uid), now);
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
-            entry.heed(&desire, now);
             let captured = actual.get(&uid);
+            entry.heed(&desire, captured, now);
             step(&uid, entry, &desire, captured, now, &mut room, &mut actions);
         }
         self.entries.retain(|uid, entry| actual.contains_key(uid) || !entry.is_idle());
@@ -255,18 +284,31 @@ impl Reconciler {
         uids.into_iter().map(report).collect()
     }
 
-    fn put_pod(&mut self, pod: Pod) -> Option<PodUid> {
+    fn put_pod(&mut self, pod: Pod) {
         // Nothing that the kernel shows could be matched to another uid.
-        let uid = PodUid::parse(&pod.metadata.uid).ok()?;
-        self.entries.entry(uid.clone()).or_default().put(Arc::new(pod));
-        Some(uid)
+        if let Ok(uid) = PodUid::parse(&pod.metadata.uid) {
+            self.entries.entry(uid).or_default().put(Arc::new(pod));
+        }
     }
 
     fn put_namespace(&mut self, namespace: Namespace) {
         let switches = NamespaceSwitches::of(&namespace);
         let name = namespace.metadata.name.clone();
-        let known = KnownNamespace { object: Arc::new(namespace), switches };
+        let read_by_request = self.namespaces.get(&name).and_then(|known| known.read_by_request);
+        let object = Arc::new(namespace);
+        let known = KnownNamespace { object, switches, read_by_request, is_unlisted: false };
         self.namespaces.insert(name, known);
+    }
+
+    /// Forgets what a list lacked, once it was not read just before that list came.
+    fn forget_unlisted(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            if entry.is_unlisted && !is_fresh(entry.read_by_request, now) {
+                entry.forget_object();
+            }
+        }
+        self.namespaces
+            .retain(|_, known| !known.is_unlisted || is_fresh(known.read_by_request, now));
     }
 
     fn select(&self, pod: &Pod) -> Selection {
@@ -313,11 +355,12 @@ impl Reconciler {
         let of_namespace = namespace.map_or(&none, |namespace| &namespace.switches);
         let (switches, problems) = Switches::of(pod, of_namespace);
         let sandbox = entry.sandbox().cloned();
-        let mut addresses = facts::addresses(pod);
-        if addresses.is_empty() {
-            // The kubelet tells them only when the sandbox is there.
-            addresses = sandbox.as_ref().map(|s| s.addresses.clone()).unwrap_or_default();
-        }
+        let told = facts::addresses(pod);
+        let given = sandbox.as_ref().map(|s| s.addresses.clone()).unwrap_or_default();
+        // The kubelet tells them only when the sandbox is there. Until then its word is of none, or of
+        // the sandbox before this one.
+        let is_given = !given.is_empty() && (entry.is_waited_for() || told.is_empty());
+        let addresses = if is_given { given } else { told };
         let waits = entry.is_waited_for() && entry.claimed_at.is_some_and(|at| at <= now);
         Desire::In(Box::new(Wanted {
             uid: uid.clone(),
@@ -410,6 +453,9 @@ fn node_act(
     match (desire, captured) {
         (Desire::In(wanted), None) => Some(NodeAct::Enrol(wanted.clone())),
         (Desire::In(wanted), Some(captured)) => {
+            if captured.place == Place::Lost {
+                return Some(NodeAct::Release(Why::Lost));
+            }
             let moved = captured.place == Place::Moved
                 || wanted.sandbox.as_ref().is_some_and(|s| s.netns_inode != captured.netns);
             if moved {
@@ -452,6 +498,11 @@ fn api_act(
         (Desire::In(_), None) | (Desire::Others | Desire::Unknown, _) => return None,
     };
     Some((act, target))
+}
+
+/// Whether what was read for a sandbox may be newer than a list that comes now.
+fn is_fresh(read: Option<Instant>, now: Instant) -> bool {
+    read.is_some_and(|at| now < at + READING_LAG)
 }
 
 /// Whether `new` is an earlier state of an object than `known`. Versions are numbers in all API servers;

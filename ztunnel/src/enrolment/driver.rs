@@ -143,7 +143,7 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
                     look_at = look_at.min(Instant::now() + LOOK_PAUSE);
                 }
                 Some(change) = namespaces.recv() => {
-                    super::watch::namespaces(&mut self.reconciler, change);
+                    super::watch::namespaces(&mut self.reconciler, change, now());
                     look_at = look_at.min(Instant::now() + LOOK_PAUSE);
                 }
                 Some(input) = self.inputs.recv() => {

@@ -30,11 +30,11 @@ pub(super) fn pods(reconciler: &mut Reconciler, change: Change, now: Instant) {
 }
 
 /// A change of the namespaces.
-pub(super) fn namespaces(reconciler: &mut Reconciler, change: Change) {
+pub(super) fn namespaces(reconciler: &mut Reconciler, change: Change, now: Instant) {
     match change {
         Change::Replace(objects) => {
             let read = objects.iter().filter_map(|object| namespace(object));
-            reconciler.replace_namespaces(read);
+            reconciler.replace_namespaces(read, now);
         }
         Change::Upsert(object) => {
             if let Some(namespace) = namespace(&object) {

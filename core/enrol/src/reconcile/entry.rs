@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub(super) object: Option<Arc<Pod>>,
     /// When the object was read for a sandbox.
     pub(super) read_by_request: Option<Instant>,
+    /// A list lacked it after that.
+    pub(super) is_unlisted: bool,
     claim: Option<Claim>,
     pub(super) claimed_at: Option<Instant>,
     /// The namespace of a sandbox that is gone.
@@ -101,6 +103,16 @@ impl Entry {
         let value = pod.metadata.annotation(REDIRECTION_ANNOTATION);
         self.annotated = value == Some(REDIRECTION_ENABLED);
         self.object = Some(pod);
+        self.is_unlisted = false;
+    }
+
+    /// The API server does not know the pod any more. A sandbox that nobody waits for is no reason to
+    /// remember it; whoever waits is still to be answered.
+    pub(super) fn forget_object(&mut self) {
+        (self.object, self.read_by_request, self.is_unlisted) = (None, None, false);
+        if self.claim.take_if(|claim| !claim.waits).is_some() {
+            self.claimed_at = None;
+        }
     }
 
     pub(super) fn claim(&mut self, sandbox: Sandbox, now: Instant) {
@@ -139,8 +151,12 @@ impl Entry {
         !is_working && self.object.is_none() && self.claim.is_none()
     }
 
-    /// Notes when the pod became unwanted.
-    pub(super) fn heed(&mut self, desire: &Desire, now: Instant) {
+    /// Notes when the pod became unwanted, and that nothing is left of a sandbox that is gone: the kernel
+    /// gives its namespace's number to another one.
+    pub(super) fn heed(&mut self, desire: &Desire, captured: Option<&Captured>, now: Instant) {
+        if captured.is_none() && self.node.is_none() {
+            self.ended_netns = None;
+        }
         match desire {
             Desire::Out(_) => _ = self.out_since.get_or_insert(now),
             Desire::In(_) | Desire::Others | Desire::Unknown => self.out_since = None,
@@ -221,7 +237,7 @@ impl Entry {
             (Desire::In(_), Some(captured))
                 if !is_working
                     && captured.netns == claim.sandbox.netns_inode
-                    && captured.place != Place::Moved
+                    && captured.place == Place::Same
                     && captured.state == State::Verified =>
             {
                 Ok(())

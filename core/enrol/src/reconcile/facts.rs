@@ -76,7 +76,7 @@ pub struct Wanted {
     pub on_failure: OnFailure,
     /// What could not be read of its switches, for people.
     pub problems: Vec<String>,
-    /// Whether the API server says that something of it runs.
+    /// Whether the API server says that something of it runs, and is to go on.
     pub is_running: bool,
 }
 
@@ -117,6 +117,8 @@ pub enum Place {
     Moved,
     /// Nothing of it runs.
     Empty,
+    /// Not known: hooks are there, and what was written of them cannot be used.
+    Lost,
 }
 
 /// All captured pods.
@@ -133,6 +135,8 @@ pub enum Why {
     Moved,
     /// The API server does not know it, and nothing of it runs.
     Gone,
+    /// What was written of its capture is lost, and it will be enrolled anew.
+    Lost,
 }
 
 impl Why {
@@ -144,13 +148,14 @@ impl Why {
             Self::SandboxGone => "sandbox gone",
             Self::Moved => "sandbox made anew",
             Self::Gone => "gone",
+            Self::Lost => "record lost",
         }
     }
 
     /// Whether nothing of the pod goes on: nobody has to be told before it is let go.
     pub(super) fn is_end(self) -> bool {
         match self {
-            Self::SandboxGone | Self::Gone | Self::Moved => true,
+            Self::SandboxGone | Self::Gone | Self::Moved | Self::Lost => true,
             Self::Refused(_) => false,
         }
     }
@@ -158,7 +163,11 @@ impl Why {
     /// Whether it may be different in a moment.
     pub(super) fn may_flip(self) -> bool {
         match self {
-            Self::Refused(Refused::Ended) | Self::SandboxGone | Self::Gone | Self::Moved => false,
+            Self::Refused(Refused::Ended)
+            | Self::SandboxGone
+            | Self::Gone
+            | Self::Moved
+            | Self::Lost => false,
             Self::Refused(_) => true,
         }
     }
@@ -266,9 +275,10 @@ pub(super) fn addresses(pod: &Pod) -> Vec<IpAddr> {
     parsed.unwrap_or_default()
 }
 
+/// Whether something of it should be found. One that is being deleted may end at any moment.
 pub(super) fn is_running(pod: &Pod) -> bool {
     match pod.status.phase {
-        Phase::Running => true,
+        Phase::Running => pod.metadata.deletion_timestamp.is_none(),
         Phase::Pending | Phase::Succeeded | Phase::Failed | Phase::Unknown => false,
     }
 }

@@ -84,7 +84,7 @@ impl World {
             in_trouble: false,
             waiting: BTreeMap::new(),
         };
-        world.reconciler.replace_namespaces([world.namespace()]);
+        world.reconciler.replace_namespaces([world.namespace()], world.now);
         world.relist();
         world
     }

@@ -64,7 +64,7 @@ impl World {
     /// A labelled namespace with one running pod.
     fn labelled() -> Self {
         let mut world = Self::new();
-        world.reconciler.replace_namespaces([ambient()]);
+        world.reconciler.replace_namespaces([ambient()], world.now);
         world.reconciler.replace_pods([running()], world.now);
         world
     }
@@ -375,7 +375,7 @@ fn an_operators_pod_is_his_unless_the_api_server_speaks() {
     world.capture(Source::Cli);
     world.reconciler.replace_pods([], world.now);
     assert!(world.after(SECOND * 60).is_empty(), "unknown");
-    world.reconciler.replace_namespaces([namespace("{}", "{}")]);
+    world.reconciler.replace_namespaces([namespace("{}", "{}")], world.now);
     world.reconciler.replace_pods([running()], world.now);
     assert!(world.after(SECOND * 60).is_empty(), "not labelled");
     assert_eq!(world.reconciler.leaves_to_others(&uid()), Ok(()));
@@ -385,7 +385,7 @@ fn an_operators_pod_is_his_unless_the_api_server_speaks() {
     assert_eq!(names(&actions), ["update"], "it is the API server's now");
     let mut world = World::new();
     world.capture(Source::Cli);
-    world.reconciler.replace_namespaces([ambient()]);
+    world.reconciler.replace_namespaces([ambient()], world.now);
     let opted_out = pod(r#"{"istio.io/dataplane-mode":"none"}"#, "{}", RUNNING);
     world.reconciler.replace_pods([opted_out], world.now);
     assert!(world.reconciler.leaves_to_others(&uid()).is_err());
@@ -426,7 +426,7 @@ fn an_annotation_without_capture_goes_only_where_the_pod_is_unwanted() {
     let mut world = World::labelled();
     world.reconciler.replace_pods([pod("{}", ANNOTATED, RUNNING)], world.now);
     assert_eq!(names(&world.look()), ["enrol"]);
-    world.reconciler.replace_namespaces([namespace("{}", "{}")]);
+    world.reconciler.replace_namespaces([namespace("{}", "{}")], world.now);
     world.finish(Act::Enrol, World::failed(Code::Busy));
     world.look();
     assert_eq!(names(&world.after(SECOND)), ["unannotate"]);
@@ -457,4 +457,106 @@ fn an_older_state_changes_nothing() {
     assert!(world.look().is_empty());
     world.reconciler.upsert_pod(versioned("11", "ambient"));
     assert_eq!(names(&world.look()), ["enrol"]);
+}
+
+#[test]
+fn a_list_from_before_what_a_sandbox_was_read_with_changes_nothing() {
+    let versioned = |version: &str, label: &str| {
+        let mut namespace = namespace(&format!(r#"{{"istio.io/dataplane-mode":"{label}"}}"#), "{}");
+        namespace.metadata.resource_version = version.into();
+        namespace
+    };
+    let mut pending = pod("{}", "{}", "{}");
+    pending.metadata.resource_version = "10".into();
+    let mut world = World::new();
+    world.reconciler.claim(pending, versioned("10", "ambient"), sandbox("s-1", 7), world.now);
+    let mut before = pod(r#"{"istio.io/dataplane-mode":"none"}"#, "{}", "{}");
+    before.metadata.resource_version = "9".into();
+    world.reconciler.replace_pods([before.clone()], world.now);
+    world.reconciler.replace_namespaces([versioned("9", "none")], world.now);
+    assert_eq!(names(&world.look()), ["enrol"]);
+    world.finish(Act::Enrol, World::failed(Code::AttachFailed));
+    world.look();
+    // A list that lacks both is believed when it cannot be from before any more.
+    world.reconciler.replace_namespaces([], world.now);
+    world.reconciler.replace_pods([], world.now);
+    assert_eq!(names(&world.after(SECOND * 9)), ["enrol"]);
+    world.finish(Act::Enrol, World::failed(Code::AttachFailed));
+    assert!(world.after(READING_LAG).is_empty());
+    assert_eq!(world.reconciler.leaves_to_others(&uid()), Ok(()), "forgotten");
+    // An old version after that time is a restored API server's.
+    world.reconciler.replace_namespaces([versioned("9", "ambient")], world.now);
+    world.reconciler.replace_pods([before], world.now);
+    assert!(world.reconciler.leaves_to_others(&uid()).is_err(), "its own label says no");
+}
+
+#[test]
+fn a_new_sandboxs_addresses_outrank_those_of_the_one_before() {
+    let mut world = World::labelled();
+    let new = IpAddr::from([10, 0, 0, 6]);
+    let made_anew = Sandbox { addresses: vec![new], ..sandbox("s-2", 8) };
+    world.reconciler.claim(running(), ambient(), made_anew, world.now);
+    let actions = world.look();
+    let [Action::Enrol(wanted)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(wanted.addresses, [new]);
+}
+
+#[test]
+fn the_end_of_a_deleted_pod_alarms_nobody() {
+    let mut world = World::labelled();
+    let mut deleted = running();
+    deleted.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".into());
+    world.reconciler.replace_pods([deleted], world.now);
+    let actions = world.look();
+    let [Action::Enrol(wanted)] = &actions[..] else { panic!("{actions:?}") };
+    assert!(!wanted.is_running);
+    world.finish(Act::Enrol, World::failed(Code::NotStarted));
+    assert!(world.look().is_empty(), "no event");
+    assert!(!world.reconciler.report(&world.actual, world.now)[0].is_gap);
+}
+
+#[test]
+fn a_namespaces_number_that_is_used_again_is_not_the_old_one() {
+    let mut world = World::labelled();
+    world.capture(Source::Cni);
+    world.reconciler.claim(pod("{}", ANNOTATED, RUNNING), ambient(), sandbox("s-1", 7), world.now);
+    assert_eq!(names(&world.look()), ["pass"]);
+    world.reconciler.unclaim(&uid(), "s-1");
+    assert_eq!(names(&world.look()), ["release", "unannotate"]);
+    world.actual.clear();
+    world.finish(Act::Release, Ok(()));
+    world.finish(Act::Unannotate, Ok(()));
+    assert_eq!(names(&world.after(SECOND)), ["enrol"]);
+    world.capture(Source::Api);
+    world.finish(Act::Enrol, Ok(()));
+    assert_eq!(names(&world.look()), ["annotate"]);
+    world.finish(Act::Annotate, Ok(()));
+    assert!(world.after(SECOND * 60).is_empty(), "it has the number of the one before");
+}
+
+#[test]
+fn a_removed_pods_answered_sandbox_is_forgotten() {
+    let mut world = World::new();
+    world.reconciler.claim(running(), ambient(), sandbox("s-1", 7), world.now);
+    world.look();
+    world.capture(Source::Cni);
+    world.finish(Act::Enrol, Ok(()));
+    assert_eq!(names(&world.look()), ["annotate", "pass"]);
+    world.finish(Act::Annotate, Ok(()));
+    world.reconciler.remove_pod(&uid());
+    world.actual.clear();
+    world.look();
+    assert!(world.reconciler.report(&world.actual, world.now).is_empty());
+}
+
+#[test]
+fn hooks_without_a_usable_record_are_made_anew() {
+    let mut world = World::labelled();
+    let degraded = State::Degraded("no record".to_owned());
+    let lost = Captured { place: Place::Lost, netns: 0, ..captured(Source::Api, degraded) };
+    world.actual.insert(uid(), lost);
+    assert_eq!(world.look()[0], Action::Release { uid: uid(), why: Why::Lost });
+    world.actual.clear();
+    world.finish(Act::Release, Ok(()));
+    assert_eq!(names(&world.after(SECOND)), ["enrol"]);
 }
