@@ -78,9 +78,11 @@ fn helm_installs_a_product_that_is_well() -> anyhow::Result<()> {
     let text = bundle["data"]["root-cert.pem"].as_str().unwrap_or_default();
     ensure!(text.contains("BEGIN CERTIFICATE"), "{bundle}");
     for node in cluster.nodes() {
-        let agent = cluster.pod_on(node.name(), SYSTEM, "app=ztunnel")?;
-        let said = cluster.exec(SYSTEM, &agent, &["/usr/local/bin/warren", "status"])?;
-        ensure!(said.contains(node.name()), "{said}");
+        // DNS may just be coming back from a reboot.
+        eventually("the agent is well", START, || {
+            let said = cluster.warren(node.name(), &["status"])?;
+            Ok(said.contains(node.name()).then_some(()))
+        })?;
     }
     Ok(())
 }
