@@ -277,11 +277,15 @@ impl Node {
         self.forget(&record.uid);
     }
 
+    /// Whether one of a pod's pinned links still has something to hook.
+    pub(super) fn is_hooked(&self, uid: &PodUid) -> bool {
+        let pins = self.programs.pins().pod(uid);
+        PodLink::ALL.iter().any(|link| is_attached(&pins.link(*link)))
+    }
+
     /// Pins without a record: removed if their cgroup is gone, else kept closed and shown.
     fn adopt_orphan(&self, uid: &PodUid) {
-        let pins = self.programs.pins().pod(uid);
-        let alive = PodLink::ALL.iter().any(|link| is_attached(&pins.link(*link)));
-        if !alive {
+        if !self.is_hooked(uid) {
             match hooks::purge(&self.programs, uid) {
                 Ok(()) => return tracing::info!(pod = %uid, "removed pins of a pod that is gone"),
                 Err(error) => {

@@ -102,7 +102,7 @@ impl Capturing {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         match self {
-            Self::Hooks(_) => None,
+            Self::Hooks(capture) => capture.kubelet_problem(),
             Self::Rules(external) => match &*external.connection().borrow() {
                 Connection::Live => None,
                 Connection::Never => Some("the CNI agent has not told its pods yet".to_owned()),
@@ -141,6 +141,15 @@ impl Capturing {
         match self {
             Self::Hooks(capture) => capture.unenrol(uid).await,
             Self::Rules(_) => Err(not_ours()),
+        }
+    }
+
+    /// Whether a pod is kept captured, and what was written of it cannot be used.
+    #[must_use]
+    pub fn has_lost_record(&self, uid: &PodUid) -> bool {
+        match self {
+            Self::Hooks(capture) => capture.has_lost_record(uid),
+            Self::Rules(_) => false,
         }
     }
 

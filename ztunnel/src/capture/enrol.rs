@@ -11,16 +11,17 @@ pub use enrol::{Code as EnrolCode, Failure as EnrolError};
 use enrol::{Source, Switches};
 use model::{PodUid, WorkloadKey, causes};
 use netns::{MarkSysctls, NetnsFd};
+use nix::libc;
 
-use super::agent_cgroup::Cgroup;
+use super::agent_cgroup::{Cgroup, CgroupError};
 use super::hooks::HookError;
-use super::host::{self, HostView};
+use super::host::{self, HostError, HostView};
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::questions::DnsCapture;
 use super::records::{Progress, Record};
 
-/// Processes of a pod that are compared with its namespace. More are not looked at.
+/// Processes of a pod that are compared with its namespace. One with more is refused.
 const PROCESSES_MAX: usize = 1_024;
 
 /// A pod to be captured.
@@ -116,9 +117,12 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         slot.live = Some(Arc::clone(&live));
     }
     let proved = live::prove(node, &live).await;
-    if let Err(error) = proved {
+    let proved = proved.map_err(|e| EnrolError::new(EnrolCode::SelfTestFailed, causes(&e)));
+    if let Err(failure) = &proved
+        && !is_kept_unproved(record.source)
+    {
         node.abandon(&record, &namespace, Some(&live)).await;
-        return Err(EnrolError::new(EnrolCode::SelfTestFailed, causes(&error)));
+        return Err(failure.clone());
     }
     record.progress = Progress::Verified;
     // If the pods are another agent's by now, it has undone this: whoever asked asks again.
@@ -129,10 +133,23 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
     }
     if let Some(slot) = node.pods.lock().get_mut(uid.as_str()) {
         slot.record = Some(record.clone());
-        slot.set_status(Status::Verified);
+        slot.set_status(match &proved {
+            Ok(()) => Status::Verified,
+            Err(failure) => Status::Degraded(failure.message.clone()),
+        });
     }
     node.watch(record, live, Origin::Fresh);
-    Ok(())
+    proved
+}
+
+/// Whether hooks that are on stay on though the test failed. A pod that runs can spoil its own test, and
+/// must not keep itself outside by that: what it opens is captured, and its watch tests again. One that
+/// does not run yet is refused instead, and an operator is told at once.
+fn is_kept_unproved(source: Source) -> bool {
+    match source {
+        Source::Api => true,
+        Source::Cni | Source::Cli => false,
+    }
 }
 
 /// Opens what the request names and refuses what is nobody's pod.
@@ -161,7 +178,7 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
             return Err(EnrolError::new(EnrolCode::CgroupHoldsAgent, message));
         }
     }
-    if let Some((pid, inode)) = stranger(node.host.as_ref(), &cgroup, namespace.inode()) {
+    if let Some((pid, inode)) = stranger(node.host.as_ref(), &cgroup, namespace.inode())? {
         let message = format!(
             "process {pid} of {} is in network namespace {inode} and not in {}",
             cgroup.path().display(),
@@ -227,30 +244,65 @@ fn reserve(
 
 /// A process in or below a cgroup, as far as visible, that lives in another network namespace than
 /// `expected`, and which. Hooks on the cgroup would refuse its connections: several pods are below it,
-/// or it is another pod's.
-fn stranger(host: Option<&HostView>, cgroup: &Cgroup, expected: u64) -> Option<(u32, u64)> {
-    let is_stranger = |(_, inode): &(u32, u64)| *inode != expected;
-    match host {
+/// or it is another pod's. Where that cannot be told, nothing is enrolled.
+fn stranger(
+    host: Option<&HostView>,
+    cgroup: &Cgroup,
+    expected: u64,
+) -> Result<Option<(u32, u64)>, EnrolError> {
+    let found = match host {
         // Processes of the host's PID namespace, which `cgroup.procs` would show as 0.
-        Some(host) => host.namespaces_below(cgroup.path()).ok()?.into_iter().find(is_stranger),
-        None => visible_below(cgroup).into_iter().find(is_stranger),
-    }
+        Some(host) => host.namespaces_now(cgroup.path()),
+        None => visible_below(cgroup),
+    };
+    let found = found.map_err(|error| {
+        let (path, error) = (cgroup.path().display(), causes(&error));
+        let message = format!("the network namespaces of {path} cannot be told: {error}");
+        EnrolError::new(EnrolCode::NetnsMismatch, message)
+    })?;
+    Ok(found.into_iter().find(|(_, inode)| *inode != expected))
 }
 
 /// The processes in or below a cgroup that this process can see, and their network namespaces.
-fn visible_below(cgroup: &Cgroup) -> Vec<(u32, u64)> {
+fn visible_below(cgroup: &Cgroup) -> Result<Vec<(u32, u64)>, HostError> {
     let mut found = Vec::new();
     let mut folders = vec![cgroup.path().to_owned()];
     while let Some(folder) = folders.pop() {
-        let Ok(cgroup) = Cgroup::open(&folder) else { continue };
-        folders.extend(cgroup.children().unwrap_or_default());
-        for pid in cgroup.processes().unwrap_or_default() {
+        let read = members(&folder);
+        let read = if folder == cgroup.path() { Some(read?) } else { unless_gone(read)? };
+        let Some((children, processes)) = read else { continue };
+        folders.extend(children);
+        for pid in processes {
             if found.len() >= PROCESSES_MAX {
-                return found;
+                return Err(HostError::TooManyProcesses { most: PROCESSES_MAX });
             }
-            // Processes of other PID namespaces read as 0.
-            found.extend(host::namespace_of(Path::new("/proc"), pid).map(|inode| (pid, inode)));
+            // Processes of other PID namespaces read as 0, and have no folder.
+            let inode = host::namespace_unless_ended(Path::new("/proc"), pid)?;
+            found.extend(inode.map(|inode| (pid, inode)));
         }
     }
-    found
+    Ok(found)
+}
+
+/// The cgroups directly below a folder, and its own processes.
+fn members(folder: &Path) -> Result<(Vec<PathBuf>, Vec<u32>), CgroupError> {
+    let cgroup = Cgroup::open(folder)?;
+    Ok((cgroup.children()?, cgroup.processes()?))
+}
+
+/// A cgroup below that was removed while it was looked at has no processes. The kernel also has no list for one
+/// of threads: its processes are listed further up.
+fn unless_gone<T>(read: Result<T, CgroupError>) -> Result<Option<T>, CgroupError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(CgroupError::Call { cause, .. })
+            if matches!(
+                cause.raw_os_error(),
+                Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -28,27 +28,36 @@ pub struct Enrolled {
     pub switches: Switches,
 }
 
+/// A copy of a row of the table.
+type Row = (String, Option<Record>, Status, Option<Arc<LivePod>>);
+
 impl Capture {
-    /// Every pod that has a record. Looks at a handful of files for each.
+    /// Every pod. Looks at a handful of files for each.
     pub fn enrolled(&self) -> Vec<Enrolled> {
-        let row = |slot: &Slot| {
-            let record = slot.record.clone()?;
-            Some((record, slot.status.clone(), slot.live.clone()))
+        let row = |(name, slot): (&String, &Slot)| {
+            (name.clone(), slot.record.clone(), slot.status.clone(), slot.live.clone())
         };
         // The files are looked at after the table is free again.
-        let rows: Vec<_> = self.0.pods.lock().values().filter_map(row).collect();
-        let enrolled = |(record, status, live): (Record, Status, Option<Arc<LivePod>>)| {
+        let rows: Vec<_> = self.0.pods.lock().iter().map(row).collect();
+        let enrolled = |(name, record, status, live): Row| {
+            let Some(record) = record else { return self.0.lost(&name, status) };
             let place = self.0.place(&record, live.as_deref());
-            Enrolled {
+            Some(Enrolled {
                 uid: record.uid,
                 source: record.source,
                 status,
                 netns_inode: record.netns_inode,
                 place,
                 switches: record.switches,
-            }
+            })
         };
-        rows.into_iter().map(enrolled).collect()
+        rows.into_iter().filter_map(enrolled).collect()
+    }
+
+    /// Whether a pod is kept captured, and what was written of it cannot be used.
+    #[must_use]
+    pub fn has_lost_record(&self, uid: &PodUid) -> bool {
+        self.0.pods.lock().get(uid.as_str()).is_some_and(|slot| slot.record.is_none())
     }
 
     /// Tells a captured pod's kernel other switches, and notes who wants it now. Open connections are
@@ -110,6 +119,15 @@ async fn update(
 }
 
 impl Node {
+    /// A pod without a usable record: only its name is known, if it is one.
+    fn lost(&self, name: &str, status: Status) -> Option<Enrolled> {
+        let uid = PodUid::parse(name).ok()?;
+        let place = if self.is_hooked(&uid) { Place::Lost } else { Place::Empty };
+        // Nobody's word is left, so the API server has it.
+        let (source, switches) = (Source::Api, Switches::default());
+        Some(Enrolled { uid, source, status, netns_inode: 0, place, switches })
+    }
+
     /// Whether a pod is where its record says. Unknown is the same place.
     fn place(&self, record: &Record, live: Option<&LivePod>) -> Place {
         let is_named = std::fs::metadata(&record.netns_path)

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netns::{NetnsFd, OpenError};
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use parking_lot::Mutex;
+
+use super::agent_cgroup::CgroupError;
 
 /// The network namespace of the first process that is visible: the host's, with `hostPID`.
 pub(super) const INIT_NETNS: &str = "/proc/1/ns/net";
@@ -50,9 +53,48 @@ pub enum HostError {
         #[source]
         cause: nix::Error,
     },
-    /// [`PROCESSES_MAX`].
-    #[error("the host has more than {PROCESSES_MAX} processes")]
-    TooManyProcesses,
+    /// More than are looked at.
+    #[error("there are more than {most} processes")]
+    TooManyProcesses {
+        /// The bound.
+        most: usize,
+    },
+    /// A folder that is not of the host's hierarchy.
+    #[error("{path} is not below {root}")]
+    Elsewhere {
+        /// Which.
+        path: PathBuf,
+        /// The root.
+        root: PathBuf,
+    },
+    /// A cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+/// Why no cgroup is taken for the kubelet's.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KubeletError {
+    /// The processes of the host.
+    #[error("cannot look for the kubelet")]
+    Host(#[from] HostError),
+    /// There is none.
+    #[error("no process of the host's root is called like a kubelet")]
+    Absent,
+    /// The root is everybody's.
+    #[error("the kubelet is in the root cgroup")]
+    Root,
+    /// One of them may be an impostor.
+    #[error("processes {one} and {other} are called like a kubelet, and are in different cgroups")]
+    Ambiguous {
+        /// One of them.
+        one: u32,
+        /// Another one.
+        other: u32,
+    },
+    /// Its cgroup.
+    #[error("cannot open the kubelet's cgroup")]
+    Cgroup(#[from] CgroupError),
 }
 
 /// The host's mounts. Clones share the list of processes.
@@ -131,6 +173,25 @@ impl HostView {
         Ok(all.iter().filter(|process| process.cgroup.starts_with(&cgroup)).cloned().collect())
     }
 
+    /// The same, read anew and whole, for who must not miss one: what cannot be read is an error. Only a
+    /// process that has ended is left out.
+    pub(super) fn namespaces_now(&self, folder: &Path) -> Result<Vec<(u32, u64)>, HostError> {
+        let relative = folder.strip_prefix(&self.cgroup).map_err(|_| HostError::Elsewhere {
+            path: folder.to_owned(),
+            root: self.cgroup.clone(),
+        })?;
+        let cgroup = Path::new("/").join(relative);
+        let mut found = Vec::new();
+        for process in list_processes(&self.proc)? {
+            if process.cgroup.starts_with(&cgroup)
+                && let Some(inode) = namespace_unless_ended(&self.proc, process.pid)?
+            {
+                found.push((process.pid, inode));
+            }
+        }
+        Ok(found)
+    }
+
     /// When a process started, in the kernel's ticks since the boot; `None`: it has ended.
     #[must_use]
     pub fn started(&self, pid: u32) -> Option<u64> {
@@ -140,26 +201,31 @@ impl HostView {
         rest.split_ascii_whitespace().nth(19)?.parse().ok()
     }
 
-    /// The folder of the kubelet's cgroup: that of a process of its name, in the host's network
-    /// namespace, outside all pods. The root is nobody's own.
-    pub(super) fn kubelet(&self, host: &NetnsFd) -> Option<PathBuf> {
-        let all = self.processes().ok()?;
+    /// The folder of the kubelet's cgroup: that of the processes of its name that are root's, in the
+    /// host's network namespace and outside all pods. They must agree: any of them could be somebody who
+    /// took the name to get the role.
+    pub(super) fn kubelet(&self, host: &NetnsFd) -> Result<PathBuf, KubeletError> {
+        let all = self.processes()?;
         let is_kubelet = |process: &&Process| {
-            let comm = fs::read_to_string(self.proc.join(process.pid.to_string()).join("comm"));
+            let folder = self.proc.join(process.pid.to_string());
+            let comm = fs::read_to_string(folder.join("comm"));
             let named = comm.is_ok_and(|comm| KUBELETS.contains(&comm.trim_end()));
             let in_pod =
                 process.cgroup.iter().any(|part| part.to_string_lossy().contains("kubepods"));
-            named && !in_pod && namespace_of(&self.proc, process.pid) == Some(host.inode())
+            named
+                && !in_pod
+                && is_root(&folder)
+                && namespace_of(&self.proc, process.pid) == Some(host.inode())
         };
-        let kubelet = all.iter().find(is_kubelet)?;
-        let relative = kubelet.cgroup.strip_prefix("/").ok()?;
-        if relative.as_os_str().is_empty() {
-            tracing::debug!(
-                "the kubelet is in the root cgroup, so its probes cannot be told from others"
-            );
-            return None;
+        let mut kubelets = all.iter().filter(is_kubelet);
+        let kubelet = kubelets.next().ok_or(KubeletError::Absent)?;
+        if let Some(other) = kubelets.find(|other| other.cgroup != kubelet.cgroup) {
+            return Err(KubeletError::Ambiguous { one: kubelet.pid, other: other.pid });
         }
-        Some(self.cgroup.join(relative))
+        match kubelet.cgroup.strip_prefix("/") {
+            Ok(relative) if !relative.as_os_str().is_empty() => Ok(self.cgroup.join(relative)),
+            Ok(_) | Err(_) => Err(KubeletError::Root),
+        }
     }
 
     fn processes(&self) -> Result<Arc<[Process]>, HostError> {
@@ -181,10 +247,15 @@ fn list_processes(proc: &Path) -> Result<Vec<Process>, HostError> {
         let name = entry.map_err(failed("list", proc))?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         if processes.len() >= PROCESSES_MAX {
-            return Err(HostError::TooManyProcesses);
+            return Err(HostError::TooManyProcesses { most: PROCESSES_MAX });
         }
-        // One that has ended meanwhile is in no cgroup.
-        let Ok(membership) = fs::read_to_string(proc.join(&name).join("cgroup")) else { continue };
+        let path = proc.join(name).join("cgroup");
+        let membership = match fs::read_to_string(&path) {
+            Ok(membership) => membership,
+            // Ended meanwhile: it is in no cgroup.
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
         let unified = membership.lines().find_map(|line| line.strip_prefix("0::"));
         if let Some(cgroup) = unified.and_then(plain) {
             processes.push(Process { pid, cgroup });
@@ -203,8 +274,36 @@ fn plain(cgroup: &str) -> Option<PathBuf> {
 
 /// The inode of a process's network namespace; `None`: it has ended, or may not be looked at.
 pub(super) fn namespace_of(proc: &Path, pid: u32) -> Option<u64> {
-    let target = fs::read_link(proc.join(pid.to_string()).join("ns/net")).ok()?;
-    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+    namespace_unless_ended(proc, pid).ok().flatten()
+}
+
+/// The inode of a process's network namespace; `None`: it has ended.
+pub(super) fn namespace_unless_ended(proc: &Path, pid: u32) -> Result<Option<u64>, HostError> {
+    let path = proc.join(pid.to_string()).join("ns/net");
+    let target = match fs::read_link(&path) {
+        Ok(target) => target,
+        Err(error) if has_ended(&error) => return Ok(None),
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    let inode = target.to_str().and_then(|name| name.strip_prefix("net:[")?.strip_suffix(']'));
+    let inode = inode.and_then(|inode| inode.parse().ok());
+    inode.map(Some).ok_or_else(|| failed("read", &path)(io::ErrorKind::InvalidData.into()))
+}
+
+/// Whether a file of `/proc` could not be read because its process is gone, or about to be.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether a process is root's, by all its user ids. The owner of its folder does not tell: a process
+/// may make that root.
+fn is_root(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| {
+        let mut ids = ids.split_ascii_whitespace().peekable();
+        ids.peek().is_some() && ids.all(|id| id == "0")
+    })
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError {

@@ -8,12 +8,22 @@ use std::time::Duration;
 use model::causes;
 
 use super::agent_cgroup::Cgroup;
-use super::node::{Node, open_folder};
+use super::host::KubeletError;
+use super::node::{Capture, Node, open_folder};
 
 /// Between two looks at a cgroup that is known: one call.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// After a search in vain, which goes through all processes of the host.
 const SEARCH_PAUSE: Duration = Duration::from_secs(10);
+
+impl Capture {
+    /// Why the kubelet's probes do not pass, for people.
+    #[must_use]
+    pub fn kubelet_problem(&self) -> Option<String> {
+        let why = self.0.kubelet_problem.lock().clone()?;
+        Some(format!("the kubelet's probes are judged like any other connection: {why}"))
+    }
+}
 
 impl Node {
     /// Runs until the agent stops.
@@ -31,19 +41,30 @@ impl Node {
             let node = Arc::clone(&self);
             let found = tokio::task::spawn_blocking(move || node.find_kubelet()).await;
             match found {
-                Ok(Some(cgroup)) => self.move_kubelet(cgroup),
-                Ok(None) | Err(_) => pause = SEARCH_PAUSE,
+                Ok(Ok(cgroup)) => self.move_kubelet(cgroup),
+                Ok(Err(error)) => {
+                    self.miss_kubelet(causes(&error));
+                    pause = SEARCH_PAUSE;
+                }
+                Err(_) => pause = SEARCH_PAUSE,
             }
         }
     }
 
-    fn find_kubelet(&self) -> Option<Cgroup> {
+    fn find_kubelet(&self) -> Result<Cgroup, KubeletError> {
         match (&self.config.kubelet_cgroup, &self.host) {
-            (Some(path), _) => Cgroup::open(path).ok(),
-            (None, Some(host)) => {
-                host.kubelet(&self.host_netns).and_then(|path| Cgroup::open(&path).ok())
-            }
-            (None, None) => None,
+            (Some(path), _) => Ok(Cgroup::open(path)?),
+            (None, Some(host)) => Ok(Cgroup::open(&host.kubelet(&self.host_netns)?)?),
+            (None, None) => Err(KubeletError::Absent),
+        }
+    }
+
+    /// Notes that nobody has the kubelet's role, and why.
+    pub(super) fn miss_kubelet(&self, why: String) {
+        let mut problem = self.kubelet_problem.lock();
+        if problem.as_ref() != Some(&why) {
+            tracing::warn!(why, "the kubelet's probes are judged like any other connection");
+            *problem = Some(why);
         }
     }
 
@@ -63,6 +84,7 @@ impl Node {
             Ok(Ok(())) => {
                 tracing::info!(path, "following the kubelet to its cgroup");
                 *self.kubelet.lock() = Some(cgroup);
+                *self.kubelet_problem.lock() = None;
             }
             Ok(Err(error)) => {
                 let error = causes(&error);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::enrol::{EnrolCode, EnrolError};
 use super::hooks;
-use super::live::LivePod;
+use super::live::{LivePod, Origin};
 use super::node::{Capture, Node, PodEvent, ROUTING, Slot, Status};
 use super::records::{Progress, Record};
 
@@ -139,7 +139,7 @@ pub(super) fn open_again(record: &Record) -> Option<NetnsFd> {
 
 impl Node {
     /// Undoes a failed enrolment. What cannot be undone stays in the table and on disk, degraded, until
-    /// somebody un-enrols it.
+    /// its watch has mended it, an attempt to adopt it cleans up, or somebody un-enrols it.
     pub(super) async fn abandon(
         self: &Arc<Self>,
         record: &Record,
@@ -155,7 +155,12 @@ impl Node {
         if let Err(error) = detached {
             // Hooks may be on in part: nobody knows what passes, so it must be seen.
             let reason = format!("enrolment failed, and {}", causes(&error));
-            return self.set_status(&record.uid, Status::Degraded(reason));
+            self.set_status(&record.uid, Status::Degraded(reason));
+            if let Some(live) = live {
+                // What cannot be undone may yet become whole.
+                self.watch(record.clone(), Arc::clone(live), Origin::Fresh);
+            }
+            return;
         }
         self.leave(record.clone(), namespace.clone(), live).await;
     }

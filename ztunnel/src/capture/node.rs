@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use model::PodUid;
+use model::{PodUid, causes};
 use netns::{MarkRouting, NetnsFd, OpenError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
-use super::host::{self, HostView};
+use super::host::{self, HostView, KubeletError};
 use super::live::LivePod;
 use super::pending::PendingTests;
 use super::pins::{PinError, PinRoot};
@@ -130,6 +130,7 @@ pub struct Candidate {
     cgroup: AgentCgroup,
     features: KernelFeatures,
     kubelet: Option<Cgroup>,
+    kubelet_problem: Option<String>,
     own: NetnsFd,
     host_netns: NetnsFd,
     pins: PinRoot,
@@ -144,6 +145,8 @@ pub(super) struct Node {
     pub(super) cgroup: AgentCgroup,
     pub(super) host: Option<HostView>,
     pub(super) kubelet: Mutex<Option<Cgroup>>,
+    /// Why nobody has its role, where somebody should.
+    pub(super) kubelet_problem: Mutex<Option<String>>,
     pub(super) host_netns: NetnsFd,
     /// Namespaces that are nobody's pod: the agent's own and the host's.
     pub(super) foreign: Vec<NetnsFd>,
@@ -230,16 +233,22 @@ impl Capture {
         let kubelet = kubelet.transpose().map_err(CaptureError::KubeletCgroup)?;
         let own = NetnsFd::current()?;
         let (host_netns, kubelet) = match &config.host {
-            None => (host_namespace(kubelet.as_ref(), &own), kubelet),
+            None => (host_namespace(kubelet.as_ref(), &own), Ok(kubelet)),
             Some(host) => {
                 let netns = host.netns()?;
-                let found = || host.kubelet(&netns).and_then(|path| Cgroup::open(&path).ok());
-                let kubelet = kubelet.or_else(found);
+                let found = || Ok::<_, KubeletError>(Cgroup::open(&host.kubelet(&netns)?)?);
+                let kubelet = kubelet.map_or_else(found, Ok).map(Some);
                 (netns, kubelet)
             }
         };
+        let (kubelet, kubelet_problem) = match kubelet {
+            Ok(kubelet) => (kubelet, None),
+            Err(error) => (None, Some(causes(&error))),
+        };
         let pins = PinRoot::open(&config.pin_dir)?;
-        Ok(Candidate { config, cgroup, features, kubelet, own, host_netns, pins })
+        let candidate =
+            Candidate { config, cgroup, features, kubelet, kubelet_problem, own, host_netns, pins };
+        Ok(candidate)
     }
 
     /// Optional kernel features that were found.
@@ -270,7 +279,7 @@ impl Candidate {
         let boot_id = records::boot_id()?;
         let Claim { owner, succession, predecessor } =
             succession::claim(&self.pins, self.config.incumbent).await?;
-        let Self { config, cgroup, features, kubelet, own, host_netns, .. } = self;
+        let Self { config, cgroup, features, kubelet, kubelet_problem, own, host_netns, .. } = self;
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: cgroup.leaf().id(),
@@ -301,6 +310,7 @@ impl Candidate {
             config,
             cgroup,
             kubelet: Mutex::new(kubelet),
+            kubelet_problem: Mutex::default(),
             host_netns,
             foreign,
             programs,
@@ -308,6 +318,9 @@ impl Candidate {
             events,
         };
         let node = Arc::new(node);
+        if let Some(why) = kubelet_problem {
+            node.miss_kubelet(why);
+        }
         if node.host.is_some() {
             let following = Arc::clone(&node);
             node.tasks.spawn(async move { following.follow_kubelet().await });

@@ -29,7 +29,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub enum Progress {
     /// Hooks may be half attached; a restart takes them off. Whoever asked got no answer, and asks again.
     Enrolling,
-    /// The self-test has passed once.
+    /// The self-test has passed once, or the pod is kept captured until it does.
     Verified,
     /// Hooks are off; routing stays for connections that are still open.
     Leaving,

@@ -15,6 +15,7 @@ impl Proc {
         fs::create_dir_all(folder.join("ns")).expect("a process");
         fs::write(folder.join("cgroup"), format!("4:cpu:/x\n0::{cgroup}\n")).expect("cgroup");
         fs::write(folder.join("comm"), "app\n").expect("comm");
+        fs::write(folder.join("status"), "Name:\tapp\nUid:\t0\t0\t0\t0\n").expect("status");
         fs::write(folder.join("stat"), format!("{pid} (a) b) {} {pid}00 0\n", "S ".repeat(19)))
             .expect("stat");
         symlink(format!("net:[{netns}]"), folder.join("ns/net")).expect("netns");
@@ -61,13 +62,43 @@ fn the_kubelet_is_found_by_name_namespace_and_place() {
     proc.process(20, "/kubepods/pod1/a", host.inode()).process(21, "/system.slice/fake.service", 6);
     named(&proc, 20);
     named(&proc, 21);
-    assert_eq!(proc.view().kubelet(&host), None, "in a pod, or in another namespace");
+    let found = proc.view().kubelet(&host);
+    assert!(matches!(found, Err(KubeletError::Absent)), "in a pod, or in another namespace");
     proc.process(22, "/system.slice/kubelet.service", host.inode());
     named(&proc, 22);
-    let found = Some("/host/cgroup/system.slice/kubelet.service".into());
-    assert_eq!(proc.view().kubelet(&host), found);
+    // A user's, who took the name.
+    proc.process(23, "/user.slice", host.inode());
+    named(&proc, 23);
+    let status = proc.0.path().join("23/status");
+    fs::write(&status, "Name:\tkubelet\nUid:\t1000\t0\t0\t0\n").expect("status");
+    let found = proc.view().kubelet(&host).expect("one");
+    assert_eq!(found, Path::new("/host/cgroup/system.slice/kubelet.service"));
+    fs::write(&status, "Name:\tkubelet\nUid:\t0\t0\t0\t0\n").expect("status");
+    let found = proc.view().kubelet(&host);
+    assert!(matches!(found, Err(KubeletError::Ambiguous { .. })), "{found:?}");
     let proc = Proc::new();
     proc.process(1, "/", host.inode());
     named(&proc, 1);
-    assert_eq!(proc.view().kubelet(&host), None, "the root is everybody's");
+    assert!(matches!(proc.view().kubelet(&host), Err(KubeletError::Root)));
+}
+
+#[test]
+fn who_must_not_be_missed_is_read_anew_and_whole() {
+    let proc = Proc::new();
+    proc.process(10, "/kubepods/pod1/a", 5);
+    let (view, pod) = (proc.view(), Path::new("/host/cgroup/kubepods/pod1"));
+    assert_eq!(view.namespaces_below(pod).expect("readable"), [(10, 5)]);
+    proc.process(11, "/kubepods/pod1/a", 6);
+    let mut found = view.namespaces_now(pod).expect("readable");
+    found.sort_unstable();
+    assert_eq!(found, [(10, 5), (11, 6)], "not of the list of a moment ago");
+    // It ends while it is looked at.
+    let link = proc.0.path().join("11/ns/net");
+    fs::remove_file(&link).expect("removed");
+    assert_eq!(view.namespaces_now(pod).expect("no error"), [(10, 5)]);
+    // What may not be looked at is not absent.
+    fs::write(&link, "").expect("no link");
+    assert!(matches!(view.namespaces_now(pod), Err(HostError::File { .. })));
+    let elsewhere = view.namespaces_now(Path::new("/elsewhere/kubepods/pod1"));
+    assert!(matches!(elsewhere, Err(HostError::Elsewhere { .. })));
 }
