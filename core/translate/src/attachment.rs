@@ -34,7 +34,7 @@ pub(crate) struct Attachments {
 /// What became of one target.
 #[derive(Debug)]
 enum Found {
-    /// These waypoints enforce the policy.
+    /// It is behind these waypoints, which have to enforce the policy.
     Enforced(Vec<ObjectName>),
     /// None does: for this reason, and because of this.
     Not(&'static str, String),
@@ -79,17 +79,16 @@ impl Attachments {
     /// What a policy's status says; `None`: it is not attached to anything.
     pub(crate) fn condition(&self, world: &World, policy: &ObjectKey) -> Option<Condition> {
         let attachment = self.policies.get(policy)?;
-        if let Some(why) = &attachment.unreadable {
-            let message = format!("spec.{}: no waypoint can enforce it", shortened(why));
-            return Some(condition(reason::INVALID, message));
+        if let Some(why) = &attachment.doubt {
+            return Some(condition(reason::INVALID, why.clone()));
         }
         let found = attachment.targets.iter().map(|target| look(world, policy, target));
         Some(verdict(&attachment.targets, &found.collect::<Vec<_>>()))
     }
 
-    /// The waypoints that enforce a policy, sorted; none for one that is not attached.
+    /// The waypoints that have to enforce a policy, sorted; none for one that is not attached.
     pub(crate) fn enforcers(&self, world: &World, policy: &ObjectKey) -> Vec<ObjectName> {
-        let attachment = self.policies.get(policy).filter(|a| a.unreadable.is_none());
+        let attachment = self.policies.get(policy).filter(|a| a.doubt.is_none());
         let targets = attachment.into_iter().flat_map(|attachment| &attachment.targets);
         let found = targets.flat_map(|target| match look(world, policy, target) {
             Found::Enforced(waypoints) => waypoints,
@@ -162,11 +161,12 @@ fn class(world: &World, policy: &ObjectKey, name: &Text) -> Found {
     let of_class = world.store.spaces.values().flat_map(|space| space.gateways.values());
     let of_class = of_class.filter(|gateway| gateway.spec.gateway_class_name == *name);
     let names = of_class.map(|gateway| gateway.metadata.object_name());
-    let mut ready: Vec<ObjectName> =
-        names.filter(|name| world.waypoints.ready(name).is_some()).collect();
+    let is_ready =
+        |name: &ObjectName| world.waypoints.ready(name).is_some() && world.waypoints.enforces(name);
+    let mut ready: Vec<ObjectName> = names.filter(is_ready).collect();
     ready.sort_unstable();
     if ready.is_empty() {
-        return Found::Not(reason::NOT_BOUND, "no gateway of it has an address".to_owned());
+        return Found::Not(reason::NOT_BOUND, "no waypoint of it has an address".to_owned());
     }
     Found::Enforced(ready)
 }
@@ -174,6 +174,9 @@ fn class(world: &World, policy: &ObjectKey, name: &Text) -> Found {
 fn gateway(world: &World, name: &ObjectName) -> Found {
     match (world.waypoints.gateway(name), world.waypoints.ready(name)) {
         (None, _) => not_found(),
+        (Some(_), _) if !world.waypoints.enforces(name) => {
+            Found::Not(reason::NOT_BOUND, "it is not a waypoint".to_owned())
+        }
         (Some(_), None) => Found::Not(reason::NOT_BOUND, "it has no address yet".to_owned()),
         (Some(_), Some(_)) => Found::Enforced(vec![name.clone()]),
     }
@@ -185,7 +188,7 @@ fn service(world: &World, name: &ObjectName) -> Found {
     if !service::has_host(service) {
         return Found::Not(reason::NOT_BOUND, "it is only an alias in DNS".to_owned());
     }
-    bound(&bind(world, &service.metadata, crate::waypoint::Traffic::Service))
+    bound(world, &bind(world, &service.metadata, crate::waypoint::Traffic::Service))
 }
 
 fn entry(world: &World, name: &ObjectName) -> Found {
@@ -195,12 +198,20 @@ fn entry(world: &World, name: &ObjectName) -> Found {
     if visibility == EntryVisibility::None {
         return Found::Not(reason::NOT_BOUND, "it is not published".to_owned());
     }
-    bound(&bind(world, &entry.metadata, service::traffic(visibility)))
+    bound(world, &bind(world, &entry.metadata, service::traffic(visibility)))
 }
 
-fn bound(binding: &Binding<'_>) -> Found {
+fn bound(world: &World, binding: &Binding<'_>) -> Found {
     match binding {
-        Binding::Bound { .. } => Found::Enforced(binding.waypoints().cloned().collect()),
+        Binding::Bound { .. } => {
+            match binding.waypoints().find(|name| !world.waypoints.enforces(name)) {
+                None => Found::Enforced(binding.waypoints().cloned().collect()),
+                Some(other) => {
+                    let why = format!("the gateway {other} before it is not a waypoint");
+                    Found::Not(reason::NOT_BOUND, why)
+                }
+            }
+        }
         Binding::None => Found::Not(reason::NOT_BOUND, "it is behind no waypoint".to_owned()),
         Binding::Failed { fault, .. } => Found::Not(reason::NOT_BOUND, fault.message().to_owned()),
     }
@@ -210,7 +221,8 @@ fn not_found() -> Found {
     Found::Not(reason::NOT_FOUND, "there is none".to_owned())
 }
 
-/// True only when every target's waypoint enforces it.
+/// True only when every target has a waypoint before it. Whether that enforces the policy, it knows
+/// itself.
 fn verdict(targets: &[PolicyTarget], found: &[Found]) -> Condition {
     let reasons: BTreeSet<&'static str> = found
         .iter()
@@ -234,8 +246,12 @@ fn verdict(targets: &[PolicyTarget], found: &[Found]) -> Condition {
                     waypoints.iter().take(NAMED_MAX).map(ToString::to_string).collect();
                 let named = named.join(", ");
                 match waypoints.len().saturating_sub(NAMED_MAX) {
-                    0 => format!("{target}: enforced by the waypoint {named}"),
-                    more => format!("{target}: enforced by {named} and {more} more"),
+                    0 => {
+                        format!("{target}: bound to the waypoint {named}, which has to enforce it")
+                    }
+                    more => format!(
+                        "{target}: bound to {named} and {more} more, which have to enforce it"
+                    ),
                 }
             }
             Found::Not(_, why) => format!("{target}: not enforced, {why}"),

@@ -33,5 +33,6 @@ pub use changes::{Address, Assignment, Authorization, Change, Changes};
 pub use condition::Condition;
 pub use problem::{PROBLEMS_EACH_MAX, PROBLEMS_MAX, Problem};
 pub use settings::{EntryVisibility, Settings, VisibilityRule};
+pub use text::is_label;
 pub use translator::Translator;
 pub use vips::AUTO_VIPS_MAX;

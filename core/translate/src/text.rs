@@ -36,7 +36,9 @@ pub(crate) fn is_key(key: &ObjectKey) -> bool {
     has_namespace && has_name
 }
 
-fn is_label(text: &str) -> bool {
+/// Whether a text can be the name of a namespace: a label of DNS.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     text.len() <= LABEL_BYTES_MAX && !text.contains('.') && is_subdomain(text)
 }
 

@@ -9,7 +9,7 @@ use proto::security as wire;
 
 use super::Attachment;
 use super::principals::Domains;
-use super::problem::{Cause, Effect, Problem, Remarks};
+use super::problem::{Cause, Effect, PROBLEMS_MAX, Problem, Remarks};
 use super::rule::{self, Context};
 use crate::Settings;
 use crate::ledger::print;
@@ -149,13 +149,41 @@ fn deny_all() -> (wire::Action, Vec<wire::Rule>) {
 
 /// What a policy is attached to, if it is: as [`reach`] has it.
 pub(super) fn attachment(object: &AuthorizationPolicy) -> Option<Attachment> {
-    let (binding, unreadable) = match &object.spec {
-        Readable::Read(spec) => (binding(spec), None),
-        Readable::Unreadable(unread) => (unread.salvage()?, Some(unread.cause.clone())),
+    let (binding, doubt) = match &object.spec {
+        Readable::Read(spec) => (binding(spec), doubt(object, spec)),
+        Readable::Unreadable(unread) => {
+            let problem = Cause::unreadable(&unread.cause).at("spec");
+            (unread.salvage()?, Some(format!("{problem}: no waypoint can enforce it")))
+        }
     };
     let targets: Vec<_> = binding.target_ref.into_iter().chain(binding.target_refs).collect();
     let is_attached = binding.selector.is_none() && !targets.is_empty();
-    is_attached.then_some(Attachment { targets, unreadable })
+    is_attached.then_some(Attachment { targets, doubt })
+}
+
+/// What a waypoint may not enforce as it is written: we do not know what it makes of it.
+fn doubt(object: &AuthorizationPolicy, spec: &AuthorizationPolicySpec) -> Option<String> {
+    let mut problems = Vec::new();
+    match spec.action {
+        Action::Audit => problems.push(Cause::Said("AUDIT denies nothing").at("action")),
+        Action::Custom => problems.push(Cause::Said("CUSTOM asks an extension").at("action")),
+        Action::Allow | Action::Deny => {}
+    }
+    if dry_run(object, &mut problems) {
+        problems.push(Cause::Said("is a dry run, which denies nothing").at(""));
+    }
+    problems.extend(spec.unknown.iter().map(|name| Cause::Unknown.at(&**name)));
+    for (at, rule) in spec.rules.iter().enumerate() {
+        problems.extend(rule::unknown_of(rule, &format!("rules[{at}]")));
+    }
+    if problems.is_empty() {
+        return None;
+    }
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    let shown: Vec<_> = problems.iter().take(PROBLEMS_MAX).map(ToString::to_string).collect();
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let shown = shown.join(", ");
+    Some(format!("{shown}{more}: it is not known what a waypoint makes of it"))
 }
 
 fn binding(spec: &AuthorizationPolicySpec) -> Binding {

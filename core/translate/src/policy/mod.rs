@@ -67,8 +67,8 @@ struct Selected {
 pub(crate) struct Attachment {
     /// What the policy names.
     pub(crate) targets: Vec<PolicyTarget>,
-    /// Why the rest of it could not be read, if it could not.
-    pub(crate) unreadable: Option<Text>,
+    /// What is in it that keeps us from saying that a waypoint enforces it, if there is such a thing.
+    pub(crate) doubt: Option<String>,
 }
 
 /// What is different since the last time; each key at most once, in order.

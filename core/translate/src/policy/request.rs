@@ -24,5 +24,5 @@ pub(super) fn remarks(request: &RequestAuthentication) -> Remarks {
 pub(super) fn attachment(request: &RequestAuthentication) -> Option<Attachment> {
     let Readable::Read(spec) = &request.spec else { return None };
     let targets = spec.target_ref.iter().chain(&spec.target_refs).cloned().collect::<Vec<_>>();
-    (!targets.is_empty()).then_some(Attachment { targets, unreadable: None })
+    (!targets.is_empty()).then_some(Attachment { targets, doubt: None })
 }

@@ -57,6 +57,26 @@ pub(super) fn read(
     Ok(wire::Rule { clauses: clauses.collect() })
 }
 
+/// Fields of a rule that we do not know.
+pub(super) fn unknown_of(rule: &Rule, field: &str) -> Vec<Problem> {
+    let of = |field: String, names: &[Text]| -> Vec<Problem> {
+        names.iter().map(|name| Cause::Unknown.at(format!("{field}.{name}"))).collect()
+    };
+    let mut problems = of(field.to_owned(), &rule.unknown);
+    for (at, to) in rule.to.iter().enumerate() {
+        problems.extend(of(format!("{field}.to[{at}]"), &to.unknown));
+        problems.extend(of(format!("{field}.to[{at}].operation"), &to.operation.unknown));
+    }
+    for (at, from) in rule.from.iter().enumerate() {
+        problems.extend(of(format!("{field}.from[{at}]"), &from.unknown));
+        problems.extend(of(format!("{field}.from[{at}].source"), &from.source.unknown));
+    }
+    for (at, condition) in rule.when.iter().enumerate() {
+        problems.extend(of(format!("{field}.when[{at}]"), &condition.unknown));
+    }
+    problems
+}
+
 struct Reader<'c> {
     context: &'c Context<'c>,
     problems: Vec<Problem>,

@@ -143,6 +143,50 @@ fn a_change_of_what_is_targeted_changes_the_status() {
 }
 
 #[test]
+fn a_gateway_that_is_no_waypoint_enforces_nothing() {
+    let http = ready().replace("HBONE", "HTTP");
+    let targets = [("ns", TO_SERVICE), ("ns", TO_GATEWAY), ("istio-system", TO_CLASS)];
+    for (namespace, targets) in targets {
+        let objects = CLASS.to_owned() + &http + &service(USE) + &policy(namespace, targets);
+        let mesh = Mesh::of(&objects);
+        assert_eq!(of(&mesh, namespace), "WaypointAccepted false AncestorNotBound", "{targets}");
+        assert_eq!(enforcers(&mesh, namespace), "");
+    }
+}
+
+#[test]
+fn what_a_waypoint_may_not_enforce_is_not_accepted() {
+    let policy = policy("ns", TO_SERVICE);
+    let sound = ready() + &service(USE);
+    for (from, to) in [
+        ("spec: {", "spec: {action: AUDIT, "),
+        ("spec: {", "spec: {action: CUSTOM, provider: {name: p}, "),
+        ("spec: {", "spec: {unheardOf: 1, "),
+        ("methods: [GET]", "methods: [GET], unheardOf: [x]"),
+        ("namespace: ns}", "namespace: ns, annotations: {istio.io/dry-run: 'true'}}"),
+    ] {
+        assert!(policy.contains(from), "{from}");
+        let mesh = Mesh::of(&(sound.clone() + &policy.replace(from, to)));
+        assert_eq!(of(&mesh, "ns"), "WaypointAccepted false Invalid", "{to}");
+        assert_eq!(enforcers(&mesh, "ns"), "", "{to}");
+    }
+}
+
+#[test]
+fn a_policy_of_a_class_follows_the_last_gateway_of_it() {
+    let of_class = policy("istio-system", TO_CLASS);
+    let mut mesh = Mesh::of(&(CLASS.to_owned() + &ready() + &of_class));
+    assert_eq!(of(&mesh, "istio-system"), "WaypointAccepted true Accepted");
+    // Another revision's now: it does not count, and its class is known all the same.
+    mesh.set(&ready().replace("namespace: ns}", "namespace: ns, labels: {istio.io/rev: other}}"));
+    assert_eq!(of(&mesh, "istio-system"), "WaypointAccepted false AncestorNotBound");
+    mesh.set(&ready());
+    assert_eq!(of(&mesh, "istio-system"), "WaypointAccepted true Accepted");
+    mesh.delete(Kind::Gateway, "ns", "wp");
+    assert_eq!(of(&mesh, "istio-system"), "WaypointAccepted false AncestorNotBound");
+}
+
+#[test]
 fn what_cannot_be_read_is_not_enforced_by_a_waypoint_either() {
     let text = "---
 apiVersion: security.istio.io/v1

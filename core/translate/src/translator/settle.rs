@@ -67,14 +67,16 @@ impl Translator {
     fn look_at_gateway(&mut self, name: &ObjectName) {
         let world = &self.world;
         let mut problems = Vec::new();
-        let gateway = world.store.gateway(name).filter(|gateway| world.counts(&gateway.metadata));
+        let stored = world.store.gateway(name);
+        // Also of one that does not count: it may have counted before.
+        let class = stored.map(|gateway| gateway.spec.gateway_class_name.clone());
+        let gateway = stored.filter(|gateway| world.counts(&gateway.metadata));
         let state = gateway.map(|gateway| {
             let class = world.store.classes.get(&gateway.spec.gateway_class_name);
             waypoint::read(&world.network, gateway, class.map(|class| &**class), &mut problems)
         });
         let key = ObjectKey { kind: Kind::Gateway, name: name.clone() };
         self.out.problems.set(&key, Part::Object, problems);
-        let class = gateway.map(|gateway| gateway.spec.gateway_class_name.clone());
         if !self.world.waypoints.set(name, state) {
             return;
         }

@@ -35,6 +35,11 @@ impl Waypoints {
         Some(&self.gateway(name)?.waypoint).filter(|waypoint| waypoint.destination.is_some())
     }
 
+    /// Whether a gateway is a waypoint, so that it takes policies: one that only has an address is not.
+    pub(crate) fn enforces(&self, name: &ObjectName) -> bool {
+        self.gateway(name).is_some_and(|gateway| gateway.is_waypoint)
+    }
+
     /// Replaces what a gateway is. Whether it is something else now.
     pub(crate) fn set(&mut self, name: &ObjectName, state: Option<GatewayState>) -> bool {
         if self.gateways.get(name) == state.as_ref() {
