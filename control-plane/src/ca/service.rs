@@ -5,6 +5,7 @@
 //! the counters, by code.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -26,7 +27,7 @@ use super::authorize::{Authorizer, Granted};
 use super::ledger::Ledger;
 use super::metrics::CaMetrics;
 use super::sign::{Asked, Sign};
-use crate::caller::{Authenticate, Caller, Credentials, Refusal, RefusalCode, admit};
+use crate::caller::{Authenticate, Caller, Credentials, Refusal, RefusalCode, Strangers, admit};
 
 /// How long certificates live if the request does not say.
 pub const TTL_DEFAULT: Duration = Duration::from_hours(24);
@@ -71,13 +72,13 @@ pub struct CaParts {
 
 /// The service. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct CertificateAuthority(Arc<CaParts>);
+pub struct CertificateAuthority(Arc<CaParts>, Arc<Strangers>);
 
 impl CertificateAuthority {
     /// Puts it together.
     #[must_use]
     pub fn new(parts: CaParts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
     }
 
     async fn create(
@@ -90,7 +91,7 @@ impl CertificateAuthority {
                 self.0.metrics.issued();
                 Ok(Response::new(response))
             }
-            Err(refusal) => Err(self.refuse(&refusal, Some((caller, &message)))),
+            Err(refusal) => Err(self.refuse(&refusal, caller, Some(&message))),
         }
     }
 
@@ -133,20 +134,27 @@ impl CertificateAuthority {
         Ok(IstioCertificateResponse { cert_chain })
     }
 
-    /// Counts and logs, and says what the caller is told. `asked`: by whom and for what, if that is
-    /// known.
+    /// Counts and logs, and says what the caller is told. `message`: what it asked, if that is known.
     fn refuse(
         &self,
         refusal: &Refusal,
-        asked: Option<(&Caller, &IstioCertificateRequest)>,
+        caller: &Caller,
+        message: Option<&IstioCertificateRequest>,
     ) -> Status {
         const SHOWN: usize = 256;
         self.0.metrics.refused(refusal.code);
-        let wanted = asked.and_then(|(_, message)| impersonated(message).ok().flatten());
+        let wanted = message.and_then(|message| impersonated(message).ok().flatten());
         let wanted: String = wanted.unwrap_or_default().chars().take(SHOWN).collect();
-        let caller = asked.map(|(caller, _)| caller.identity.as_str()).unwrap_or_default();
+        let caller = caller.identity.as_str();
         let code = refusal.code.as_str();
         tracing::warn!(code, caller, wanted, "certificate request refused: {refusal}");
+        refusal.status()
+    }
+
+    /// The same of a caller that has not proved who it is.
+    fn refuse_stranger(&self, refusal: &Refusal, address: Option<IpAddr>) -> Status {
+        self.0.metrics.refused(refusal.code);
+        self.1.refused("certificates", address, refusal);
         refusal.status()
     }
 
@@ -160,18 +168,21 @@ impl CertificateAuthority {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let late = || {
             let why = format!("no request within {CALL_TIMEOUT:?}");
-            self.refuse(&Refusal::new(RefusalCode::CallTimedOut, why), None).into_http()
+            Refusal::new(RefusalCode::CallTimedOut, why)
         };
         let metadata = MetadataMap::from_headers(request.headers().clone());
         let credentials = Credentials::of_call(&metadata, request.extensions());
         let admitted = admit(&*parts.callers, &credentials, request.extensions());
         let caller = match timeout_at(deadline, admitted).await {
             Ok(Ok(caller)) => caller,
-            Ok(Err(refusal)) => return self.refuse(&refusal, None).into_http(),
-            Err(_) => return late(),
+            Ok(Err(refusal)) => {
+                return self.refuse_stranger(&refusal, credentials.address).into_http();
+            }
+            Err(_) => return self.refuse_stranger(&late(), credentials.address).into_http(),
         };
         let (arrived, mut arrives) = oneshot::channel();
-        let answering = Answering { authority: self.clone(), caller, arrived: Some(arrived) };
+        let answering =
+            Answering { authority: self.clone(), caller: caller.clone(), arrived: Some(arrived) };
         let codec = ProstCodec::<IstioCertificateResponse, IstioCertificateRequest>::default();
         let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let answer = grpc.unary(answering, request);
@@ -181,7 +192,7 @@ impl CertificateAuthority {
             biased;
             answer = &mut answer => answer,
             Ok(()) = &mut arrives => return answer.await,
-            () = sleep_until(deadline) => return late(),
+            () = sleep_until(deadline) => return self.refuse(&late(), &caller, None).into_http(),
         };
         // Answered before the message was whole: it is none that can be read.
         if arrives.try_recv().is_ok() {
@@ -191,7 +202,7 @@ impl CertificateAuthority {
             Some(Code::OutOfRange) => RefusalCode::RequestTooLarge,
             Some(_) | None => RefusalCode::RequestUnreadable,
         };
-        self.refuse(&Refusal::new(code, "the message cannot be read"), None).into_http()
+        self.refuse(&Refusal::new(code, "the message cannot be read"), &caller, None).into_http()
     }
 }
 

@@ -7,6 +7,7 @@ mod join_tokens;
 mod refusal;
 mod request;
 mod role;
+mod strangers;
 mod token_review;
 mod turns;
 
@@ -27,6 +28,7 @@ pub use join_tokens::{
 pub use refusal::{Refusal, RefusalCode, RefusalKind, Refusals};
 pub use request::{Arrival, TOKEN_BYTES_MAX, admit};
 pub use role::{Account, NotAnAccount, Roles};
+pub use strangers::Strangers;
 pub use token_review::{
     AUDIENCE, CACHE_MAX, CACHE_TIME, KubernetesReviewer, REVIEW_TIMEOUT, Review, ReviewError,
     ReviewTokens, Reviewing, TokenCallers,

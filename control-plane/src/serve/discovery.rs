@@ -40,7 +40,12 @@ impl Discovery {
         let peer = peer.ok_or_else(|| Status::internal("a call without a connection"))?;
         let credentials = Credentials::of_call(&metadata, &extensions);
         let caller = admit(&*shared.authenticator, &credentials, &extensions).await;
-        let caller = caller.and_then(is_served).map_err(|refusal| {
+        let caller = caller.map_err(|refusal| {
+            shared.metrics.refused(refusal.code);
+            shared.strangers.refused("discovery", Some(peer.address.ip()), &refusal);
+            refusal.status()
+        })?;
+        let caller = is_served(caller).map_err(|refusal| {
             shared.metrics.refused(refusal.code);
             let code = refusal.code.as_str();
             tracing::warn!(peer = %peer.address, code, "caller of discovery refused: {refusal}");

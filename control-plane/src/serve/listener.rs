@@ -23,7 +23,7 @@ use super::peer::{Io, Peer, with_arrival};
 use super::publisher::CatalogView;
 use super::stream::FIRST_RESPONSES_MAX;
 use super::{ServeSettings, Serving};
-use crate::caller::{Authenticate, RefusalCode};
+use crate::caller::{Authenticate, RefusalCode, Strangers};
 
 /// Connections at once: a node has one, or two while it moves. One more is closed as soon as it is
 /// accepted.
@@ -59,6 +59,7 @@ pub(super) struct Shared {
     pub(super) catalog: CatalogView,
     pub(super) clients: Clients,
     pub(super) metrics: Metrics,
+    pub(super) strangers: Strangers,
     pub(super) settings: ServeSettings,
     pub(super) first_responses: Arc<Semaphore>,
 }
@@ -82,8 +83,16 @@ pub(super) async fn run(serving: Serving, stop: CancellationToken) {
         serving;
     let drain = settings.drain;
     let first_responses = Arc::new(Semaphore::new(FIRST_RESPONSES_MAX));
-    let shared = Shared { authenticator, catalog, clients, metrics, settings, first_responses };
-    let shared = Arc::new(shared);
+    let strangers = Strangers::default();
+    let shared = Arc::new(Shared {
+        authenticator,
+        catalog,
+        clients,
+        metrics,
+        strangers,
+        settings,
+        first_responses,
+    });
     let tasks = TaskTracker::new();
     let front = Front {
         routes: services.add_service(Discovery(shared.clone())).prepare(),
