@@ -251,9 +251,14 @@ impl Driver {
                 let turns = self.shared.first_responses.clone();
                 self.turn = Turn::Awaited(Box::pin(turns.acquire_owned()));
             }
-            // What was taken for large may have turned out small, or gone.
-            (Turn::Awaited(_) | Turn::Held { sent: None, .. }, false) => self.turn = Turn::None,
-            (Turn::None, false) | (Turn::Awaited(_), true) | (Turn::Held { .. }, _) => {}
+            // What was taken for large may have turned out small, or gone. What has to wait for
+            // something else, such as a policy that changed just now, keeps its place.
+            (Turn::Awaited(_) | Turn::Held { sent: None, .. }, false)
+                if !self.machine.is_large_to_come() =>
+            {
+                self.turn = Turn::None;
+            }
+            (Turn::None, false) | (Turn::Awaited(_) | Turn::Held { .. }, _) => {}
         }
         Ok(())
     }

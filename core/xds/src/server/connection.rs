@@ -228,6 +228,12 @@ impl Connection {
         kinds.any(|kind| self.is_large_first(kind))
     }
 
+    /// Whether a large first response is still to come, even if something else has to come before.
+    #[must_use]
+    pub fn is_large_to_come(&self) -> bool {
+        ResourceType::ALL.into_iter().any(|kind| self.is_large_first(kind))
+    }
+
     fn is_large_first(&self, kind: ResourceType) -> bool {
         let subscription = self.subscription(kind);
         subscription.is_some_and(|subscription| subscription.is_large_first(&self.catalog))
