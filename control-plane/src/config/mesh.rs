@@ -26,6 +26,13 @@ pub(super) fn settings(arguments: &ServeArguments) -> Result<(Settings, Vec<Stri
     let mut settings = Settings::new(trust_domain);
     settings.trust_domain_aliases = aliases.collect::<Result<_, _>>()?;
     if let Some(root) = config.root_namespace {
+        // No object can be in another, so its policies would be left out.
+        if !translate::is_label(&root) {
+            let file = arguments.mesh_config.iter().map(|path| format!("{}: ", path.display()));
+            let setting = file.chain(["rootNamespace".to_owned()]).collect::<String>();
+            let cause = format!("{root:?} is no name of a namespace");
+            return Err(ConfigError::new(setting, cause));
+        }
         settings.root_namespace = root;
     }
     settings.cluster = arguments.cluster_id.as_str().into();

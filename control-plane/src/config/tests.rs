@@ -45,6 +45,9 @@ fn what_is_wrong_is_named() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("mesh.yaml");
     std::fs::write(&file, "trustDomainAliases: 7\n").expect("write");
+    let rooted = folder.path().join("rooted.yaml");
+    std::fs::write(&rooted, "rootNamespace: Root/x\n").expect("write");
+    let rooted = rooted.display();
     let manifests = folder.path().display();
     for (line, want) in [
         ("--manifests /nowhere".to_owned(), "--manifests: /nowhere is not a folder"),
@@ -52,6 +55,10 @@ fn what_is_wrong_is_named() {
         ("--node-account ztunnel".to_owned(), "--node-account: \"ztunnel\" is not namespace/name"),
         (format!("--mesh-config {}", file.display()), "trustDomainAliases: invalid type"),
         ("--mesh-config /nowhere/x".to_owned(), "/nowhere/x: "),
+        (
+            format!("--mesh-config {rooted}"),
+            "rooted.yaml: rootNamespace: \"Root/x\" is no name of a namespace",
+        ),
         (format!("--manifests {manifests} --ca-secret cacerts"), "needs an API server"),
     ] {
         let error = config(&line).expect_err(&line).to_string();
