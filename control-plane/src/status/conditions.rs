@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cluster::Text;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use translate::{Assignment, Condition};
+use translate::{Assignment, Condition, WAYPOINT_CONDITION};
 
 /// Who owns the conditions that Warren writes.
 pub const CONDITIONS_MANAGER: &str = "warren-conditions";
@@ -28,11 +28,19 @@ struct Written {
 
 /// What is to be applied to an object as [`CONDITIONS_MANAGER`] so that it has these conditions, and
 /// no others of ours; `None`: it has them. `now` is an RFC 3339 time.
+///
+/// Whether a waypoint accepted a policy is for its own controller to say: a condition of that kind
+/// that another writer owns is left to it.
 #[must_use]
 pub fn conditions(object: &Value, desired: &[Condition], now: &str) -> Option<Value> {
     let written = list::<Written>(&object["status"]["conditions"]);
     let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
-    let owned = owned(object);
+    let others = owned(object, |manager| manager != CONDITIONS_MANAGER);
+    let owned = owned(object, |manager| manager == CONDITIONS_MANAGER);
+    let is_ours = |condition: &&Condition| {
+        condition.kind != WAYPOINT_CONDITION || !others.contains(condition.kind)
+    };
+    let desired: Vec<_> = desired.iter().filter(is_ours).collect();
     let mut is_changed = owned.iter().any(|kind| !desired.iter().any(|c| c.kind == kind));
     let mut applied = Vec::with_capacity(desired.len());
     for condition in desired {
@@ -92,15 +100,16 @@ fn patch(object: &Value, status: &Value) -> Value {
     })
 }
 
-/// The conditions that our earlier applies own, from `metadata.managedFields`.
-fn owned(object: &Value) -> BTreeSet<String> {
+/// The conditions that some managers own, from `metadata.managedFields`.
+fn owned(object: &Value, is_theirs: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let Some(managers) = object["metadata"]["managedFields"].as_array() else {
         return BTreeSet::new();
     };
-    let ours = managers
-        .iter()
-        .filter(|entry| entry["manager"] == CONDITIONS_MANAGER && entry["subresource"] == "status");
-    let fields = ours.filter_map(|entry| entry["fieldsV1"]["f:status"]["f:conditions"].as_object());
+    let theirs = managers.iter().filter(|entry| {
+        is_theirs(entry["manager"].as_str().unwrap_or_default()) && entry["subresource"] == "status"
+    });
+    let fields =
+        theirs.filter_map(|entry| entry["fieldsV1"]["f:status"]["f:conditions"].as_object());
     // Such as `k:{"type":"ZtunnelAccepted"}`.
     let keys = fields.flat_map(|fields| fields.keys()).filter_map(|key| key.strip_prefix("k:"));
     let keys = keys.filter_map(|key| serde_json::from_str::<Value>(key).ok());
@@ -196,6 +205,17 @@ mod tests {
         check("none, ever", &object(&[], &[]), &[], None);
         check("none of ours", &object(&both, &[]), &[], None);
         check("unreadable ones", &object(&[json!(7)], &[]), &[], None);
+    }
+
+    #[test]
+    fn what_a_waypoints_controller_says_is_left_to_it() {
+        let desired = [condition(WAYPOINT_CONDITION, true, "bound")];
+        let theirs = [written(WAYPOINT_CONDITION, "False", "theirs", 3)];
+        let mut object = object(&theirs, &[WAYPOINT_CONDITION]);
+        let ours = [[WAYPOINT_CONDITION, "True", NOW]];
+        check("only ours", &object, &desired, Some(&ours));
+        object["metadata"]["managedFields"][0]["manager"] = "pilot-discovery".into();
+        check("another's", &object, &desired, None);
     }
 
     fn entry(hosts: &[&str], addresses: &[(&str, &str)]) -> Value {

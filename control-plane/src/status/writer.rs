@@ -214,14 +214,20 @@ impl StatusWriter {
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         let now = Instant::now();
-        let is_free = |key: &&ObjectKey| !state.in_flight.contains(*key);
-        let waiting = state.waiting.iter().find(is_free);
-        let failed = state.failed.iter().filter(|(_, failed)| failed.again_at <= now);
-        let key = waiting.or_else(|| failed.map(|(key, _)| key).find(is_free))?.clone();
-        state.waiting.remove(&key);
-        let desired = state.desired.get(&key)?.clone();
-        state.in_flight.insert(key.clone());
-        Some((key, desired))
+        // Each turn takes an object away.
+        loop {
+            let is_free = |key: &&ObjectKey| !state.in_flight.contains(*key);
+            let waiting = state.waiting.iter().find(is_free);
+            let failed = state.failed.iter().filter(|(_, failed)| failed.again_at <= now);
+            let key = waiting.or_else(|| failed.map(|(key, _)| key).find(is_free))?.clone();
+            state.waiting.remove(&key);
+            if let Some(desired) = state.desired.get(&key).cloned() {
+                state.in_flight.insert(key.clone());
+                return Some((key, desired));
+            }
+            // Nothing is said about it any more.
+            state.failed.remove(&key);
+        }
     }
 
     /// When the next failed object is tried again.
@@ -242,7 +248,9 @@ impl StatusWriter {
             Outcome::OtherVersion(version) => {
                 tracing::info!(kind = %key.kind, version, "statuses are written in this version");
                 state.versions.insert(key.kind, version);
-                state.waiting.insert(key.clone());
+                if state.desired.contains_key(key) {
+                    state.waiting.insert(key.clone());
+                }
             }
             // Its deletion is on its way to whoever translates; a new one is said anew.
             Outcome::Gone => {

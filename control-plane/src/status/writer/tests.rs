@@ -81,3 +81,23 @@ async fn a_status_is_written_in_the_version_that_is_served() {
     assert_eq!(patch["apiVersion"], "security.istio.io/v1beta1");
     assert_eq!(patch["status"]["conditions"][0]["type"], "ZtunnelAccepted");
 }
+
+#[test]
+fn an_object_that_is_gone_stops_none_that_waits() {
+    let writer = StatusWriter::default();
+    let key = |name: &str| ObjectKey {
+        kind: Kind::AuthorizationPolicy,
+        name: ObjectName::new("shop", name),
+    };
+    for name in ["a", "b"] {
+        writer.conditions(key(name), Vec::new());
+    }
+    let (first, written) = writer.next().expect("one waits");
+    assert_eq!(first, key("a"));
+    // Gone while it was asked which version its kind is served in.
+    writer.forget(&first);
+    writer.ended(&first, &written, Outcome::OtherVersion("v1beta1"));
+    assert_eq!(writer.waiting(), 1);
+    assert_eq!(writer.next().map(|(key, _)| key), Some(key("b")));
+    assert_eq!(writer.next().map(|(key, _)| key), None);
+}
