@@ -61,6 +61,9 @@ pub enum AppError {
     /// Enrolment on Kubernetes.
     #[error("starting enrolment on Kubernetes")]
     Enrolment(#[from] EnrolmentError),
+    /// A part of it ended while it was needed.
+    #[error("enrolment on Kubernetes does not work any more")]
+    EnrolmentEnded,
     /// The data plane.
     #[error(transparent)]
     Threads(#[from] ThreadError),
@@ -261,21 +264,37 @@ async fn run_on(
     let admin_stop = stop.clone();
     fronts.spawn(admin.serve(Arc::new(handler), async move { admin_stop.cut().await }));
 
+    // Before pods are waited for: the product may be uninstalled in that time too.
+    let uninstall = match (&config.enrolment, &capture) {
+        (Enrolment::Kubernetes(settings), Capturing::Hooks(capture)) => {
+            Some(enrolment::uninstall(&config, settings, capture)?)
+        }
+        (Enrolment::Kubernetes(_), Capturing::Rules(_)) | (Enrolment::Local, _) => None,
+    };
     // Whoever lets go of a certificate from then on is no pod that leaves the mesh.
     tokio::select! {
         restored = capture.restore() => restored.inspect_err(|_| svids.stop())?,
         signal = signals.next() => {
             tracing::info!(signal, "stopped while waiting for pods");
+            if let Some(uninstall) = uninstall {
+                svids.stop();
+                uninstall.run_if_wanted(config.drain / 2).await;
+            }
             return Ok(End::Stopped);
         }
     }
     // Who says which pods are captured: nobody, once this agent stops.
     let mut enrolling = None;
-    if let (Enrolment::Kubernetes(settings), Some(host), Capturing::Hooks(capture)) =
-        (&config.enrolment, host, &capture)
+    if let (Enrolment::Kubernetes(settings), Some(host), Some(uninstall)) =
+        (&config.enrolment, host, uninstall)
     {
-        let (capture, svids) = (capture.clone(), svids.clone());
-        let parts = enrolment::Parts { config: &config, settings, host, capture, svids };
+        let (capture, svids) = (uninstall.capture(), svids.clone());
+        let unread = enrolment::Unread {
+            pods: readiness.wait_for("the first list of this node's pods"),
+            namespaces: readiness.wait_for("the first list of namespaces"),
+        };
+        let config = &config;
+        let parts = enrolment::Parts { config, settings, host, capture, svids, uninstall, unread };
         let started = enrolment::start(parts)?;
         // Set once, here.
         let _ = enrolment.set(started.view());
@@ -291,14 +310,13 @@ async fn run_on(
             tracing::info!(signal, drain = ?config.drain, "stopping");
             svids.stop();
             if let Some(enrolling) = enrolling {
-                let mut uninstall = enrolling.stop().await;
-                if uninstall.is_wanted().await {
-                    uninstall.run(config.drain / 2).await;
-                }
+                enrolling.stop().await.run_if_wanted(config.drain / 2).await;
             }
             plane.drain(&config, &capture, &mut signals).await;
             End::Stopped
         }
+        // What is captured stays so; the next start finds it.
+        () = broke(&mut enrolling) => return Err(AppError::EnrolmentEnded),
         () = capture.successor_waits() => {
             tracing::info!("giving the pods to the next agent");
             // Their certificates are the next one's too.
@@ -319,6 +337,14 @@ async fn run_on(
     };
     tracing::info!("stopped");
     Ok(end)
+}
+
+/// Resolves when enrolment broke, if there is any.
+async fn broke(enrolling: &mut Option<enrolment::Enrolling>) {
+    match enrolling {
+        Some(enrolling) => enrolling.broke().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The user that may use the admin socket.

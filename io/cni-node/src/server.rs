@@ -35,7 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// sandbox: a runtime that gave up on an ADD deletes it while the ADD is still worked on, and may
 /// add it again.
 ///
-/// A future is dropped when its plugin has given up or the agent ends: nothing may be lost by that.
+/// A future runs until its request's wait ends, also when its plugin has given up before, or until the
+/// agent ends. Then it is dropped, and nothing may be lost by that.
 /// Each call may come twice.
 pub trait Sandboxes: Send + Sync + 'static {
     /// Ends when the pod is captured and verified and its certificate is there, or at once if it is

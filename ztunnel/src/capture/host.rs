@@ -279,10 +279,12 @@ pub(super) fn namespace_of(proc: &Path, pid: u32) -> Option<u64> {
 
 /// The inode of a process's network namespace; `None`: it has ended.
 pub(super) fn namespace_unless_ended(proc: &Path, pid: u32) -> Result<Option<u64>, HostError> {
-    let path = proc.join(pid.to_string()).join("ns/net");
+    let process = proc.join(pid.to_string());
+    let path = process.join("ns/net");
     let target = match fs::read_link(&path) {
         Ok(target) => target,
-        Err(error) if has_ended(&error) => return Ok(None),
+        // Of a process that ends between look-up and reading the kernel says "permission denied".
+        Err(error) if has_ended(&error) || !process.exists() => return Ok(None),
         Err(error) => return Err(failed("read", &path)(error)),
     };
     let inode = target.to_str().and_then(|name| name.strip_prefix("net:[")?.strip_suffix(']'));

@@ -132,6 +132,7 @@ impl AdminHandler {
             problems: distrust(self.trust.status())
                 .into_iter()
                 .chain(self.capture.problem())
+                .chain(self.enrolment.get().into_iter().flat_map(EnrolmentView::problems))
                 .collect(),
         };
         Ok(Response::Status(Box::new(status)))

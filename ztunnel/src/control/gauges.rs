@@ -106,6 +106,16 @@ pub(crate) fn register_enrolment(
             labelled("state", Standing::ALL.map(counted))
         }),
     }));
+    let told = Arc::clone(enrolment);
+    registry.register_collector(Box::new(Readings {
+        kind: Kind::Gauge,
+        name: "warren_enrolment_watch_age_seconds",
+        help: "For how long the API server was not followed, by resource; 0 while it is",
+        read: Box::new(move || {
+            let Some(view) = told.get() else { return Vec::new() };
+            labelled("resource", view.told().behind.ages())
+        }),
+    }));
 }
 
 fn count(pods: usize) -> u64 {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use api_server::Change;
 use cluster::{Namespace, Pod};
-use enrol::{Act, Action, Actual, Failure, Reconciler, Report, Sandbox, Settings, Standing};
+use daemon::Pending;
+use enrol::{Act, Action, Actual, Failure, Reconciler, Sandbox, Settings};
 use futures_util::FutureExt;
 use model::PodUid;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::kernel::Kernel;
 use super::objects::{Annotation, Objects};
 use super::sandboxes::Certificates;
+use super::view::{Behind, EnrolmentView, Told};
 
 /// Requests of sandboxes and of the CLI that wait for the loop. When it is full, they wait to be heard.
 const INPUTS_MAX: usize = 256;
@@ -47,45 +49,29 @@ pub(super) enum Input {
     MayOthers { uid: PodUid, answer: oneshot::Sender<Result<(), Failure>> },
 }
 
-/// What the loop tells of itself.
-#[derive(Clone)]
-pub(crate) struct EnrolmentView {
-    told: watch::Receiver<Arc<Told>>,
-    inputs: mpsc::Sender<Input>,
+/// A collection of the API server, and how well it is followed.
+pub(super) struct Followed {
+    changes: mpsc::Receiver<Change>,
+    /// Keeps the agent unready until all of it was read once.
+    unread: Option<Pending>,
+    /// Since when what is known of it may be old.
+    behind: Option<Instant>,
 }
 
-/// How all pods stand.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    /// Each pod that is known or captured.
-    pub(crate) pods: Vec<Report>,
-}
-
-impl Told {
-    /// Pods that should be captured, run, and are not proved to be.
-    pub(crate) fn gap(&self) -> usize {
-        self.pods.iter().filter(|report| report.is_gap).count()
+impl Followed {
+    pub(super) fn new(changes: mpsc::Receiver<Change>, unread: Pending) -> Self {
+        Self { changes, unread: Some(unread), behind: Some(Instant::now()) }
     }
 
-    /// Pods in a state.
-    pub(crate) fn count(&self, standing: Standing) -> usize {
-        self.pods.iter().filter(|report| report.standing == standing).count()
-    }
-}
-
-impl EnrolmentView {
-    /// How all pods stand now.
-    pub(crate) fn told(&self) -> Arc<Told> {
-        self.told.borrow().clone()
-    }
-
-    /// Whether the CLI may enrol a pod or let it go: the API server outranks it.
-    pub(crate) async fn may_others(&self, uid: &PodUid) -> Result<(), Failure> {
-        let (answer, answered) = oneshot::channel();
-        let asked = self.inputs.send(Input::MayOthers { uid: uid.clone(), answer }).await;
-        let stopping = || Failure::new(enrol::Code::TooLate, "the agent is stopping");
-        asked.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
+    /// The next change. Cancel safe.
+    async fn next(&mut self) -> Option<Change> {
+        let change = self.changes.recv().await?;
+        match &change {
+            Change::Replace(_) => (self.unread, self.behind) = (None, None),
+            Change::Away(_) => _ = self.behind.get_or_insert_with(Instant::now),
+            Change::Upsert(_) | Change::Remove(_) => {}
+        }
+        Some(change)
     }
 }
 
@@ -125,24 +111,21 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
             acts: JoinSet::new(),
             events: JoinSet::new(),
         };
-        (driver, sender.clone(), EnrolmentView { told: receiver, inputs: sender })
+        let view = EnrolmentView { told: receiver, inputs: sender.clone(), install: None };
+        (driver, sender, view)
     }
 
     /// Runs until the task is aborted.
-    pub(super) async fn run(
-        mut self,
-        mut pods: mpsc::Receiver<Change>,
-        mut namespaces: mpsc::Receiver<Change>,
-    ) {
+    pub(super) async fn run(mut self, mut pods: Followed, mut namespaces: Followed) {
         let mut look_at = Instant::now();
         loop {
             // Each arm takes one thing whole, and what is not taken stays where it is.
             tokio::select! {
-                Some(change) = pods.recv() => {
+                Some(change) = pods.next() => {
                     super::watch::pods(&mut self.reconciler, change, now());
                     look_at = look_at.min(Instant::now() + LOOK_PAUSE);
                 }
-                Some(change) = namespaces.recv() => {
+                Some(change) = namespaces.next() => {
                     super::watch::namespaces(&mut self.reconciler, change, now());
                     look_at = look_at.min(Instant::now() + LOOK_PAUSE);
                 }
@@ -158,7 +141,8 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
                 }
                 Some(_) = self.events.join_next(), if !self.events.is_empty() => {}
                 () = sleep_until(look_at) => {
-                    self.look().await;
+                    let behind = Behind { pods: pods.behind, namespaces: namespaces.behind };
+                    self.look(behind).await;
                     let wake = self.reconciler.wake(now()).map(Instant::from_std);
                     let latest = Instant::now() + LOOK_INTERVAL;
                     look_at = wake.map_or(latest, |wake| wake.min(latest));
@@ -193,7 +177,7 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
     }
 
     /// Compares what is wanted with what there is, and starts what is to be done.
-    async fn look(&mut self) {
+    async fn look(&mut self, behind: Behind) {
         let kernel = Arc::clone(&self.kernel);
         let actual: Actual = match tokio::task::spawn_blocking(move || kernel.actual()).await {
             Ok(actual) => actual,
@@ -208,9 +192,9 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
         self.certificates.keep(&actual);
         let pods = self.reconciler.report(&actual, now());
         self.told.send_if_modified(|told| {
-            let changed = told.pods != pods;
+            let changed = told.pods != pods || told.behind != behind;
             if changed {
-                *told = Arc::new(Told { pods });
+                *told = Arc::new(Told { pods, behind });
             }
             changed
         });

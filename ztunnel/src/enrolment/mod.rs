@@ -1,8 +1,8 @@
 //! Kubernetes says which pods are captured: the driver of `core/enrol`.
 //!
-//! `uninstall` is the end of all that. `watch` and `sandboxes` hear the API server and the container runtime, `find` looks for a pod in the
-//! kernel, `kernel` acts through capture, `objects` writes at the API server, and `driver` is the loop
-//! between them. It decides nothing.
+//! `watch` and `sandboxes` hear the API server and the container runtime, `find` looks for a pod in the
+//! kernel, `kernel` acts through capture, `objects` writes at the API server, `view` tells how it stands,
+//! and `driver` is the loop between them. It decides nothing. `uninstall` is the end of all that.
 
 mod driver;
 mod find;
@@ -10,27 +10,30 @@ mod kernel;
 mod objects;
 mod sandboxes;
 mod uninstall;
+mod view;
 mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api_server::{ApiClient, Query};
-use cni_node::{CniSocket, InstallSettings, NodeInstaller};
+use cni_node::{CniSocket, InstallReport, InstallSettings, NodeInstaller};
 use model::TrustDomain;
 use svid::SvidStore;
 use tokio::task::JoinSet;
 
 use crate::capture::{Capture, HostView};
 use crate::config::{Config, KubernetesSettings};
-use driver::Driver;
-pub(crate) use driver::EnrolmentView;
+use daemon::Pending;
+use driver::{Driver, Followed};
 use find::Finder;
 use kernel::Captor;
 use objects::ApiObjects;
 use sandboxes::{Certificates, NodeSandboxes};
-use tokio::sync::watch::channel as watch_channel;
+use tokio::sync::watch::{Receiver, channel as watch_channel};
+use tokio_util::sync::CancellationToken;
 pub(crate) use uninstall::Uninstall;
+pub(crate) use view::EnrolmentView;
 
 /// How long the plugin waits for an answer; the runtime waits for minutes.
 const PLUGIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -58,11 +61,22 @@ pub(crate) struct Parts<'a> {
     pub(crate) host: HostView,
     pub(crate) capture: Capture,
     pub(crate) svids: SvidStore,
+    pub(crate) uninstall: Uninstall,
+    pub(crate) unread: Unread,
 }
 
-/// What runs.
+/// What keeps the agent unready until the API server was read once.
+pub(crate) struct Unread {
+    pub(crate) pods: Pending,
+    pub(crate) namespaces: Pending,
+}
+
+/// What runs. None of it ends by itself.
 pub(crate) struct Enrolling {
     tasks: JoinSet<()>,
+    /// The installer, whose look cannot be aborted.
+    installing: JoinSet<()>,
+    stop_installing: CancellationToken,
     view: EnrolmentView,
     uninstall: Uninstall,
 }
@@ -73,36 +87,61 @@ impl Enrolling {
         self.view.clone()
     }
 
-    /// Ends it: nobody is enrolled or let go any more. What is left to do is to look whether the product
-    /// is being uninstalled.
+    /// Resolves when a part of it has ended, which is a fault: the rest would seem to work. Cancel safe.
+    pub(crate) async fn broke(&mut self) {
+        let ended = tokio::select! {
+            Some(ended) = self.tasks.join_next() => ended,
+            Some(ended) = self.installing.join_next() => ended,
+            else => Ok(()),
+        };
+        let error = ended.err().map(|error| error.to_string());
+        tracing::error!(error, "a part of enrolment has ended");
+    }
+
+    /// Ends it: nobody is enrolled or let go any more, and nothing is put onto the node. What is left to do
+    /// is to look whether the product is being uninstalled.
     pub(crate) async fn stop(mut self) -> Uninstall {
         self.tasks.shutdown().await;
-        let told = self.view.told();
-        let annotated = told.pods.iter().filter(|report| report.source.is_some());
-        let targets = annotated.filter_map(|report| {
-            let name = report.name.as_ref()?;
-            let (namespace, name) = (name.namespace.to_string(), name.name.to_string());
-            Some(enrol::Target { uid: report.uid.clone(), namespace, name })
-        });
-        Uninstall { targets: targets.collect(), ..self.uninstall }
+        self.stop_installing.cancel();
+        // As long as a look takes.
+        while self.installing.join_next().await.is_some() {}
+        self.uninstall
     }
 }
 
-/// Starts everything. Pods of an earlier agent must have been adopted. When this returns, sandboxes are
-/// served.
-pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
-    let Parts { config, settings, host, capture, svids } = parts;
-    let mut tasks = JoinSet::new();
+/// What can be removed from the node from now on. Nothing is until somebody asks.
+pub(crate) fn uninstall(
+    config: &Config,
+    settings: &KubernetesSettings,
+    capture: &Capture,
+) -> Result<Uninstall, EnrolmentError> {
     let api = ApiClient::in_cluster()?;
     let (sender, gone) = watch_channel(false);
-    let owner = (config.agent.namespace.clone(), config.agent.name.clone());
+    let (namespace, name) = (config.agent.namespace.clone(), config.agent.name.clone());
     let mut following = JoinSet::new();
-    following.spawn(uninstall::follow_owner(api.clone(), owner.0, owner.1, sender));
+    following.spawn(uninstall::follow_owner(api.clone(), namespace, name, sender));
+    Ok(Uninstall {
+        gone,
+        following,
+        objects: ApiObjects::new(api.clone(), &config.node_name),
+        api,
+        capture: capture.clone(),
+        installer: installer(settings)?,
+        folders: vec![config.bpf_pin_dir.clone(), config.run_dir.clone(), config.state_dir.clone()],
+        host_proc: settings.host_proc.clone(),
+    })
+}
+
+/// Starts everything. Pods of an earlier agent must have been adopted. When this returns, sandboxes are
+/// served, also before the API server was read.
+pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
+    let Parts { config, settings, host, capture, svids, uninstall, unread } = parts;
+    let mut tasks = JoinSet::new();
+    let (api, objects) = (uninstall.api.clone(), uninstall.objects.clone());
     let finder = Finder::new(host, settings.netns_dir.clone(), config.bypass.clone());
-    let kernel = Arc::new(Captor::new(capture.clone(), finder));
-    let objects = ApiObjects::new(api.clone(), &config.node_name);
+    let kernel = Arc::new(Captor::new(capture, finder));
     let certificates = Certificates::new(svids);
-    let (driver, inputs, view) = Driver::new(
+    let (driver, inputs, mut view) = Driver::new(
         enrol::Settings {
             excluded_namespaces: excluded(settings),
             dns_capture: config.dns_capture,
@@ -116,7 +155,7 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
         excluded: excluded(settings),
         trust_domain: config.trust_domain.clone(),
         kernel,
-        objects: objects.clone(),
+        objects,
         certificates,
         inputs,
     };
@@ -128,37 +167,30 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
     tasks.spawn(watching);
     let (namespaces, watching) = api_server::watch(api, Query::all("/api/v1/namespaces"));
     tasks.spawn(watching);
+    let pods = Followed::new(pods, unread.pods);
+    let namespaces = Followed::new(namespaces, unread.namespaces);
     tasks.spawn(driver.run(pods, namespaces));
     // Ends with its task: whoever waits is told that the agent stops by the connection's end.
     tasks.spawn(socket.serve(Arc::new(sandboxes), std::future::pending()));
-    install(settings, &mut tasks)?;
-    let uninstall = Uninstall {
-        gone,
-        following,
-        capture,
-        objects,
-        installer: installer(settings)?,
-        targets: Vec::new(),
-        folders: vec![config.bpf_pin_dir.clone(), config.run_dir.clone(), config.state_dir.clone()],
-        host_proc: settings.host_proc.clone(),
-    };
-    Ok(Enrolling { tasks, view, uninstall })
+    let (mut installing, stop_installing) = (JoinSet::new(), CancellationToken::new());
+    if let Some(mut installer) = installer(settings)? {
+        view.install = Some(installer.report());
+        tasks.spawn(log_install(installer.report()));
+        let stop = stop_installing.clone();
+        installing.spawn(async move { installer.run(stop.cancelled()).await });
+    }
+    Ok(Enrolling { tasks, installing, stop_installing, view, uninstall })
 }
 
-/// Puts the plugin onto the node and keeps it there.
-fn install(settings: &KubernetesSettings, tasks: &mut JoinSet<()>) -> Result<(), EnrolmentError> {
-    let Some(mut installer) = installer(settings)? else { return Ok(()) };
-    let mut report = installer.report();
-    tasks.spawn(async move { installer.run(std::future::pending()).await });
-    tasks.spawn(async move {
-        while report.changed().await.is_ok() {
-            let state = report.borrow_and_update().state.clone();
-            tracing::info!(?state, "the CNI plugin's place on the node");
-        }
-    });
-    Ok(())
+/// Writes how the plugin's place on the node changes, until its installer ends.
+async fn log_install(mut report: Receiver<InstallReport>) {
+    while report.changed().await.is_ok() {
+        let state = report.borrow_and_update().state.clone();
+        tracing::info!(?state, "the CNI plugin's place on the node");
+    }
 }
 
+/// Who puts the plugin onto the node, keeps it there and takes it away.
 fn installer(settings: &KubernetesSettings) -> Result<Option<NodeInstaller>, EnrolmentError> {
     let Some(cni) = &settings.cni else { return Ok(None) };
     let socket = settings.cni_socket.to_string_lossy();

@@ -82,9 +82,18 @@ impl Objects for ApiObjects {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
         match self.api.merge_patch(&path, &annotation_patch(target, annotation)).await {
             Ok(()) => Ok(()),
-            // Gone, or another one of the same name: nobody is promised anything of this one.
-            Err(error) if matches!(error.status(), Some(NOT_FOUND | CONFLICT)) => Ok(()),
-            Err(error) => Err(Failure::new(Code::AnnotationFailed, causes(&error))),
+            Err(error) if error.status() == Some(NOT_FOUND) => Ok(()),
+            // Of another one of the same name nobody is promised anything. Of this one somebody may be.
+            Err(error) if error.status() == Some(CONFLICT) => {
+                let read = self.pod(namespace, name).await;
+                let pod = read.map_err(|failure| not_annotated(failure.message))?;
+                if is_there(pod.as_ref(), target) {
+                    Err(not_annotated(causes(&error)))
+                } else {
+                    Ok(())
+                }
+            }
+            Err(error) => Err(not_annotated(causes(&error))),
         }
     }
 
@@ -96,6 +105,15 @@ impl Objects for ApiObjects {
             tracing::warn!(pod = %event.target.uid, error, "an event could not be written");
         }
     }
+}
+
+fn not_annotated(message: String) -> Failure {
+    Failure::new(Code::AnnotationFailed, message)
+}
+
+/// Whether what a name stands for now is the instance that is meant.
+fn is_there(pod: Option<&Pod>, target: &Target) -> bool {
+    pod.is_some_and(|pod| *pod.metadata.uid == *target.uid.as_str())
 }
 
 fn away(error: &ApiError) -> Failure {
@@ -189,6 +207,17 @@ mod tests {
         assert_eq!(patch, json!({"metadata": {"uid": "u-1", "annotations": annotations}}));
         let patch = annotation_patch(&target(), Annotation::Absent);
         assert_eq!(patch["metadata"]["annotations"]["ambient.istio.io/redirection"], Value::Null);
+    }
+
+    #[test]
+    fn a_conflict_is_the_end_of_a_promise_only_if_the_pod_is_gone() {
+        let pod = |uid: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "web-1", "uid": uid}}))
+                .expect("a pod")
+        };
+        assert!(is_there(Some(&pod("u-1")), &target()));
+        assert!(!is_there(Some(&pod("u-2")), &target()), "another one of the name");
+        assert!(!is_there(None, &target()));
     }
 
     #[test]

@@ -15,13 +15,14 @@ use cluster::Meta;
 use cni_node::NodeInstaller;
 use enrol::Target;
 use futures_util::{StreamExt, stream};
+use model::PodUid;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::objects::{Annotation, ApiObjects, Objects};
-use crate::capture::Capture;
+use crate::capture::{Capture, PodView, Status};
 
 /// Between two attempts to learn whose pod this one is.
 const OWNER_RETRY: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ const WORD_LAG: Duration = Duration::from_millis(500);
 const ANNOTATIONS_WAIT: Duration = Duration::from_secs(3);
 /// Annotations that are removed at once.
 const ANNOTATIONS_AT_ONCE: usize = 8;
+/// Pods that are let go at once. Each may wait for handshakes, or for its self-test to end.
+const RELEASES_AT_ONCE: usize = 64;
 /// Between two looks at pods that leave.
 const LEAVE_POLL: Duration = Duration::from_millis(200);
 
@@ -39,26 +42,37 @@ pub(crate) struct Uninstall {
     pub(super) gone: watch::Receiver<bool>,
     /// Who tells that.
     pub(super) following: JoinSet<()>,
+    pub(super) api: ApiClient,
     pub(super) capture: Capture,
     pub(super) objects: ApiObjects,
     pub(super) installer: Option<NodeInstaller>,
-    pub(super) targets: Vec<Target>,
     /// Folders that are the product's, at the same path for the host.
     pub(super) folders: Vec<PathBuf>,
     pub(super) host_proc: PathBuf,
 }
 
 impl Uninstall {
-    /// Whether the product is being uninstalled.
-    pub(crate) async fn is_wanted(&mut self) -> bool {
+    /// Who captures the pods that would be let go.
+    pub(crate) fn capture(&self) -> Capture {
+        self.capture.clone()
+    }
+
+    /// Removes everything if the product is being uninstalled, and nothing else. Pods have `patience` to be
+    /// let go and to end their open connections; then those are the drain's.
+    pub(crate) async fn run_if_wanted(mut self, patience: Duration) {
+        if self.is_wanted().await {
+            self.run(patience).await;
+        }
+    }
+
+    async fn is_wanted(&mut self) -> bool {
         // Nobody tells any more: it is not known, and so it is not.
         let gone = matches!(timeout(WORD_LAG, self.gone.wait_for(|gone| *gone)).await, Ok(Ok(_)));
         self.following.shutdown().await;
         gone
     }
 
-    /// Removes everything. Open connections have `patience` to end; then they are the drain's.
-    pub(crate) async fn run(mut self, patience: Duration) {
+    async fn run(mut self, patience: Duration) {
         tracing::info!("the DaemonSet is gone: removing everything from this node");
         // First, so that pods can start without an agent.
         if let Some(installer) = &mut self.installer
@@ -66,31 +80,55 @@ impl Uninstall {
         {
             tracing::error!(error = %model::causes(&error), "the CNI plugin stays on the node");
         }
+        let targets: Vec<Target> = self.capture.pods().iter().filter_map(target).collect();
         let objects = &self.objects;
-        let removals = stream::iter(&self.targets).for_each_concurrent(
-            ANNOTATIONS_AT_ONCE,
-            |target| async move {
+        let removals =
+            stream::iter(&targets).for_each_concurrent(ANNOTATIONS_AT_ONCE, |target| async move {
                 if let Err(failure) = objects.annotate(target, Annotation::Absent).await {
                     tracing::warn!(pod = %target.uid, %failure, "a pod keeps its annotation");
                 }
-            },
-        );
+            });
         if timeout(ANNOTATIONS_WAIT, removals).await.is_err() {
             tracing::warn!("some pods keep their annotation");
         }
-        for pod in self.capture.enrolled() {
-            // The log has what failed.
-            let _ = self.capture.unenrol(&pod.uid).await;
-        }
-        let deadline = Instant::now() + patience;
-        while !self.capture.enrolled().is_empty() && Instant::now() < deadline {
-            sleep(LEAVE_POLL).await;
+        if timeout(patience, release_all(&self.capture)).await.is_err() {
+            // Without its pins a hook ends with this process.
+            tracing::warn!("some pods were not let go in time");
         }
         for folder in &self.folders {
             if let Err(error) = remove(folder, &self.host_proc) {
                 tracing::error!(folder = %folder.display(), %error, "a folder stays on the node");
             }
         }
+    }
+}
+
+/// The object of a captured pod.
+fn target(pod: &PodView) -> Option<Target> {
+    let uid = PodUid::parse(&pod.name).ok()?;
+    let workload = pod.workload.as_ref()?;
+    let (namespace, name) = (workload.namespace.to_string(), workload.name.to_string());
+    Some(Target { uid, namespace, name })
+}
+
+/// Lets every pod go, all at once: one that takes long keeps no other. Ends when none is left.
+async fn release_all(capture: &Capture) {
+    loop {
+        let pods = capture.enrolled();
+        if pods.is_empty() {
+            return;
+        }
+        // Those that leave, and those that somebody is at, are waited for.
+        let captured = pods.into_iter().filter(|pod| match pod.status {
+            Status::Verified | Status::Degraded(_) => true,
+            Status::Enrolling | Status::Leaving => false,
+        });
+        let releases = captured.map(|pod| async move {
+            // The log has what failed. It is tried again.
+            let _ = capture.unenrol(&pod.uid).await;
+        });
+        stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
+        sleep(LEAVE_POLL).await;
     }
 }
 
@@ -101,14 +139,18 @@ fn remove(folder: &Path, host_proc: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    let mut emptied = Ok(());
     for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
+        // What stays does not keep the rest.
+        emptied = emptied.and(entry.and_then(|entry| {
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            }
+        }));
     }
+    emptied?;
     match fs::remove_dir(folder) {
         // The second in a pod whose root is read-only.
         Err(error)

@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use api_server::RawValue;
 use cni::SandboxRequest;
 use cni_node::Sandboxes;
-use enrol::{Captured, Code, Event, Place, State, Target, Wanted};
+use daemon::Readiness;
+use enrol::{Captured, Code, Event, Place, Standing, State, Target, Wanted};
 use model::TrustDomain;
 use parking_lot::Mutex;
 use svid::{DevCa, SvidStore};
@@ -103,6 +104,7 @@ struct Stage {
     objects: FakeObjects,
     sandboxes: NodeSandboxes<FakeKernel, FakeObjects>,
     view: EnrolmentView,
+    readiness: Readiness,
     pods: mpsc::Sender<Change>,
     namespaces: mpsc::Sender<Change>,
     running: tokio::task::JoinHandle<()>,
@@ -161,6 +163,9 @@ impl Stage {
             Driver::new(settings, kernel.clone(), objects.clone(), certificates.clone());
         let (pods, pod_changes) = mpsc::channel(8);
         let (namespaces, namespace_changes) = mpsc::channel(8);
+        let readiness = Readiness::default();
+        let pod_changes = Followed::new(pod_changes, readiness.wait_for("pods"));
+        let namespace_changes = Followed::new(namespace_changes, readiness.wait_for("namespaces"));
         let running = tokio::spawn(driver.run(pod_changes, namespace_changes));
         let sandboxes = NodeSandboxes {
             excluded,
@@ -170,7 +175,18 @@ impl Stage {
             certificates,
             inputs,
         };
-        Self { log, kernel, objects, sandboxes, view, pods, namespaces, running, _ca: ca }
+        Self {
+            log,
+            kernel,
+            objects,
+            sandboxes,
+            view,
+            readiness,
+            pods,
+            namespaces,
+            running,
+            _ca: ca,
+        }
     }
 
     fn with_namespace(self, json: &str) -> Self {
@@ -281,4 +297,21 @@ async fn a_sandbox_fails_with_the_reason_or_passes() {
     assert_eq!(stage.add("u-1", "shop").await, Ok(()), "not in the mesh");
     *stage.objects.pod.lock() = None;
     assert_eq!(stage.add("u-1", "shop").await, Err("POD_GONE".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_was_never_read_keeps_the_agent_unready_and_serves_sandboxes() {
+    let stage = Stage::new().with_namespace(AMBIENT);
+    assert_eq!(stage.add("u-1", "shop").await, Ok(()));
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(stage.readiness.pending(), ["namespaces", "pods"]);
+    assert_eq!(stage.view.told().behind.ages(), [("pods", 60), ("namespaces", 60)]);
+    stage.hear(&[POD], AMBIENT).await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(stage.readiness.pending().is_empty());
+    assert_eq!(stage.view.told().behind.ages(), [("pods", 0), ("namespaces", 0)]);
+    stage.pods.send(Change::Away("no route".to_owned())).await.expect("it runs");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.view.told().behind.ages(), [("pods", 5), ("namespaces", 0)]);
+    assert!(stage.readiness.pending().is_empty(), "what is known is enough");
 }
