@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::watch::Problems;
-use plan::{Found, Plan, Task};
+use plan::{FORMER_MANAGER, Found, Plan, Task};
 
 pub use plan::{LABEL, MANAGER};
 
@@ -67,8 +67,8 @@ impl Place {
 pub struct TrustBundle {
     /// Where.
     pub place: Place,
-    /// The text, PEM. Every namespace follows a change. Empty: nothing is published, and what was
-    /// published stays: a revocation list that vanished revives nothing.
+    /// The text, PEM. Every namespace follows a change. Empty: what was published goes, which for a
+    /// list of a root that nobody believes any more revives nothing.
     pub bundle: watch::Receiver<Arc<str>>,
     /// Where a refusal is shown.
     pub problems: Problems,
@@ -139,9 +139,6 @@ impl TrustBundle {
     /// Does what is to be done. Tells whether there is more.
     async fn round(&mut self, client: &Client, leadership: &Leadership, plan: &mut Plan) -> bool {
         let bundle = self.bundle.borrow_and_update().clone();
-        if bundle.is_empty() {
-            return false;
-        }
         let place = self.place;
         let mut refused = Vec::new();
         let mut contested = Vec::new();
@@ -164,6 +161,7 @@ impl TrustBundle {
                     let api = Api::namespaced(client.clone(), namespace);
                     match write(&api, place, (task, version), &bundle, leadership).await {
                         Ok(Written::Done) => wrote.push(namespace.to_owned()),
+                        Ok(Written::NotOurs) => {}
                         Ok(Written::Vanished) => vanished.push((namespace.to_owned(), task)),
                         Err(error) => drop(failed.insert(namespace.to_owned(), error)),
                     }
@@ -219,8 +217,10 @@ fn texts(
 
 /// What became of one.
 enum Written {
-    /// It is there, or somebody else did something that is seen and judged anew.
+    /// It is there.
     Done,
+    /// Nothing was written: somebody else did something that is seen and judged anew, or leads.
+    NotOurs,
     /// The namespace, or what was to be replaced, is gone: it vanished between two lists.
     Vanished,
 }
@@ -233,7 +233,7 @@ async fn write(
     bundle: &str,
     leadership: &Leadership,
 ) -> Result<Written, String> {
-    let Some(until) = leadership.until() else { return Ok(Written::Done) };
+    let Some(until) = leadership.until() else { return Ok(Written::NotOurs) };
     let limit = until.min(Instant::now() + REQUEST_TIMEOUT);
     let map = ConfigMap {
         metadata: ObjectMeta {
@@ -242,7 +242,8 @@ async fn write(
             resource_version: (task == Task::Replace).then(|| version.to_owned()),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(place.key.to_owned(), bundle.to_owned())])),
+        data: (!bundle.is_empty())
+            .then(|| BTreeMap::from([(place.key.to_owned(), bundle.to_owned())])),
         ..ConfigMap::default()
     };
     let parameters =
@@ -261,7 +262,7 @@ async fn write(
         Ok(Err(kube::Error::Api(status)))
             if status.code == 409 || status.message.contains("being terminated") =>
         {
-            Ok(Written::Done)
+            Ok(Written::NotOurs)
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
@@ -332,7 +333,7 @@ fn other_writer(map: &ConfigMap, key: &str) -> Option<String> {
     let mut writers = entries
         .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| wrote(&fields.0)))
         .map(|entry| entry.manager.clone().unwrap_or_default());
-    writers.find(|manager| manager != MANAGER)
+    writers.find(|manager| manager != MANAGER && manager != FORMER_MANAGER)
 }
 
 #[cfg(test)]
@@ -350,6 +351,7 @@ mod tests {
         let cases = [
             (json!([]), None),
             (json!([written(MANAGER, KEY)]), None),
+            (json!([written(FORMER_MANAGER, KEY)]), None),
             (json!([written(MANAGER, "other"), written("pilot", KEY)]), Some("pilot")),
             (json!([written("pilot", "other")]), None),
         ];

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Who owns the fields that we write.
 pub const MANAGER: &str = "warren-trust-bundle";
+/// Who owned them before this manager had a name: the server called it so.
+pub(super) const FORMER_MANAGER: &str = "unknown";
 /// Waits before each time that ours is written over what another writer made of it. After the last,
 /// it is left alone until another replica leads or the ConfigMap is deleted.
 const CONTEST_WAITS: [Duration; 3] =
@@ -53,6 +55,8 @@ struct Contest {
     /// How often ours was written over it.
     attempts: usize,
     changed_at: Instant,
+    /// Of the change: a list shows what a watch has shown already.
+    version: String,
     writer: String,
 }
 
@@ -90,7 +94,7 @@ impl Plan {
             None => drop(self.contests.remove(namespace)),
             Some(found) if found.is_ours => {
                 if let Some(writer) = &found.other_writer {
-                    self.contested(namespace, writer, now);
+                    self.contested(namespace, writer, &found.version, now);
                 }
             }
             Some(_) => {}
@@ -102,9 +106,18 @@ impl Plan {
         }
     }
 
-    fn contested(&mut self, namespace: &str, writer: &str, now: Instant) {
-        let new = || Contest { attempts: 0, changed_at: now, writer: writer.to_owned() };
+    fn contested(&mut self, namespace: &str, writer: &str, version: &str, now: Instant) {
+        let new = || Contest {
+            attempts: 0,
+            changed_at: now,
+            version: String::new(),
+            writer: writer.to_owned(),
+        };
         let contest = self.contests.entry(namespace.to_owned()).or_insert_with(new);
+        if contest.version == version {
+            return;
+        }
+        version.clone_into(&mut contest.version);
         if now.duration_since(contest.changed_at) > CALM {
             contest.attempts = 0;
         }
@@ -124,7 +137,8 @@ impl Plan {
         self.contests.get(namespace).map(|contest| contest.writer.as_str())
     }
 
-    /// What is to be done so that each namespace has the bundle.
+    /// What is to be done so that each namespace has the bundle; if that is empty, so that none has
+    /// the one that was.
     pub(super) fn tasks(
         &self,
         bundle: &Arc<str>,
@@ -147,6 +161,11 @@ fn task(found: Option<&Found>, bundle: &str, contest: Option<&Contest>, now: Ins
         })
     };
     match found {
+        // Nothing is said any more: what is ours goes, and nothing else is touched.
+        None if bundle.is_empty() => Task::Nothing,
+        Some(found) if bundle.is_empty() && (!found.is_ours || found.bundle.is_none()) => {
+            Task::Nothing
+        }
         None => Task::Create,
         // Whoever wrote it: a shared root is the way to change from one mesh to the other.
         Some(found) if found.bundle.as_deref() == Some(bundle) => Task::Nothing,

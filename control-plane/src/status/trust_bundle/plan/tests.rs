@@ -63,18 +63,24 @@ fn what_another_writer_changes_is_left_alone_after_a_few_tries() {
         tasks[0]
     };
     let mut now = Instant::now();
-    let taken = || {
+    let mut version = 7;
+    let mut taken = || {
+        version += 1;
         let other_writer = Some("pilot-discovery".to_owned());
-        Some(Found { other_writer, ..found(true, Some("istiod's")) })
+        let version = version.to_string();
+        Some(Found { other_writer, version, ..found(true, Some("istiod's")) })
     };
     plan.namespace("shop");
     plan.found("shop", Some(found(true, Some("old"))), now);
     assert_eq!(task(&plan, now), Task::Replace, "ours, of before a rotation");
     for wait in CONTEST_WAITS {
-        plan.found("shop", taken(), now);
+        let change = taken();
+        plan.found("shop", change.clone(), now);
         assert_eq!(task(&plan, now), Task::Contested);
         assert_eq!(plan.contester("shop"), Some("pilot-discovery"));
         now += wait;
+        // A list shows it again; it is no other change.
+        plan.found("shop", change, now);
         assert_eq!(task(&plan, now), Task::Replace, "after {wait:?}");
         plan.wrote("shop");
         plan.found("shop", Some(found(true, Some("pem"))), now);
@@ -95,4 +101,22 @@ fn what_another_writer_changes_is_left_alone_after_a_few_tries() {
     assert_eq!(task(&plan, now), Task::Nothing);
     plan.found("shop", None, now);
     assert_eq!(task(&plan, now), Task::Create);
+}
+
+#[test]
+fn what_is_said_no_more_goes_from_where_it_is_ours() {
+    let cases = [
+        (None, Task::Nothing),
+        (Some(found(true, Some("pem"))), Task::Replace),
+        (Some(found(true, None)), Task::Nothing),
+        (Some(found(false, Some("theirs"))), Task::Nothing),
+    ];
+    for (found, expected) in cases {
+        let mut plan = Plan::default();
+        plan.namespace("shop");
+        plan.found("shop", found.clone(), Instant::now());
+        let nothing = Arc::from("");
+        let tasks: Vec<_> = plan.tasks(&nothing, Instant::now()).map(|(_, task, _)| task).collect();
+        assert_eq!(tasks, [expected], "{found:?}");
+    }
 }
