@@ -77,9 +77,6 @@ pub enum AppError {
     /// What was signed cannot be served with.
     #[error("our own certificate cannot be used")]
     Identity(#[from] tls::ServerIdentityError),
-    /// The revocation list.
-    #[error("the revocation list cannot be used")]
-    Revocations(#[from] tls::CrlError),
     /// A port.
     #[error("cannot listen on {address}")]
     Listen {
@@ -200,7 +197,9 @@ async fn start(
     let ledger = Arc::new(Ledger::default());
     let chosen = authority::choose(&config, client.as_ref(), ledger.clone()).await?;
     chosen.keep(parts, &stop);
-    let (serving, tls) = authority::serving(&config, &chosen, parts, &stop).await?;
+    let problems = Problems::default();
+    let (serving, tls) =
+        authority::serving(&config, &chosen, problems.clone(), parts, &stop).await?;
     TrustFile::in_folder(&config.arguments.state_dir).follow(serving, parts, &stop)?;
 
     let pods = match &config.source {
@@ -209,7 +208,6 @@ async fn start(
     };
     let publisher = Arc::new(Publisher::default());
     let (knowledge, statuses) = (Knowledge::new(config.settings.clone()), StatusWriter::default());
-    let problems = Problems::default();
     let outputs =
         Outputs { publisher: publisher.clone(), statuses: statuses.clone(), pods: pods.clone() };
     let synced = read(&config, client.as_ref(), &knowledge, outputs, &problems, parts, &stop)?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use authority::{KeyAlgorithm, Names};
 use model::SpiffeId;
@@ -18,6 +17,7 @@ use crate::ca::{
     OwnRoot, Places, Plugged, PluggedMemory, PluggedPlace, Rotate, SecretStore, Sign,
 };
 use crate::config::{Config, ServeArguments};
+use crate::watch::Problems;
 
 /// Secret of an authority that is made where none is named.
 const SECRET: &str = "warren-ca";
@@ -25,6 +25,8 @@ const SECRET: &str = "warren-ca";
 const KEYS: &str = "authority";
 const LEDGER: &str = "ledger";
 const RETAINED: &str = "retained-roots";
+/// Its name among the problems.
+const OWN_CERTIFICATE: &str = "our own certificate";
 /// Longest file of roots read, in bytes.
 const ROOTS_MAX: u64 = 1 << 20;
 
@@ -153,11 +155,23 @@ impl Chosen {
     }
 
     /// Whom a client has to be certified by, and what of it is revoked.
-    fn trust(&self) -> Result<Trust, tls::CrlError> {
+    fn trust(&self) -> Trust {
         let trust = Trust::of(self.bundle());
-        match self.crl().map(|crl| crl.borrow().clone()) {
-            Some(crl) if !crl.is_empty() => trust.revoking(crl.as_bytes(), SystemTime::now()),
-            Some(_) | None => Ok(trust),
+        let lists = match self {
+            Self::Own(_) | Self::Kubernetes(_) => None,
+            Self::Plugged(plugged) => plugged.revocations(),
+        };
+        match lists {
+            Some(lists) => trust.revoking(&lists),
+            None => trust,
+        }
+    }
+
+    /// Changes when what is signed does: roots that are told, and certificates below them.
+    fn issuing(&self) -> watch::Receiver<Arc<str>> {
+        match self.current() {
+            Ok(current) => current.issuing_pem(),
+            Err(external) => external.pem.subscribe(),
         }
     }
 
@@ -215,6 +229,7 @@ impl Chosen {
 pub(super) async fn serving(
     config: &Config,
     chosen: &Chosen,
+    problems: Problems,
     parts: &mut JoinSet<&'static str>,
     stop: &CancellationToken,
 ) -> Result<(watch::Receiver<Arc<ServingCertificate>>, ServerTls), AppError> {
@@ -230,7 +245,7 @@ pub(super) async fn serving(
     let (sender, receiver) = watch::channel(Arc::new(identity_of(&first, chosen)?));
     let mut bundle = chosen.bundle_pem();
     let mut crl = chosen.crl();
-    let renewed = chosen.bundle_pem();
+    let renewed = chosen.issuing();
     spawn(parts, stop, "our own certificate", async move { serving.renew(Some(renewed)).await });
     let (chosen, told) = (chosen.clone(), certificates.clone());
     spawn(parts, stop, "our own identity", async move {
@@ -246,10 +261,12 @@ pub(super) async fn serving(
             match identity_of(&certificate, &chosen) {
                 Ok(identity) => {
                     sender.send_replace(Arc::new(identity));
+                    problems.clear(OWN_CERTIFICATE);
                 }
                 Err(error) => {
                     let error = model::causes(&error);
                     tracing::error!(error, "our own certificate cannot be used");
+                    problems.state(OWN_CERTIFICATE, vec![format!("not renewed: {error}")]);
                 }
             }
         }
@@ -261,7 +278,7 @@ fn identity_of(
     certificate: &ServingCertificate,
     chosen: &Chosen,
 ) -> Result<ServerIdentity, AppError> {
-    let trust = TrustView::fixed(chosen.trust()?);
+    let trust = TrustView::fixed(chosen.trust());
     let (chain, key) = (certificate.chain.clone(), certificate.key.clone_key());
     Ok(ServerIdentity::new(chain, key, &trust)?)
 }

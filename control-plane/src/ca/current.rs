@@ -45,6 +45,10 @@ impl InForce {
         Ok(Self { authority, bundle, bundle_pem, mark })
     }
 
+    fn issuing_pem(&self) -> Arc<str> {
+        (certificates_pem(self.authority.intermediates()) + &*self.bundle_pem).into()
+    }
+
     /// Whether a root is told.
     #[must_use]
     pub fn tells(&self, root: Fingerprint) -> bool {
@@ -57,6 +61,7 @@ impl InForce {
 pub struct Current {
     in_force: Arc<watch::Sender<Arc<InForce>>>,
     bundle_pem: Arc<watch::Sender<Arc<str>>>,
+    issuing_pem: Arc<watch::Sender<Arc<str>>>,
 }
 
 impl Current {
@@ -64,23 +69,22 @@ impl Current {
     #[must_use]
     pub fn new(in_force: InForce) -> Self {
         let bundle_pem = in_force.bundle_pem.clone();
+        let issuing_pem = in_force.issuing_pem();
         Self {
             in_force: Arc::new(watch::channel(Arc::new(in_force)).0),
             bundle_pem: Arc::new(watch::channel(bundle_pem).0),
+            issuing_pem: Arc::new(watch::channel(issuing_pem).0),
         }
     }
 
     /// Replaces it.
     pub fn replace(&self, in_force: InForce) {
-        let pem = in_force.bundle_pem.clone();
+        let (pem, issuing) = (in_force.bundle_pem.clone(), in_force.issuing_pem());
         let until = in_force.authority.not_after();
         let root = in_force.authority.root();
         self.in_force.send_replace(Arc::new(in_force));
-        self.bundle_pem.send_if_modified(|told| {
-            let is_other = *told != pem;
-            *told = pem;
-            is_other
-        });
+        tell(&self.bundle_pem, pem);
+        tell(&self.issuing_pem, issuing);
         let left = until.duration_since(SystemTime::now()).unwrap_or_default();
         tracing::info!(%root, days_left = left.as_secs() / 86_400, "authority in force");
     }
@@ -102,4 +106,19 @@ impl Current {
     pub fn bundle_pem(&self) -> watch::Receiver<Arc<str>> {
         self.bundle_pem.subscribe()
     }
+
+    /// PEM of the certificates below the root that sign, and of every root that is told, now and
+    /// later: when it changes, what was signed before comes with another way to a root.
+    #[must_use]
+    pub fn issuing_pem(&self) -> watch::Receiver<Arc<str>> {
+        self.issuing_pem.subscribe()
+    }
+}
+
+fn tell(told: &watch::Sender<Arc<str>>, text: Arc<str>) {
+    told.send_if_modified(|told| {
+        let is_other = *told != text;
+        *told = text;
+        is_other
+    });
 }

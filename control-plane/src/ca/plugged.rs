@@ -3,8 +3,11 @@
 //! Named as Istio's `cacerts` or as cert-manager's secrets. Looked at every second; what is broken
 //! or half there leaves the last good authority in force and is told. A new root takes over by
 //! itself as a rotation does: it is told first, signs when every living certificate came with it,
-//! and the one before is dropped when no living certificate leads to it. One that came while we were
-//! away signs at once, because the key before is gone; the roots before are told on.
+//! and the one before is dropped when no living certificate leads to it, with the revocation lists
+//! that only it signed. One that came while we were away signs at once, because the key before is
+//! gone; the roots before are told on.
+
+mod revocations;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use authority::{Authority, AuthorityPem, CertificateDer, Fingerprint, certificates_pem};
 use model::{TrustDomain, causes};
 use parking_lot::Mutex;
-use tls::{Trust, TrustBundle};
+use tls::{RevocationLists, TrustBundle};
 
 use super::current::{Current, InForce};
 use super::ledger::{Ledger, Left};
@@ -23,6 +26,7 @@ use super::rotation::{
     CaStatus, Care, Rotate, Rotating, RotationError, RotationStage, Standing, check, status,
 };
 use super::store::{SecretStore, StoreError, Texts};
+use revocations::{Lists, Signers};
 
 /// How often the texts are looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +35,9 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Of the object that remembers every root that is told. A root that the operator replaces while
 /// no control plane runs is known from there only.
 const TOLD: &str = "told-root-cert.pem";
+/// Of the same object: the revocation lists in force, so that a restart does not take older ones.
+/// There and empty: the root of the last one was dropped.
+const TOLD_CRL: &str = "told-ca-crl.pem";
 /// Tries to write against others who write.
 const TRIES_MAX: usize = 5;
 
@@ -104,7 +111,6 @@ pub struct Plugged {
     ledger: Arc<Ledger>,
     ledger_store: Arc<dyn SecretStore>,
     current: Current,
-    crl: tokio::sync::watch::Sender<Arc<str>>,
     state: Mutex<State>,
 }
 
@@ -114,13 +120,15 @@ struct State {
     next: Option<Arc<Authority>>,
     /// Roots that the operator has removed and certificates still lead to.
     retained: Vec<CertificateDer<'static>>,
+    lists: Lists,
     problem: Option<String>,
 }
 
 /// Where the things beside the operator's texts are kept.
 #[derive(Clone)]
 pub struct PluggedMemory {
-    /// Every root that is told, also those that the operator has removed.
+    /// Every root that is told, also those that the operator has removed, and the revocation lists
+    /// in force.
     pub roots: Arc<dyn SecretStore>,
     /// The ledger.
     pub ledger: Arc<dyn SecretStore>,
@@ -138,22 +146,30 @@ impl Plugged {
         let now = SystemTime::now();
         let texts = place.read().await?;
         let authority = Arc::new(load(&texts, &place.name(), &trust_domain, now)?);
-        let told = match memory.get().await? {
-            Some(stored) => match stored.texts.get(TOLD).filter(|pem| !pem.is_empty()) {
-                Some(pem) => roots(&trust_domain, pem)?,
-                None => Vec::new(),
-            },
+        let remembered = memory.get().await?.map(|stored| stored.texts).unwrap_or_default();
+        let told = match remembered.get(TOLD).filter(|pem| !pem.is_empty()) {
+            Some(pem) => roots(&trust_domain, pem)?,
             None => Vec::new(),
         };
         let retained: Vec<_> =
             told.into_iter().filter(|root| !has(authority.bundle(), root)).collect();
         ledger.merge(&*ledger_store, now).await?;
         let in_force = InForce::new(authority, retained.clone())?;
-        remember(&*memory, &in_force.bundle).await?;
+        let below = in_force.authority.intermediates();
+        let signers = Signers { roots: &in_force.bundle, below };
+        let before = remembered.get(TOLD_CRL).map(|text| revocations::restore(text, &signers));
+        let before = before.transpose()?;
+        let (lists, texts) = match revocations::next(before.as_ref(), &texts, &signers, now) {
+            Ok(lists) => (lists, texts),
+            // The ones before stay in force. The next look takes the texts for new, and tells why.
+            Err(_) if before.is_some() => (before, Texts::new()),
+            Err(error) => return Err(error.into()),
+        };
+        remember(&*memory, &in_force.bundle, lists.as_ref()).await?;
         let current = Current::new(in_force);
-        let crl = tokio::sync::watch::channel(crl(&texts)).0;
-        let state = Mutex::new(State { texts, next: None, retained, problem: None });
-        Ok(Self { place, memory, trust_domain, ledger, ledger_store, current, crl, state })
+        let lists = Lists::new(lists);
+        let state = Mutex::new(State { texts, next: None, retained, lists, problem: None });
+        Ok(Self { place, memory, trust_domain, ledger, ledger_store, current, state })
     }
 
     /// What it signs with.
@@ -162,11 +178,17 @@ impl Plugged {
         &self.current
     }
 
-    /// The operator's revocation list, PEM, now and later; empty if there never was one. One that is
-    /// taken away stays in force: what it revoked is still revoked.
+    /// The revocation lists in force, PEM, now and later; empty if there is none. One that the
+    /// operator takes away stays in force: what it revoked is still revoked.
     #[must_use]
     pub fn crl(&self) -> tokio::sync::watch::Receiver<Arc<str>> {
-        self.crl.subscribe()
+        self.state.lock().lists.pem()
+    }
+
+    /// The same as they are applied; `None`: there never was one.
+    #[must_use]
+    pub fn revocations(&self) -> Option<RevocationLists> {
+        self.state.lock().lists.get().cloned()
     }
 
     /// Looks at the texts again, and takes the steps of a rotation whose time has come.
@@ -179,7 +201,7 @@ impl Plugged {
             Ok(()) => self.advance(Care::Check).await,
             Err(error) => Err(error),
         };
-        let problem = stepped.err().map(|error| causes(&error));
+        let problem = stepped.err().map(|error| causes(&error)).or_else(|| self.lists_ending());
         let mut state = self.state.lock();
         if problem.is_some() && problem != state.problem {
             tracing::error!(problem, "the plugged-in authority cannot be used as it is");
@@ -218,17 +240,15 @@ impl Plugged {
             let more = more.chain(loaded.bundle().certificates().cloned());
             InForce::new(before.authority.clone(), more)?
         };
-        remember(&*self.memory, &in_force.bundle).await?;
-        let crl = crl(&texts);
-        self.crl.send_if_modified(|before| {
-            let is_new = !crl.is_empty() && *before != crl;
-            if is_new {
-                *before = crl;
-            }
-            is_new
-        });
+        let below =
+            [&before.authority, &loaded].map(|authority| authority.intermediates()).concat();
+        let signers = Signers { roots: &in_force.bundle, below: &below };
+        let lists = self.revocations();
+        let lists = revocations::next(lists.as_ref(), &texts, &signers, SystemTime::now())?;
+        remember(&*self.memory, &in_force.bundle, lists.as_ref()).await?;
         self.current.replace(in_force);
         let mut state = self.state.lock();
+        state.lists.replace(lists);
         state.next = (!is_same_root).then_some(loaded);
         state.retained = retained;
         state.texts = texts;
@@ -265,13 +285,50 @@ impl Plugged {
             .cloned()
             .collect();
         if needed.len() < retained.len() {
-            let authority = self.current.get().authority.clone();
-            let in_force = InForce::new(authority, needed.clone())?;
-            remember(&*self.memory, &in_force.bundle).await?;
-            self.current.replace(in_force);
-            self.state.lock().retained = needed;
+            self.drop_roots(&retained, needed).await?;
         }
         Ok(())
+    }
+
+    /// Drops those of the roots before that are not needed, and the lists that only they signed.
+    async fn drop_roots(
+        &self,
+        retained: &[CertificateDer<'static>],
+        needed: Vec<CertificateDer<'static>>,
+    ) -> Result<(), RotationError> {
+        let authority = self.current.get().authority.clone();
+        let in_force = InForce::new(authority, needed.iter().cloned())?;
+        let dropped: Vec<_> =
+            retained.iter().filter(|root| !needed.contains(root)).cloned().collect();
+        let before = self.revocations();
+        let lists = before.as_ref().map(|lists| lists.without(&dropped, &in_force.bundle));
+        remember(&*self.memory, &in_force.bundle, lists.as_ref()).await?;
+        self.current.replace(in_force);
+        if before.is_some_and(|before| !before.is_empty())
+            && lists.as_ref().is_some_and(RevocationLists::is_empty)
+        {
+            tracing::warn!("the last revocation list went with the root that signed it");
+        }
+        let mut state = self.state.lock();
+        state.lists.replace(lists);
+        state.retained = needed;
+        Ok(())
+    }
+
+    /// What an operator has to do before the roots before go, and with them the last list: agents
+    /// that follow one and find none at their start refuse everybody.
+    fn lists_ending(&self) -> Option<String> {
+        let in_force = self.current.get();
+        let state = self.state.lock();
+        let lists = state.lists.get().filter(|lists| !lists.is_empty())?;
+        let is_ending = state.next.is_none()
+            && !state.retained.is_empty()
+            && lists.without(&state.retained, in_force.authority.bundle()).is_empty();
+        is_ending.then(|| {
+            format!(
+                "the revocation lists go with the root before: put one of the new root into {CRL}"
+            )
+        })
     }
 
     fn left_by_switch(&self, now: SystemTime) -> Vec<Left> {
@@ -357,8 +414,13 @@ impl Rotate for Plugged {
 }
 
 /// Writes down what is told, before it is.
-async fn remember(memory: &dyn SecretStore, told: &TrustBundle) -> Result<(), RotationError> {
-    let texts = Texts::from([(TOLD.to_owned(), certificates_pem(told.certificates()))]);
+async fn remember(
+    memory: &dyn SecretStore,
+    told: &TrustBundle,
+    lists: Option<&RevocationLists>,
+) -> Result<(), RotationError> {
+    let mut texts = Texts::from([(TOLD.to_owned(), certificates_pem(told.certificates()))]);
+    texts.extend(lists.map(|lists| (TOLD_CRL.to_owned(), revocations::pem(lists))));
     for _ in 0..TRIES_MAX {
         let is_written = match memory.get().await? {
             Some(stored) if stored.texts == texts => true,
@@ -403,17 +465,7 @@ fn load(
         let (certificate, key) = (text(CA_CERT)?, text(CA_KEY)?);
         AuthorityPem { certificate, key, chain: text(CERT_CHAIN)?, roots: text(ROOT_CERT)? }
     };
-    let authority = Authority::from_pem(trust_domain, &pem, now)?;
-    let crl = crl(texts);
-    if !crl.is_empty() {
-        Trust::of(authority.bundle().clone()).revoking(crl.as_bytes(), now)?;
-    }
-    Ok(authority)
-}
-
-/// The revocation list; empty: there is none.
-fn crl(texts: &Texts) -> Arc<str> {
-    texts.get(CRL).map(String::as_str).unwrap_or_default().trim().into()
+    Ok(Authority::from_pem(trust_domain, &pem, now)?)
 }
 
 #[cfg(test)]

@@ -84,9 +84,9 @@ impl Serving {
         self.current.subscribe()
     }
 
-    /// Renews it at half of its life, and when the roots change, until it is dropped. A failure
-    /// leaves the old one in force. Cancel safe.
-    pub async fn renew(&self, mut bundle: Option<watch::Receiver<Arc<str>>>) {
+    /// Renews it at half of its life, and when the roots or what signs below them change, until it is
+    /// dropped. A failure leaves the old one in force. Cancel safe.
+    pub async fn renew(&self, mut issuing: Option<watch::Receiver<Arc<str>>>) {
         loop {
             let until = self.current.borrow().not_after;
             let left = until.duration_since(SystemTime::now()).unwrap_or_default();
@@ -95,7 +95,7 @@ impl Serving {
                 // Cancel safe: a later sleep begins anew.
                 () = sleep(wait) => {}
                 // Cancel safe: a change that was not seen is seen the next time.
-                () = changed(&mut bundle) => {}
+                () = changed(&mut issuing) => {}
             }
             while let Err(error) = self.once().await {
                 let error = causes(&error);
@@ -114,14 +114,14 @@ impl Serving {
     }
 }
 
-/// Waits for other roots; for ever if there is nothing to wait for.
-async fn changed(bundle: &mut Option<watch::Receiver<Arc<str>>>) {
-    if let Some(receiver) = bundle
+/// Waits for another way to a root; for ever if there is nothing to wait for.
+async fn changed(issuing: &mut Option<watch::Receiver<Arc<str>>>) {
+    if let Some(receiver) = issuing
         && receiver.changed().await.is_ok()
     {
         return;
     }
-    *bundle = None;
+    *issuing = None;
     std::future::pending::<()>().await;
 }
 

@@ -1,5 +1,6 @@
 //! What the log says of refused callers that proved nothing: anybody can be one, as often as they
-//! like. Each is a line for who looks for it; everybody else is told how many they are, now and then.
+//! like. Each is a line for who looks for it; everybody else is told how many they are, now and
+//! then.
 
 use std::fmt;
 use std::net::IpAddr;

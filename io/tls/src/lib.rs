@@ -29,7 +29,7 @@ pub use facts::CertificateFacts;
 pub use handshake::{ALPN, TlsStream, VerifiedPeer, accept, connect};
 pub use provider::Compliance;
 pub use response::{IssuedChain, RESPONSE_BYTES_MAX, ResponseError, issued_chain};
-pub use revocation::{CRL_FILE_MAX, CRLS_MAX, CrlError};
+pub use revocation::{CRL_FILE_MAX, CRLS_MAX, CrlError, RevocationLists};
 pub use server_identity::{ServerIdentity, ServerIdentityError, ServerTls};
 pub use server_trust::{ROOTS_FILE_MAX, RootSource, ServerRootsError, ServerTrust, ServerVerifier};
 pub use svid::{Svid, SvidError};

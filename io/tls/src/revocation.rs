@@ -6,6 +6,7 @@
 //! force: what it revoked is still revoked.
 
 mod list;
+mod published;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use crate::chain::{Issuer, Link, hex};
 pub use list::CrlError;
 pub(crate) use list::List;
+pub use published::RevocationLists;
 
 /// Most lists in force: one for each authority and each part it publishes. More are refused.
 pub const CRLS_MAX: usize = 64;
@@ -86,7 +88,11 @@ impl Lists {
         if lists.len() > CRLS_MAX {
             return Err(CrlError::TooMany);
         }
-        Ok(Self { lists, signed: Mutex::default() })
+        Ok(Self::of_lists(lists))
+    }
+
+    fn of_lists(lists: Vec<Arc<List>>) -> Self {
+        Self { lists, signed: Mutex::default() }
     }
 
     /// Whether one of the lists turns out not to be its issuer's, now that more issuers are known.

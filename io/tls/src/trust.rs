@@ -10,7 +10,6 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use model::{Code, SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -19,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::chain::{CHAIN_MAX, Issuer, PeerChain, hex, links};
 use crate::provider::{Compliance, provider};
-use crate::revocation::{CrlError, Lists, Revocations};
+use crate::revocation::{Lists, RevocationLists, Revocations};
 use crate::{IdentityProblem, TrustBundle, spiffe};
 
 pub use files::{BUNDLE_FILE_MAX, FEDERATED_MAX};
@@ -111,14 +110,11 @@ impl Trust {
         }
     }
 
-    /// The same with revocation lists, PEM or DER: from an authority that publishes its own, so there
-    /// is nothing to keep from before.
-    pub fn revoking(mut self, lists: &[u8], now: SystemTime) -> Result<Self, CrlError> {
-        let anchors = self.domains.values().flat_map(|domain| domain.bundle.anchors());
-        let known: Vec<_> = anchors.map(|anchor| Arc::new(Issuer::of_anchor(anchor))).collect();
-        let lists = Lists::succeed(None, Lists::read(lists)?, &known, now)?;
-        self.revocations = Revocations::InForce(Arc::new(lists));
-        Ok(self)
+    /// The same with the revocation lists of an authority.
+    #[must_use]
+    pub fn revoking(mut self, lists: &RevocationLists) -> Self {
+        self.revocations = Revocations::InForce(lists.in_force().clone());
+        self
     }
 
     /// Counts changes; a connection judged under this generation need not be judged again.

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use support::{CART, Ca, FOREIGN, Leaf, SOON};
 use tls::{
-    Compliance, RootSource, ServerIdentity, ServerIdentityError, ServerTls, ServerTrust, TlsError,
-    Trust, TrustView, VerifiedPeer,
+    Compliance, RevocationLists, RootSource, ServerIdentity, ServerIdentityError, ServerTls,
+    ServerTrust, TlsError, Trust, TrustView, VerifiedPeer,
 };
 use tokio::io::duplex;
 use tokio::sync::watch;
@@ -73,9 +73,10 @@ async fn a_certificate_that_was_revoked_is_not_accepted() {
     let ca = Ca::new();
     let trust = Trust::of(ca.bundle("cluster.local"));
     let list = ca.crl(1, &[7], time::Duration::HOUR);
-    let revoking = trust.clone().revoking(&list, SystemTime::now()).expect("a list");
-    let unreadable = trust.clone().revoking(b"a list", SystemTime::now());
-    assert!(unreadable.is_err());
+    let bundle = ca.bundle("cluster.local");
+    let read = |file: &[u8]| RevocationLists::succeed(None, file, &bundle, &[], SystemTime::now());
+    let revoking = trust.clone().revoking(&read(&list).expect("a list"));
+    assert!(read(b"a list").is_err());
     let expected = [model::SpiffeId::parse(CART).expect("id")];
     let view = ca.view("cluster.local");
     for (trust, serial, accepts) in [(&trust, 7, true), (&revoking, 7, false), (&revoking, 8, true)]
@@ -97,9 +98,10 @@ async fn a_connection_that_stands_ends_when_its_certificate_is_revoked() {
     let ca = Ca::new();
     let identity = |revoked: &[u64]| {
         let list = ca.crl(1, revoked, time::Duration::HOUR);
-        let trust = Trust::of(ca.bundle("cluster.local")).revoking(&list, SystemTime::now());
+        let bundle = ca.bundle("cluster.local");
+        let lists = RevocationLists::succeed(None, &list, &bundle, &[], SystemTime::now());
+        let trust = TrustView::fixed(Trust::of(bundle).revoking(&lists.expect("a list")));
         let (chain, key) = ca.leaf(Leaf::of(&[CART]));
-        let trust = TrustView::fixed(trust.expect("a list"));
         Arc::new(ServerIdentity::new(chain, key, &trust).expect("usable"))
     };
     let (sender, receiver) = watch::channel(identity(&[]));

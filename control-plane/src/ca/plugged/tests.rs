@@ -13,6 +13,21 @@ fn root() -> MadeRoot {
     make_root(&TrustDomain::default(), KeyAlgorithm::P256, SystemTime::now()).expect("made")
 }
 
+/// A root of the name that all others of these have, as an authority that is rotated has it.
+fn namesake() -> MadeRoot {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+    };
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "the root");
+    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2100, 1, 1));
+    let certificate = params.self_signed(&key).expect("signed").pem();
+    MadeRoot { certificate, key: key.serialize_pem() }
+}
+
 struct Folders {
     keys: TempDir,
     memory: TempDir,
@@ -34,6 +49,28 @@ impl Folders {
         self.put(CA_KEY, &root.key);
         self.put(CERT_CHAIN, &root.certificate);
         self.put(ROOT_CERT, roots);
+    }
+
+    /// A new intermediate of that root, which ends when that year begins.
+    fn plug_below(&self, root: &MadeRoot, ends: i32) {
+        use rcgen::{
+            BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+            date_time_ymd,
+        };
+        let key = KeyPair::generate().expect("a key");
+        let root_key = KeyPair::from_pem(&root.key).expect("a key");
+        let issuer = Issuer::from_ca_cert_pem(&root.certificate, root_key).expect("an issuer");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        (params.not_before, params.not_after) =
+            (date_time_ymd(2026, 1, 1), date_time_ymd(ends, 1, 1));
+        let intermediate = params.signed_by(&key, &issuer).expect("signed").pem();
+        self.put(CA_CERT, &intermediate);
+        self.put(CA_KEY, &key.serialize_pem());
+        self.put(CERT_CHAIN, &intermediate);
+        self.put(ROOT_CERT, &root.certificate);
     }
 
     async fn open(&self) -> Result<Plugged, RotationError> {
@@ -197,8 +234,8 @@ async fn a_restart_between_two_roots_tells_both() {
     assert_eq!(plugged.status().roots.len(), 2, "n2 presents the new root");
 }
 
-/// A list of that root, which revokes certificates of those serial numbers.
-fn revocation_list(root: &MadeRoot, revoked: &[&[u8]]) -> String {
+/// A list of that root with that number, which revokes certificates of those serial numbers.
+fn revocation_list(root: &MadeRoot, number: u64, revoked: &[&[u8]]) -> String {
     use rcgen::{
         CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
         SerialNumber, date_time_ymd,
@@ -214,12 +251,12 @@ fn revocation_list(root: &MadeRoot, revoked: &[&[u8]]) -> String {
     let list = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 1, 1),
         next_update: date_time_ymd(2100, 1, 1),
-        crl_number: SerialNumber::from(1_u64),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: revoked.collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    list.signed_by(&issuer).expect("signed").pem().expect("PEM")
+    list.signed_by(&issuer).expect("signed").pem().expect("PEM").replace('\r', "")
 }
 
 #[tokio::test]
@@ -228,45 +265,95 @@ async fn a_revocation_list_is_followed_and_a_broken_one_changes_nothing() {
     folders.plug(&made, &made.certificate);
     folders.put(CRL, "a list");
     folders.open().await.err().expect("no list");
-    let first = revocation_list(&made, &[]);
+    let first = revocation_list(&made, 1, &[]);
     folders.put(CRL, &first);
     let plugged = folders.open().await.expect("opened");
     let told = plugged.crl();
-    assert_eq!(&**told.borrow(), first.trim());
+    assert_eq!(&**told.borrow(), first);
     folders.put(CRL, "a list");
     plugged.look().await;
     assert!(plugged.status().problem.is_some());
-    assert_eq!(&**told.borrow(), first.trim());
-    let second = revocation_list(&made, &[&[7]]);
+    assert_eq!(&**told.borrow(), first);
+    let second = revocation_list(&made, 2, &[&[7]]);
     folders.put(CRL, &second);
     plugged.look().await;
     assert_eq!(plugged.status().problem, None);
-    assert_eq!(&**told.borrow(), second.trim());
+    assert_eq!(&**told.borrow(), second);
     std::fs::remove_file(folders.keys.path().join(CRL)).expect("removed");
     plugged.look().await;
-    assert_eq!(&**told.borrow(), second.trim(), "what is revoked stays so");
+    assert_eq!(&**told.borrow(), second, "what is revoked stays so");
+    // Neither an older list nor a restart revives anything.
+    folders.put(CRL, &first);
+    plugged.look().await;
+    let problem = plugged.status().problem.expect("told");
+    assert!(problem.contains("older than the one in force"), "{problem}");
+    assert_eq!(&**told.borrow(), second);
+    drop(plugged);
+    let plugged = folders.open().await.expect("opened");
+    assert_eq!(&**plugged.crl().borrow(), second);
+    plugged.look().await;
+    assert!(plugged.status().problem.is_some_and(|problem| problem.contains("older")));
+}
+
+#[tokio::test]
+async fn a_list_goes_with_the_root_that_signed_it() {
+    let (folders, old, new) = (Folders::new(), namesake(), namesake());
+    folders.plug(&old, &old.certificate);
+    let list = revocation_list(&old, 1, &[&[7]]);
+    folders.put(CRL, &list);
+    let plugged = folders.open().await.expect("opened");
+    issue(&plugged, "n1", Duration::from_secs(3)).await;
+    close(plugged).await;
+
+    folders.plug(&new, &new.certificate);
+    std::fs::remove_file(folders.keys.path().join(CRL)).expect("removed");
+    let plugged = folders.open().await.expect("opened");
+    plugged.look().await;
+    assert_eq!(plugged.status().stage, RotationStage::Switched);
+    assert_eq!(&**plugged.crl().borrow(), list, "its root is still believed");
+    assert!(plugged.status().problem.is_some_and(|problem| problem.contains(CRL)));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    plugged.look().await;
+    assert_eq!(plugged.status().stage, RotationStage::Steady);
+    assert_eq!(&**plugged.crl().borrow(), "");
+    assert!(plugged.revocations().is_some_and(|lists| lists.is_empty()));
+    assert_eq!(plugged.status().problem, None);
+    // The list that is left lying about is refused, and stops nothing.
+    close(plugged).await;
+    folders.put(CRL, &list);
+    let plugged = folders.open().await.expect("opened");
+    plugged.look().await;
+    assert!(plugged.status().problem.is_some_and(|problem| problem.contains("not signed by it")));
+    let list = revocation_list(&new, 1, &[]);
+    folders.put(CRL, &list);
+    plugged.look().await;
+    assert_eq!(plugged.status().problem, None);
+    assert_eq!(&**plugged.crl().borrow(), list);
+}
+
+#[tokio::test]
+async fn a_list_stays_while_one_of_two_roots_of_its_name_signed_it() {
+    let (folders, old, new) = (Folders::new(), namesake(), namesake());
+    folders.plug(&old, &old.certificate);
+    folders.put(CRL, &revocation_list(&old, 1, &[]));
+    let plugged = folders.open().await.expect("opened");
+    issue(&plugged, "n1", HOUR).await;
+    folders.plug(&new, &new.certificate);
+    let of_new = revocation_list(&new, 1, &[&[8]]);
+    let both = revocation_list(&old, 2, &[&[7]]) + &of_new;
+    folders.put(CRL, &both);
+    plugged.look().await;
+    assert_eq!(plugged.status().problem, None);
+    assert_eq!(&**plugged.crl().borrow(), both);
+    plugged.switch(Care::Force).await.expect("switched");
+    plugged.finish(Care::Force).await.expect("finished");
+    assert_eq!(&**plugged.crl().borrow(), of_new);
 }
 
 #[tokio::test]
 async fn the_status_tells_each_roots_end_what_signs_under_it_and_what_lives_there() {
-    use rcgen::{
-        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-        date_time_ymd,
-    };
     let (folders, old, new) = (Folders::new(), root(), root());
-    let (key, ends) = (KeyPair::generate().expect("a key"), date_time_ymd(2030, 1, 1));
-    let root_key = KeyPair::from_pem(&old.key).expect("a key");
-    let issuer = Issuer::from_ca_cert_pem(&old.certificate, root_key).expect("an issuer");
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, "intermediate");
-    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), ends);
-    let intermediate = params.signed_by(&key, &issuer).expect("signed").pem();
-    folders.put(CA_CERT, &intermediate);
-    folders.put(CA_KEY, &key.serialize_pem());
-    folders.put(CERT_CHAIN, &intermediate);
-    folders.put(ROOT_CERT, &old.certificate);
+    folders.plug_below(&old, 2030);
     let plugged = folders.open().await.expect("opened");
     for node in ["n1", "n1", "n2"] {
         issue(&plugged, node, HOUR).await;
@@ -280,8 +367,21 @@ async fn the_status_tells_each_roots_end_what_signs_under_it_and_what_lives_ther
     assert_eq!((signing.certificates, signing.holders), (3, 2));
     assert_eq!((next.certificates, next.holders), (0, 0));
     let [below] = &*signing.chain else { panic!("{signing:?}") };
+    let ends = rcgen::date_time_ymd(2030, 1, 1);
     let ends = u64::try_from(ends.unix_timestamp()).expect("after 1970");
     assert_eq!(below.not_after, ends);
     assert!(signing.not_after > ends, "the root lives longer");
     assert!(next.chain.is_empty(), "it signs itself");
+}
+
+#[tokio::test]
+async fn another_intermediate_of_the_same_root_is_another_way_to_it() {
+    let (folders, root) = (Folders::new(), root());
+    folders.plug_below(&root, 2030);
+    let plugged = folders.open().await.expect("opened");
+    let (told, issuing) = (plugged.current().bundle_pem(), plugged.current().issuing_pem());
+    folders.plug_below(&root, 2031);
+    plugged.look().await;
+    assert!(issuing.has_changed().expect("open"));
+    assert!(!told.has_changed().expect("open"));
 }

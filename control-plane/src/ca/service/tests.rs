@@ -285,7 +285,7 @@ async fn our_own_certificate_is_renewed_and_follows_the_roots() {
     let bundle = plane.current.get().bundle.clone();
     bundle.verify_chain(&first.chain, SystemTime::now()).expect("believed");
     tokio::select! {
-        () = serving.renew(Some(plane.current.bundle_pem())) => {}
+        () = serving.renew(Some(plane.current.issuing_pem())) => {}
         changed = watch.changed() => changed.expect("renewed"),
     }
     let second = watch.borrow_and_update().clone();
