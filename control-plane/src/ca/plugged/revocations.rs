@@ -23,8 +23,8 @@ pub(super) struct Signers<'a> {
     pub(super) below: &'a [CertificateDer<'static>],
 }
 
-/// The lists in force after the operator's texts were read. Without a list among them those `before`
-/// stay: what they revoked is still revoked. `None`: there never was one.
+/// The lists in force after the operator's texts were read. Without a list among them those
+/// `before` stay: what they revoked is still revoked. `None`: there never was one.
 pub(super) fn next(
     before: Option<&RevocationLists>,
     texts: &Texts,
