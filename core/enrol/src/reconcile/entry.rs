@@ -237,8 +237,9 @@ impl Entry {
             (Desire::In(_), Some(captured))
                 if !is_working
                     && captured.netns == claim.sandbox.netns_inode
-                    && captured.place == Place::Same
-                    && captured.state == State::Verified =>
+                    && captured.state == State::Verified
+                    // Nothing of a pod need run while its sandbox is being made.
+                    && matches!(captured.place, Place::Same | Place::Empty) =>
             {
                 Ok(())
             }

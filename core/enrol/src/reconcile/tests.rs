@@ -284,6 +284,17 @@ fn a_sandbox_is_answered_when_its_pod_is_proved() {
 }
 
 #[test]
+fn a_sandbox_is_answered_though_nothing_of_its_pod_runs_yet() {
+    let mut world = World::new();
+    world.reconciler.claim(pod("{}", "{}", "{}"), ambient(), sandbox("s-1", 7), world.now);
+    assert_eq!(names(&world.look()), ["enrol"]);
+    let state = captured(Source::Cni, State::Verified);
+    world.actual.insert(uid(), Captured { place: Place::Empty, ..state });
+    world.finish(Act::Enrol, Ok(()));
+    assert_eq!(names(&world.look()), ["annotate", "pass"]);
+}
+
+#[test]
 fn a_sandbox_whose_pod_cannot_be_captured_fails() {
     for (annotations, answer) in [("{}", "refuse"), (r#"{"warren.dev/fail-open":"true"}"#, "pass")]
     {
