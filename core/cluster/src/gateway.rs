@@ -25,6 +25,8 @@ pub struct GatewaySpec {
     pub gateway_class_name: Text,
     /// Listeners.
     pub listeners: Vec<Listener>,
+    /// Where it is to be reached; of one that is not made from the object, where it is.
+    pub addresses: Vec<GatewayAddress>,
 }
 
 /// A listener of a gateway.

@@ -11,6 +11,7 @@ mod condition;
 mod hosts;
 mod ledger;
 mod names;
+mod networks;
 pub mod policy;
 mod problem;
 mod selectors;

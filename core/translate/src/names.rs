@@ -24,6 +24,15 @@ pub(crate) const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
 pub(crate) const MANAGED_WAYPOINTS: [&str; 2] =
     ["istio.io-mesh-controller", "istio.io-eastwest-controller"];
 
+/// Annotation of a gateway: the service account of its pods.
+pub(crate) const GATEWAY_ACCOUNT: &str = "gateway.istio.io/service-account";
+/// Class of gateways that are elsewhere, and who implements it.
+pub(crate) const REMOTE_CLASS: &str = "istio-remote";
+pub(crate) const REMOTE_CONTROLLER: &str = "istio.io/unmanaged-gateway";
+/// Class of gateways between networks, and who implements it.
+pub(crate) const EAST_WEST_CLASS: &str = "istio-east-west";
+pub(crate) const EAST_WEST_CONTROLLER: &str = "istio.io/eastwest-controller";
+
 /// Annotation of a pod: its traffic is captured.
 pub(crate) const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Label of a workload: tunnels that it ends itself.
@@ -43,7 +52,8 @@ pub(crate) const REGION: &str = "topology.kubernetes.io/region";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of a node.
 pub(crate) const SUBZONE: &str = "topology.istio.io/subzone";
-/// Label of the root namespace: the network of this cluster's addresses.
+/// Label of the root namespace: the network of this cluster's addresses. Of a gateway: the network
+/// behind it.
 pub(crate) const NETWORK: &str = "topology.istio.io/network";
 
 /// Label of a slice: its service.

@@ -113,6 +113,32 @@ pub enum Problem {
         /// The other.
         with: ObjectKey,
     },
+    /// More than is used.
+    #[error("has {found} {what}; those after the first {max} were left out")]
+    TooManyToUse {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A gateway to another network that cannot be used.
+    #[error("lacks {what}, so nothing of the network {network} is reached through it")]
+    NetworkGatewayLacks {
+        /// The network.
+        network: Text,
+        /// What it needs.
+        what: &'static str,
+    },
+    /// Another gateway to the network has the address.
+    #[error("{address} belongs to {to}, so it was left out")]
+    GatewayTaken {
+        /// Address or name.
+        address: String,
+        /// Who has it.
+        to: ObjectKey,
+    },
     /// Another service has the same virtual address.
     #[error("{address} is also an address of the service {with}")]
     VipShared {

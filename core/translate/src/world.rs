@@ -4,6 +4,7 @@ use cluster::service_entry::ServiceEntry;
 use cluster::{Meta, Text};
 
 use crate::hosts::Hosts;
+use crate::networks::Networks;
 use crate::settings::{EntryVisibility, Settings};
 use crate::store::{Store, is_ours};
 use crate::vips::Vips;
@@ -15,6 +16,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) waypoints: Waypoints,
+    pub(crate) networks: Networks,
     pub(crate) hosts: Hosts,
     pub(crate) vips: Vips,
     /// The network of this cluster's addresses.

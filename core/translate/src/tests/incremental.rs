@@ -87,6 +87,34 @@ kind: WorkloadEntry
 metadata: {name: far, namespace: far}
 spec: {address: 10.0.0.2}
 ---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: west, namespace: far}
+spec: {network: west}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: networks, namespace: far}
+spec: {hosts: [z.example], resolution: STATIC, endpoints: [{address: 10.0.0.1, network: west}, {address: 10.0.0.3, network: east}, {address: 10.0.0.4}]}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: r}, spec: {controllerName: istio.io/unmanaged-gateway}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: new, namespace: ns, labels: {topology.istio.io/network: west}, creationTimestamp: '2026-01-02T00:00:00Z'}
+spec: {gatewayClassName: r, listeners: [{port: 15008, protocol: HBONE}], addresses: [{value: 192.0.2.1}, {value: 192.0.2.2}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: old, namespace: far, labels: {topology.istio.io/network: west}, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {gatewayClassName: istio-remote, listeners: [{port: 15008, protocol: HBONE}], addresses: [{value: gw.example, type: Hostname}, {value: 192.0.2.1}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: ew, namespace: ns, labels: {topology.istio.io/network: east}}
+spec: {gatewayClassName: istio-east-west, listeners: [{port: 15008, protocol: HBONE}]}
+status: {addresses: [{value: 192.0.2.9}]}
+---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: ns}, spec: {selector: {matchLabels: {app: a}}, rules: [{}]}}
 ---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: q, namespace: istio-system}, spec: {selector: {matchLabels: {app: b}}}}
@@ -113,7 +141,7 @@ fn the_cluster_has_what_it_is_meant_to_have() {
     let mesh = Mesh::with(variants()[1].clone(), CLUSTER);
     // Of three pods the newest has the addresses that they share.
     let addresses = |name: &str| mesh.pod(name).addresses.len();
-    assert_eq!((addresses("ns/a"), addresses("ns/b"), mesh.names().len()), (1, 2, 10));
+    assert_eq!((addresses("ns/a"), addresses("ns/b"), mesh.names().len()), (1, 2, 18));
     assert!(!mesh.addresses.contains_key("Kubernetes//Pod/far/c"));
     assert_eq!(served(&mesh.pod("ns/a")), ["ns/a.ns.svc.cluster.local: 80->8080"]);
     let of_b = ["ns/bare.ns.svc.cluster.local: 80->8080", "ns/x.example: 80->80"];
@@ -125,9 +153,12 @@ fn the_cluster_has_what_it_is_meant_to_have() {
     ];
     assert_eq!(mesh.pod("ns/b").authorization_policies, policies);
     assert_eq!(vips(&mesh.service("far/y.example")), ["240.240.0.9"]);
-    assert_eq!(mesh.translator.assignments().count(), 2);
-    // Pods lost addresses to newer ones and entries to pods; hosts and their addresses are shared.
-    assert_eq!(mesh.problems().len(), 9, "{:#?}", mesh.problems());
+    assert_eq!(mesh.translator.assignments().count(), 3);
+    let through = mesh.workload("Kubernetes/networking.istio.io/WorkloadEntry/far/west");
+    assert_eq!(gateway(through.network_gateway.as_ref()), "far/gw.example:15008");
+    // Pods lost addresses to newer ones, entries to pods and a gateway to an older one; hosts and their
+    // addresses are shared.
+    assert_eq!(mesh.problems().len(), 10, "{:#?}", mesh.problems());
 }
 
 #[test]

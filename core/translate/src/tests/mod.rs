@@ -3,6 +3,7 @@
 mod attachments;
 mod hosts;
 mod incremental;
+mod networks;
 mod scale;
 mod services;
 mod waypoints;

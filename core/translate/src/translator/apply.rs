@@ -10,6 +10,7 @@ use cluster::{
 use super::Translator;
 use crate::changes::Change;
 use crate::names;
+use crate::networks::of_endpoints;
 use crate::policy::{Attachment, attachment};
 use crate::problem::{Part, Problem};
 use crate::store::{Selecting, Space, is_ours};
@@ -179,6 +180,9 @@ impl Translator {
             self.dirty.add_selected(namespace, selector);
         }
         self.claim(key, &old_ips, &new_ips);
+        let networks = |entry: Option<&ServiceEntry>| entry.map(of_endpoints).unwrap_or_default();
+        let (old_networks, new_networks) = (networks(old.as_deref()), networks(new.map(|e| &**e)));
+        self.world.networks.set_user(key, &old_networks, &new_networks);
         let (old, new) = (old.as_ref().map(|e| &e.metadata), new.map(|e| &e.metadata));
         self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);
@@ -215,6 +219,12 @@ impl Translator {
         let (old_ip, new_ip) =
             (old.as_deref().and_then(entry_ip), new.and_then(|new| entry_ip(new)));
         self.claim(key, old_ip.as_slice(), new_ip.as_slice());
+        let network = |entry: &Arc<WorkloadEntry>| entry.spec.network.clone();
+        let (old_network, new_network) = (old.as_ref().map(network), new.map(network));
+        let own = |network: Option<Text>| {
+            network.into_iter().filter(|network| !network.is_empty()).collect()
+        };
+        self.world.networks.set_user(key, &own(old_network), &own(new_network));
         let (old, new) = (old.as_ref().map(|e| &e.metadata), new.map(|e| &e.metadata));
         self.notice(key, old, new);
         self.world.waypoints.set_object(key, old, new);

@@ -8,6 +8,8 @@ use cluster::{Kind, Labels, ObjectKey, ObjectName, Text};
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     pub(super) gateways: BTreeSet<ObjectName>,
+    /// Networks whose gateways are others.
+    pub(super) networks: BTreeSet<Text>,
     /// Services and entries: their claims and conditions.
     pub(super) services: BTreeSet<ObjectKey>,
     /// Hosts, by namespace: what is sent of them.
@@ -57,6 +59,15 @@ impl Dirty {
             | Kind::PeerAuthentication
             | Kind::AuthorizationPolicy
             | Kind::RequestAuthentication => {}
+        }
+    }
+
+    /// The workloads of an entry, which has some in another network.
+    pub(super) fn add_workloads(&mut self, key: &ObjectKey) {
+        if key.kind == Kind::ServiceEntry {
+            self.endpoints.insert(key.name.clone());
+        } else {
+            self.add(key);
         }
     }
 

@@ -1,12 +1,13 @@
 //! The translation as a machine: objects go in, what changed comes out.
 //!
 //! [`Translator::apply`] notes an object and what may depend on it; [`Translator::settle`] looks at
-//! that, stage by stage, each stage once: gateways, hosts, virtual addresses, services, slices,
+//! that, stage by stage, each stage once: gateways, networks, hosts, virtual addresses, services, slices,
 //! policies, workloads. What an object means is always computed from the objects as they are, so
 //! the order in which they came has no effect.
 
 mod apply;
 mod dirty;
+mod networks;
 mod overlaps;
 mod settle;
 
@@ -18,6 +19,7 @@ use crate::changes::{Assignment, Changes};
 use crate::condition::Condition;
 use crate::hosts::Hosts;
 use crate::ledger::{Lists, Published};
+use crate::networks::Networks;
 use crate::problem::{Problem, Problems};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -45,6 +47,8 @@ struct Out {
     published: Published,
     /// Resources of objects that have any number of them.
     resources: std::collections::HashMap<ObjectKey, Vec<Text>>,
+    /// Resources of gateways to other networks, by network.
+    network_gateways: std::collections::HashMap<Text, Vec<Text>>,
     conditions: Lists<Condition>,
     assignments: Lists<Assignment>,
     problems: Problems,
@@ -60,6 +64,7 @@ impl Translator {
             settings,
             store: Store::default(),
             waypoints: Waypoints::default(),
+            networks: Networks::default(),
             hosts: Hosts::default(),
             vips: Vips::default(),
             network,

@@ -14,6 +14,7 @@ use super::Translator;
 use crate::changes::{Address, Authorization};
 use crate::condition::Condition;
 use crate::hosts::{Claim, Moved, Source};
+use crate::networks;
 use crate::policy::Rebind;
 use crate::problem::{Part, Problem};
 use crate::selectors::{LabelIndex, SelectorIndex};
@@ -33,6 +34,9 @@ impl Translator {
     pub(super) fn run(&mut self) -> PolicyChanges {
         for name in take(&mut self.dirty.gateways) {
             self.look_at_gateway(&name);
+        }
+        for network in take(&mut self.dirty.networks) {
+            self.look_at_network(&network);
         }
         self.look_at_services();
         for key in take(&mut self.dirty.attached) {
@@ -71,12 +75,16 @@ impl Translator {
         // Also of one that does not count: it may have counted before.
         let class = stored.map(|gateway| gateway.spec.gateway_class_name.clone());
         let gateway = stored.filter(|gateway| world.counts(&gateway.metadata));
-        let state = gateway.map(|gateway| {
+        let of_gateway = gateway.map(|gateway| {
             let class = world.store.classes.get(&gateway.spec.gateway_class_name);
-            waypoint::read(&world.network, gateway, class.map(|class| &**class), &mut problems)
+            let class = class.map(|class| &**class);
+            let state = waypoint::read(&world.network, gateway, class, &mut problems);
+            (state, networks::read(&world.network, gateway, class, &mut problems))
         });
+        let (state, network_gateway) = of_gateway.unzip();
         let key = ObjectKey { kind: Kind::Gateway, name: name.clone() };
         self.out.problems.set(&key, Part::Object, problems);
+        self.set_network_gateway(&key, network_gateway.flatten());
         if !self.world.waypoints.set(name, state) {
             return;
         }
@@ -408,9 +416,15 @@ impl Translator {
         let before = if names.is_empty() {
             self.out.resources.remove(key)
         } else {
-            self.out.resources.insert(key.clone(), names.clone())
+            self.out.resources.insert(key.clone(), names)
         };
-        for name in before.into_iter().flatten().filter(|name| !names.contains(name)) {
+        self.republish(before, addresses);
+    }
+
+    /// Replaces resources.
+    pub(super) fn republish(&mut self, before: Option<Vec<Text>>, addresses: Vec<Address>) {
+        let is_there = |name: &Text| addresses.iter().any(|address| address.name == *name);
+        for name in before.into_iter().flatten().filter(|name| !is_there(name)) {
             self.out.published.remove(&name);
         }
         for address in addresses {

@@ -13,12 +13,12 @@ use crate::wire_value::address_bytes;
 
 /// Port of HBONE, wherever it is spoken.
 const HBONE_PORT: u16 = 15008;
-/// Protocol of a waypoint's listener.
-const HBONE: &str = "HBONE";
+/// Protocol of a listener for HBONE.
+pub(crate) const HBONE: &str = "HBONE";
 /// Type of a gateway's address.
-const HOSTNAME: &str = "Hostname";
+pub(crate) const HOSTNAME: &str = "Hostname";
 /// Type of a gateway's address; also what one without a type is.
-const IP_ADDRESS: &str = "IPAddress";
+pub(crate) const IP_ADDRESS: &str = "IPAddress";
 
 /// What a gateway is for the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]

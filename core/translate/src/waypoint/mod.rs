@@ -6,7 +6,7 @@ mod gateway;
 
 pub(crate) use allow::{allow_policy, allow_policy_name, gateway_of};
 pub(crate) use binding::{Binding, Traffic, bind, condition, users_of};
-pub(crate) use gateway::{GatewayState, Waypoint, read};
+pub(crate) use gateway::{GatewayState, HBONE, HOSTNAME, IP_ADDRESS, Waypoint, read};
 
 use std::collections::{BTreeSet, HashMap};
 

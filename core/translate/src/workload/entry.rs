@@ -105,6 +105,7 @@ pub(super) fn place(
     draft.message.service_account = account.to_string();
     if !spec.network.is_empty() {
         draft.message.network = spec.network.to_string();
+        draft.message.network_gateway = world.networks.destination(&spec.network).cloned();
     }
     draft.message.locality = locality(&spec.locality);
     draft.message.capacity = spec.weight.filter(|weight| *weight > 0);

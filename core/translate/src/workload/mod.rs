@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod entry;
+mod gateway;
 mod owner;
 mod pod;
 mod served;
@@ -9,6 +10,7 @@ mod slice;
 
 pub(crate) use endpoints::{endpoint_ips, endpoints};
 pub(crate) use entry::{entry_ip, labels_of, workload_entry, workload_entry_uid};
+pub(crate) use gateway::network_gateway;
 pub(crate) use pod::{pod, pod_labels_policies, pod_uid};
 pub(crate) use slice::{endpoints_of_slice, pods_of};
 
