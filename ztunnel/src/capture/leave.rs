@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebpf_abi::{PROXY_MARK, PROXY_MARK_MASK};
+use enrol::Source;
 use model::{PodUid, causes};
 use netns::{NetnsFd, half_open_connections, marked_sockets};
 use tokio::time::Instant;
@@ -156,8 +157,9 @@ impl Node {
             // Hooks may be on in part: nobody knows what passes, so it must be seen.
             let reason = format!("enrolment failed, and {}", causes(&error));
             self.set_status(&record.uid, Status::Degraded(reason));
-            if let Some(live) = live {
-                // What cannot be undone may yet become whole.
+            // Whoever asked by the CLI has the reason, and un-enrols the pod. Otherwise nobody waits
+            // for its end but a watch.
+            if let Some(live) = live.filter(|_| record.source != Source::Cli) {
                 self.watch(record.clone(), Arc::clone(live), Origin::Fresh);
             }
             return;
