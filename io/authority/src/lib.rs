@@ -26,7 +26,7 @@ pub use external::{ExternalError, ExternallySigned, read_external};
 pub use leaf::{LeafTemplate, Validity};
 pub use names::{DNS_NAMES_MAX, Names, NamesError};
 pub use own_key::{OwnKey, OwnKeyError};
-pub use pem::{certificate_pem, certificates_pem};
+pub use pem::{certificate_pem, certificates_pem, pem};
 pub use request::{CertificateRequest, REQUEST_BYTES_MAX, RSA_BITS_MAX, RequestError};
 pub use root::{KeyAlgorithm, MadeRoot, ROOT_LIFE, RootError, make_root};
 /// The types of certificates and keys in this crate's interface.

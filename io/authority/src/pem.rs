@@ -1,4 +1,4 @@
-//! Certificates as PEM (RFC 7468), one text each.
+//! Certificates and the like as PEM (RFC 7468), one text each.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,12 +7,14 @@ use rustls_pki_types::CertificateDer;
 /// Characters of base64 in a line.
 const LINE: usize = 64;
 
-/// One certificate.
+/// One text: `-----BEGIN LABEL-----`, lines of base64, and its end.
 #[must_use]
-pub fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
-    let text = STANDARD.encode(certificate);
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
     let mut pem = String::with_capacity(text.len() + text.len() / LINE + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
+    for part in ["-----BEGIN ", label, "-----\n"] {
+        pem.push_str(part);
+    }
     let mut rest = text.as_str();
     while !rest.is_empty() {
         // base64 is ASCII: every index is a boundary.
@@ -21,8 +23,16 @@ pub fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
         pem.push('\n');
         rest = after;
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    for part in ["-----END ", label, "-----\n"] {
+        pem.push_str(part);
+    }
     pem
+}
+
+/// One certificate.
+#[must_use]
+pub fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
+    pem("CERTIFICATE", certificate)
 }
 
 /// Several, one after the other.

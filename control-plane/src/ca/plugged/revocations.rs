@@ -4,16 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use authority::CertificateDer;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use tls::{CrlError, RevocationLists, TrustBundle};
 use tokio::sync::watch;
 
 use super::CRL;
 use crate::ca::store::Texts;
-
-/// Characters of base64 in a line.
-const LINE: usize = 64;
 
 /// Whose signatures on lists can be checked.
 pub(super) struct Signers<'a> {
@@ -82,19 +77,5 @@ impl Lists {
 
 /// The lists one after the other; empty if there is none.
 pub(super) fn pem(lists: &RevocationLists) -> String {
-    let mut pem = String::new();
-    for der in lists.iter_der() {
-        pem.push_str("-----BEGIN X509 CRL-----\n");
-        let text = STANDARD.encode(der);
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            // base64 is ASCII: every index is a boundary.
-            let (line, after) = rest.split_at(LINE.min(rest.len()));
-            pem.push_str(line);
-            pem.push('\n');
-            rest = after;
-        }
-        pem.push_str("-----END X509 CRL-----\n");
-    }
-    pem
+    lists.iter_der().map(|der| authority::pem("X509 CRL", der)).collect()
 }
