@@ -2,7 +2,8 @@
 //! application, or nowhere.
 //!
 //! The application is reached only by connections whose opener is known (registry), by true loopback,
-//! by bypass CIDRs and where the pod's switches leave incoming connections alone. Everything else, to whatever local address, is the proxy's to judge.
+//! by bypass CIDRs and where the pod's switches leave incoming connections alone. Everything else, to
+//! whatever local address, is the proxy's to judge.
 
 use crate::{
     Address, Counter, HBONE_PORT, Kind, PrefixFlags, Role, Settings, Tuple, TupleKey, tuple::Age,
