@@ -117,7 +117,11 @@ async fn a_killed_leader_is_followed_by_one_that_finishes() -> anyhow::Result<()
         // The other one serves what it may not write of yet.
         let mut agent = Agent::open(&second, &stage.agent_token("istio-ca").await?).await?;
         agent.until("every policy", |agent| agent.policies.len() >= POLICIES).await?;
-        ensure!(decided(&policies).await? == before, "a follower wrote");
+        let meanwhile = decided(&policies).await?;
+        // On a slow machine the lease may have ended by now, and then the other one may write.
+        if leader(&stage).await? == "first" {
+            ensure!(meanwhile == before, "a follower wrote");
+        }
 
         until("every policy has conditions", WRITTEN_WITHIN, async || {
             Ok((decided(&policies).await?.len() == POLICIES).then_some(()))
