@@ -6,7 +6,8 @@ use model::PodUid;
 
 use crate::message::{Message, Pod};
 
-/// Pods of one snapshot: more than any node runs. One more ends the session.
+/// Pods of one snapshot: more than any node runs. One more ends the session. Whoever serves pods that are
+/// told later bounds them by the same number.
 pub const PODS_MAX: usize = 4096;
 
 /// What to do about a message.

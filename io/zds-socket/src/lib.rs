@@ -20,9 +20,12 @@ use zds::PACKET_MAX;
 
 /// How long the agent may take to receive an answer: it reads one after every message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Descriptors of one packet that are received. A message has one at most; more than these are closed
-/// by the kernel, and the packet counts as cut.
+/// Descriptors of one packet. A message has one at most; with more, all are closed, and the packet
+/// counts as cut.
 const DESCRIPTORS_MAX: usize = 4;
+/// Most that the kernel passes in one packet (`SCM_MAX_FD`). With less room than that it would open the
+/// first ones in this process, and nobody would learn their numbers.
+const PASSED_MAX: usize = 253;
 
 /// What went wrong on the socket. The connection is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +118,7 @@ enum Received {
 
 fn receive(socket: &impl AsFd) -> io::Result<Received> {
     let mut buffer = [0; PACKET_MAX];
-    let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let mut control = cmsg_space!([RawFd; PASSED_MAX]);
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let socket = socket.as_fd().as_raw_fd();
@@ -134,7 +137,7 @@ fn receive(socket: &impl AsFd) -> io::Result<Received> {
         Err(Errno::ENOBUFS) => cut = true,
         Err(errno) => return Err(errno.into()),
     }
-    if cut {
+    if cut || descriptors.len() > DESCRIPTORS_MAX {
         return Ok(Received::Cut);
     }
     // An empty packet is no message either, so both are the end.

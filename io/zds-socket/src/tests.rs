@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
+use nix::fcntl::OFlag;
 use nix::sys::socket::{Backlog, ControlMessage, accept, bind, listen, socketpair};
 
 use super::*;
@@ -46,9 +47,12 @@ async fn what_is_too_long_is_not_read() {
     let (connection, agent) = pair();
     send(&agent, &[7; PACKET_MAX + 1], &[]);
     assert!(matches!(connection.receive().await, Err(SocketError::Cut)));
-    let file = File::open("/dev/null").expect("a file");
-    send(&agent, b"many", &[file.as_raw_fd(); 32]);
+    let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).expect("a pipe");
+    send(&agent, b"many", &[write.as_raw_fd(); 32]);
     assert!(matches!(connection.receive().await, Err(SocketError::Cut)));
+    drop(write);
+    let mut buffer = [0; 1];
+    assert_eq!(nix::unistd::read(&read, &mut buffer), Ok(0), "no descriptor is left open");
 }
 
 #[tokio::test]
