@@ -260,18 +260,6 @@ impl Reconciler {
         }
     }
 
-    /// Whether a pod that is being made belongs into the mesh.
-    #[must_use]
-    pub fn selects(&self, pod: &Pod, namespace: &Namespace) -> Selection {
-        select(pod, Some(namespace), &self.settings.excluded_namespaces)
-    }
-
-    /// Whether pods of a namespace are never captured.
-    #[must_use]
-    pub fn is_excluded(&self, namespace: &str) -> bool {
-        self.settings.excluded_namespaces.contains(namespace)
-    }
-
     /// How each pod stands, for people and metrics.
     #[must_use]
     pub fn report(&self, actual: &Actual, now: Instant) -> Vec<Report> {

@@ -148,7 +148,7 @@ impl Entry {
     /// Whether nothing is known or done that would be missed.
     pub(super) fn is_idle(&self) -> bool {
         let is_working = self.node.is_some() || self.api.is_some();
-        !is_working && self.object.is_none() && self.claim.is_none()
+        !is_working && self.object.is_none() && !self.is_waited_for()
     }
 
     /// Notes when the pod became unwanted, and that nothing is left of a sandbox that is gone: the kernel
@@ -248,6 +248,9 @@ impl Entry {
                     (_, OnFailure::Open) => Ok(()),
                     (failure, OnFailure::Closed) => Err(failure),
                 }
+            }
+            (Desire::Unknown, _) if !is_working && self.object.is_none() => {
+                Err(Failure::new(Code::PodGone, "the pod was deleted meanwhile"))
             }
             // What is left of an earlier sandbox goes first.
             (Desire::In(_) | Desire::Out(_) | Desire::Unknown, _) => return None,

@@ -103,9 +103,10 @@ impl World {
 
     fn is_selected(&self, pod: u8) -> bool {
         let namespace = self.namespace();
+        let excluded = Settings::default().excluded_namespaces;
         self.pods
             .get(&pod)
-            .is_some_and(|pod| self.reconciler.selects(pod, &namespace) == Selection::Selected)
+            .is_some_and(|pod| select(pod, Some(&namespace), &excluded) == Selection::Selected)
     }
 
     fn is_annotated(&self, pod: u8) -> bool {

@@ -546,6 +546,20 @@ fn a_namespaces_number_that_is_used_again_is_not_the_old_one() {
 }
 
 #[test]
+fn a_removed_pods_waiting_sandbox_is_answered_and_forgotten() {
+    let mut world = World::new();
+    world.reconciler.claim(running(), ambient(), sandbox("s-1", 7), world.now);
+    assert_eq!(names(&world.look()), ["enrol"]);
+    world.reconciler.remove_pod(&uid());
+    world.finish(Act::Enrol, World::failed(Code::PodNotFound));
+    let actions = world.look();
+    let [Action::Answer { result: Err(failure), .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(failure.code, Code::PodGone);
+    world.look();
+    assert!(world.reconciler.report(&world.actual, world.now).is_empty());
+}
+
+#[test]
 fn a_removed_pods_answered_sandbox_is_forgotten() {
     let mut world = World::new();
     world.reconciler.claim(running(), ambient(), sandbox("s-1", 7), world.now);
