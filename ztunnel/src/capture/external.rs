@@ -135,8 +135,7 @@ impl Inner {
     }
 }
 
-/// Whether a pod has ended, from the kernel's point of view: there is no path to look at, only the CNI
-/// agent says so. The descriptor keeps the namespace.
+/// A pod as the CLI shows it. Its namespace came as a descriptor and has no path here.
 fn view(row: table::Row) -> PodView {
     let table::Row { told, namespace, status, served, .. } = row;
     PodView {

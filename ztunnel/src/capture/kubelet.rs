@@ -73,8 +73,7 @@ impl Node {
         let folder = match open_folder(cgroup.path()) {
             Ok(folder) => folder,
             Err(error) => {
-                let error = causes(&error);
-                return tracing::warn!(path, error, "the kubelet's cgroup cannot be opened");
+                return self.miss_kubelet(format!("{path} cannot be opened: {}", causes(&error)));
             }
         };
         // What another agent has told the programs must stay.
@@ -87,8 +86,7 @@ impl Node {
                 *self.kubelet_problem.lock() = None;
             }
             Ok(Err(error)) => {
-                let error = causes(&error);
-                tracing::warn!(path, error, "the kubelet's probes cannot be let past");
+                self.miss_kubelet(format!("its role cannot go to {path}: {}", causes(&error)));
             }
             Err(_) => {}
         }

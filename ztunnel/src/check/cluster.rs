@@ -11,11 +11,13 @@ use super::report::{Check, Kind, Outcome};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the agent does there, and what for.
-const WANTED: [(Access<'static>, &str); 6] = [
+const WANTED: [(Access<'static>, &str); 8] = [
     (of("list", "", "pods", ""), "finding this node's pods"),
     (of("watch", "", "pods", ""), "following this node's pods"),
+    (of("get", "", "pods", ""), "reading a pod whose sandbox is made"),
     (of("list", "", "namespaces", ""), "finding enrolled namespaces"),
     (of("watch", "", "namespaces", ""), "following enrolled namespaces"),
+    (of("get", "", "namespaces", ""), "reading the namespace of such a pod"),
     (of("patch", "", "pods", "status"), "the annotation of captured pods"),
     (of("create", "events.k8s.io", "events", ""), "telling a pod's owner of a failure"),
 ];

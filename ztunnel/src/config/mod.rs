@@ -299,6 +299,17 @@ impl Config {
         }
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
         let enrolment = kubernetes::enrolment(r);
+        let redirection = r.parse(&schema::WARREN_REDIRECTION, values::redirection);
+        let redirection = match (&enrolment, redirection) {
+            // Two would say which pods there are.
+            (Some(Enrolment::Kubernetes(_)), Some(CaptureMode::External)) => {
+                let cause = "refused together with WARREN_ENROLMENT=kubernetes";
+                r.refuse_set(&schema::WARREN_REDIRECTION, cause);
+                None
+            }
+            (Some(Enrolment::Kubernetes(_)), Some(CaptureMode::Auto)) => Some(CaptureMode::Ebpf),
+            (_, chosen) => chosen,
+        };
         Some(Self {
             cluster_id: r.parse(&schema::CLUSTER_ID, values::text)?,
             trust_domain: r.parse(&schema::TRUST_DOMAIN, values::trust_domain)?,
@@ -321,7 +332,7 @@ impl Config {
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
             enrolment: enrolment?,
             take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,
-            redirection: r.parse(&schema::WARREN_REDIRECTION, values::redirection)?,
+            redirection: redirection?,
             zds_socket: r.parse(&schema::INPOD_UDS, values::path)?,
             external_mark: r.parse(&schema::INPOD_MARK, values::mark)?,
             proxy_mark: None,

@@ -74,7 +74,7 @@ settings! {
     WARREN_STATE_DIR = "/var/lib/warren", "Folder of the control plane's last state, for a start without it; mode 0700. Should outlive a reboot.";
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";
     WARREN_TAKE_OVER = "false", "Take the place of an agent that runs on the same pins, instead of not starting. It serves the connections that it has to their end. Needs a `WARREN_CGROUP` of its own. The one that was replaced ends with exit code 75, and must not be started again.";
-    WARREN_REDIRECTION = "auto", "Who brings pods' connections here: `ebpf` (hooks of this agent), `external` (Istio's CNI agent, over `INPOD_UDS`), or `auto`: `ebpf` where the kernel can, else `external` if its socket is there.";
+    WARREN_REDIRECTION = "auto", "Who brings pods' connections here: `ebpf` (hooks of this agent), `external` (Istio's CNI agent, over `INPOD_UDS`), or `auto`: `ebpf` where the kernel can, else `external` if its socket is there. With `WARREN_ENROLMENT=kubernetes` always `ebpf`.";
     INPOD_UDS = "/var/run/ztunnel/ztunnel.sock", "Socket of Istio's CNI agent (ZDS), for `external`.";
     INPOD_MARK = "1337", "Mark by which the rules of Istio's CNI agent know this proxy's packets, for `external`.";
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";

@@ -235,6 +235,7 @@ fn enrolment_on_kubernetes_is_read_whole() {
         ("WARREN_CNI_BIN_DIR", "/host/opt/cni/bin"),
     ])
     .expect("valid");
+    assert_eq!(config.redirection, CaptureMode::Ebpf, "nothing else says which pods there are");
     let Enrolment::Kubernetes(settings) = config.enrolment else { panic!("local") };
     let excluded: Vec<_> = settings.excluded_namespaces.iter().map(String::as_str).collect();
     assert_eq!(excluded, ["kube-system", "storage", "warren-system"]);
@@ -249,6 +250,9 @@ fn enrolment_on_kubernetes_is_read_whole() {
         let errors = with(&[(name, value)]).expect_err(value);
         assert_eq!(errors.0[0].setting, name);
     }
+    let both = [("WARREN_ENROLMENT", "kubernetes"), ("WARREN_REDIRECTION", "external")];
+    let errors = with(&both).expect_err("two would decide").to_string();
+    assert!(errors.contains("WARREN_REDIRECTION"), "{errors}");
     let half = [("WARREN_ENROLMENT", "kubernetes"), ("WARREN_CNI_CONF_DIR", "/c")];
     assert_eq!(with(&half).expect_err("half").0[0].setting, "WARREN_CNI_BIN_DIR");
 }
