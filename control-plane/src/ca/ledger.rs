@@ -195,8 +195,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes what is new, from time to time, until it is dropped. Cancel safe: what was not
-    /// written is so the next time.
+    /// Writes what is new, from time to time, until it is dropped. Cancel safe for who holds
+    /// what; counts of a write that was cut off are lost, and only too few are shown then.
     pub async fn keep(&self, store: &dyn SecretStore) {
         let mut ticks = 0;
         loop {

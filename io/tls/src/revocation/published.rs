@@ -32,7 +32,8 @@ impl RevocationLists {
         Ok(Self(Arc::new(lists)))
     }
 
-    /// Lists that were in force once. Those of roots that are gone since are left out.
+    /// Lists that were in force once. Those that no root of their issuer's name signed are left out, if
+    /// there is a root of that name.
     pub fn restore(
         file: &[u8],
         roots: &TrustBundle,
