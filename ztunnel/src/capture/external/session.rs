@@ -150,7 +150,7 @@ async fn serve(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
 /// Serves a pod that is in the table as being started.
 async fn start(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<(), ServeError> {
     let begun = begin(inner, told, namespace).await;
-    inner.table.lock().started(&told.uid, namespace, begun.is_ok());
+    inner.table.lock().started(told, namespace, begun.is_ok());
     if let Err(error) = &begun {
         inner.set_status(&told.uid, Status::Degraded(causes(error)));
     }
@@ -177,7 +177,7 @@ async fn begin(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
     let acceptors = threads
         .map(|listeners| ThreadAcceptors::new(listeners, Vec::new(), &pod, &inner.pending))
         .collect();
-    if !inner.table.lock().serve(&told.uid, namespace, &served) {
+    if !inner.table.lock().serve(told, namespace, &served) {
         return Err(ServeError::Unknown);
     }
     if !inner.emit(PodEvent::Up { pod, acceptors }).await {

@@ -23,7 +23,7 @@ pub(super) struct Row {
 
 /// What is to be done about a pod that is told.
 pub(super) enum Told {
-    /// It is served like this already.
+    /// It is served like this already, or will be as soon as it can.
     Known,
     /// It is to be served; this one was served under its uid before.
     New(Option<Served>),
@@ -44,7 +44,7 @@ impl Table {
         if let Some(row) = before
             && row.told == *told
             && row.namespace == *namespace
-            && row.served.is_some()
+            && (row.served.is_some() || row.starting)
         {
             return Ok(Told::Known);
         }
@@ -68,9 +68,14 @@ impl Table {
     }
 
     /// Notes that a pod is served; `false` if it was withdrawn meanwhile.
-    pub(super) fn serve(&mut self, uid: &PodUid, namespace: &NetnsFd, served: &Served) -> bool {
-        let row = self.0.get_mut(uid).filter(|row| row.namespace == *namespace);
-        row.map(|row| row.served = Some(served.clone())).is_some()
+    pub(super) fn serve(&mut self, told: &Pod, namespace: &NetnsFd, served: &Served) -> bool {
+        self.row(told, namespace).map(|row| row.served = Some(served.clone())).is_some()
+    }
+
+    /// The row of a pod, unless it was told anew meanwhile.
+    fn row(&mut self, told: &Pod, namespace: &NetnsFd) -> Option<&mut Row> {
+        let row = self.0.get_mut(&told.uid)?;
+        (row.told == *told && row.namespace == *namespace).then_some(row)
     }
 
     pub(super) fn set_status(&mut self, uid: &PodUid, status: Status) {
@@ -88,8 +93,8 @@ impl Table {
     }
 
     /// Notes that nobody is at a pod any more, and whether it is served now.
-    pub(super) fn started(&mut self, uid: &PodUid, namespace: &NetnsFd, serves: bool) {
-        if let Some(row) = self.0.get_mut(uid).filter(|row| row.namespace == *namespace) {
+    pub(super) fn started(&mut self, told: &Pod, namespace: &NetnsFd, serves: bool) {
+        if let Some(row) = self.row(told, namespace) {
             row.starting = false;
             if !serves {
                 row.served = None;
