@@ -69,6 +69,20 @@ pub enum Work {
     Gc(Vec<Valid>),
 }
 
+impl Work {
+    /// The runtime's word for it.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Add(_) => "ADD",
+            Self::Check(_) => "CHECK",
+            Self::Delete(_) => "DEL",
+            Self::Status => "STATUS",
+            Self::Gc(_) => "GC",
+        }
+    }
+}
+
 /// Work, and how long the plugin waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {

@@ -1,15 +1,18 @@
 //! Which pods of a node are captured: desired against actual, and what to do about the difference.
 //!
-//! [`select()`] says which pods are wanted, [`Switches`] how. [`Reconciler`] holds what the API server
+//! [`select()`] says which pods are wanted, [`Switches`] how, and [`Asked::admit`] what becomes of a sandbox
+//! before its pod runs. [`Reconciler`] holds what the API server
 //! and the container runtime said, is shown what the kernel has, and answers with [`Action`]s. It keeps
 //! no memory of what was achieved: a difference is a difference until the kernel shows none. Time is an
 //! argument.
 
+mod admit;
 mod code;
 mod reconcile;
 mod select;
 mod switches;
 
+pub use admit::{Admission, Asked, Expected, Outcome};
 pub use code::{Code, Failure};
 pub use reconcile::{
     Act, Action, Actual, Captured, Event, EventKind, Place, Reconciler, Report, Sandbox, Settings,

@@ -358,7 +358,6 @@ impl Reconciler {
             sandbox,
             dns: switches::dns_capture(pod).unwrap_or(self.settings.dns_capture),
             switches,
-            on_failure: of_namespace.on_failure,
             problems,
             is_running: facts::is_running(pod),
         }))

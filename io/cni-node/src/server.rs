@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::answers::{Answers, verb};
 use crate::socket::{BindError, SocketFile, listener};
 
 /// Requests served at once; a further one is told `AGENT_BUSY`, and its runtime tries again. More
@@ -62,6 +63,7 @@ pub struct CniSocket {
     listener: UnixListener,
     owner: u32,
     file: SocketFile,
+    answers: Answers,
 }
 
 impl CniSocket {
@@ -72,17 +74,24 @@ impl CniSocket {
     /// `owner` is the only user whose connections are served (`SO_PEERCRED`): 0 for an agent.
     pub fn bind(path: &Path, owner: u32) -> Result<Self, BindError> {
         let (listener, file) = listener(path)?;
-        Ok(Self { listener, owner, file })
+        Ok(Self { listener, owner, file, answers: Answers::default() })
+    }
+
+    /// How requests were answered, also later.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        self.answers.clone()
     }
 
     /// Serves until `stop` ends. Then the socket's file is removed, unless it is another agent's;
     /// who had connected before is served; and what takes more than five seconds is refused with
     /// `AGENT_STOPPING`.
     pub async fn serve<S: Sandboxes>(self, sandboxes: Arc<S>, stop: impl Future<Output = ()>) {
-        let Self { listener, owner, file } = self;
+        let Self { listener, owner, file, answers } = self;
         let (ending, ended) = watch::channel(false);
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut service = Service { sandboxes, owner, slots, ended, connections: JoinSet::new() };
+        let connections = JoinSet::new();
+        let mut service = Service { sandboxes, owner, slots, ended, connections, answers };
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -115,6 +124,7 @@ struct Service<S> {
     slots: Arc<Semaphore>,
     ended: watch::Receiver<bool>,
     connections: JoinSet<()>,
+    answers: Answers,
 }
 
 impl<S: Sandboxes> Service<S> {
@@ -124,12 +134,13 @@ impl<S: Sandboxes> Service<S> {
             return;
         }
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            refuse_busy(stream);
+            self.refuse_busy(stream);
             return;
         };
         let connection = Connection {
             sandboxes: self.sandboxes.clone(),
             ended: self.ended.clone(),
+            answers: self.answers.clone(),
             _slot: slot,
         };
         self.connections.spawn(async move {
@@ -153,29 +164,34 @@ impl<S: Sandboxes> Service<S> {
     async fn idle(&mut self) {
         while self.connections.join_next().await.is_some() {}
     }
-}
 
-/// One line, which the socket's empty buffer takes at once.
-fn refuse_busy(stream: UnixStream) {
-    let message = format!("the agent serves {CONNECTIONS_MAX} requests already");
-    let line = Reply::Refused(Refusal::new(code::AGENT_BUSY, message)).encode();
-    // Non-blocking still; whoever misses the line sees the connection close.
-    let _ = stream.into_std().and_then(|mut stream| stream.write_all(&line));
+    /// One line, which the socket's empty buffer takes at once.
+    fn refuse_busy(&self, stream: UnixStream) {
+        let message = format!("the agent serves {CONNECTIONS_MAX} requests already");
+        let reply = Reply::Refused(Refusal::new(code::AGENT_BUSY, message));
+        self.answers.count(verb(None), &reply);
+        // Non-blocking still; whoever misses the line sees the connection close.
+        let _ = stream.into_std().and_then(|mut stream| stream.write_all(&reply.encode()));
+    }
 }
 
 struct Connection<S> {
     sandboxes: Arc<S>,
     ended: watch::Receiver<bool>,
+    answers: Answers,
     _slot: OwnedSemaphorePermit,
 }
 
 impl<S: Sandboxes> Connection<S> {
     async fn run(mut self, mut stream: UnixStream) -> io::Result<()> {
         let line = timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await??;
-        let reply = match Request::decode(&line) {
+        let request = Request::decode(&line);
+        let verb = verb(request.as_ref().ok().map(|request| &request.work));
+        let reply = match request {
             Ok(request) => self.answer(request).await,
             Err(error) => Reply::Refused(error.refusal()),
         };
+        self.answers.count(verb, &reply);
         timeout(REPLY_TIMEOUT, stream.write_all(&reply.encode())).await??;
         stream.shutdown().await
     }

@@ -116,6 +116,52 @@ pub(crate) fn register_enrolment(
             labelled("resource", view.told().behind.ages())
         }),
     }));
+    register_plugin(registry, enrolment);
+}
+
+/// The CNI plugin: its answers and its place on the node.
+fn register_plugin(registry: &mut Registry, enrolment: &Arc<OnceLock<EnrolmentView>>) {
+    type Read = fn(&EnrolmentView) -> Vec<Reading>;
+    const METRICS: [(Kind, &str, &str, Read); 4] = [
+        (
+            Kind::Counter,
+            "warren_cni_requests",
+            "Requests of the CNI plugin by verb and code; OK for what was done",
+            |view| {
+                let answers = view.answers().into_iter();
+                let reading = |(verb, code, count): (&str, String, u64)| {
+                    (vec![("verb", verb.to_owned()), ("code", code)], count)
+                };
+                answers.map(reading).collect()
+            },
+        ),
+        (
+            Kind::Counter,
+            "warren_cni_starts_outside",
+            "Pods that started outside the mesh because their namespace fails open, by code",
+            |view| labelled("code", view.starts_outside()),
+        ),
+        (
+            Kind::Gauge,
+            "warren_cni_installed",
+            "1 while the CNI plugin and its chain are in their place on the node",
+            |view| {
+                let plugin = view.plugin().map(|(installed, _)| (Vec::new(), u64::from(installed)));
+                plugin.into_iter().collect()
+            },
+        ),
+        (
+            Kind::Counter,
+            "warren_cni_repairs",
+            "Times that somebody else had changed the plugin or its chain, and it was put back",
+            |view| view.plugin().map(|(_, repairs)| (Vec::new(), repairs)).into_iter().collect(),
+        ),
+    ];
+    for (kind, name, help, read) in METRICS {
+        let told = Arc::clone(enrolment);
+        let read = Box::new(move || told.get().map(read).unwrap_or_default());
+        registry.register_collector(Box::new(Readings { kind, name, help, read }));
+    }
 }
 
 fn count(pods: usize) -> u64 {

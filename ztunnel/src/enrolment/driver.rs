@@ -111,7 +111,7 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
             acts: JoinSet::new(),
             events: JoinSet::new(),
         };
-        let view = EnrolmentView { told: receiver, inputs: sender.clone(), install: None };
+        let view = EnrolmentView::new(receiver, sender.clone());
         (driver, sender, view)
     }
 

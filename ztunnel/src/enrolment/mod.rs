@@ -158,7 +158,9 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
         objects,
         certificates,
         inputs,
+        outside: view.outside.clone(),
     };
+    view.answers = Some(socket.answers());
     let of_node = Query {
         field_selector: Some(format!("spec.nodeName={}", config.node_name)),
         ..Query::all("/api/v1/pods")

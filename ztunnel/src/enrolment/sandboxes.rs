@@ -9,7 +9,7 @@ use cluster::{Namespace, Pod, Text};
 use cni::{Refusal, SandboxEnd, SandboxRequest, Valid};
 use cni_node::Sandboxes;
 use enrol::{
-    Actual, Code, Failure, NamespaceSwitches, OnFailure, Sandbox, Selection, State, select,
+    Actual, Admission, Asked, Code, Expected, Failure, NamespaceSwitches, Outcome, Sandbox, State,
 };
 use model::{PodUid, TrustDomain};
 use parking_lot::Mutex;
@@ -63,53 +63,43 @@ pub(super) struct NodeSandboxes<K, O> {
     pub(super) objects: O,
     pub(super) certificates: Certificates,
     pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) outside: StartsOutside,
 }
 
-/// What becomes of a sandbox.
-enum Fate {
-    /// It is not in the mesh.
-    Passes,
-    /// Its pod belongs into it.
-    Captured { uid: PodUid, pod: Box<Pod>, namespace: Box<Namespace> },
+/// Pods that started uncaptured since this agent did, by why. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StartsOutside(Arc<Mutex<BTreeMap<Code, u64>>>);
+
+impl StartsOutside {
+    fn count(&self, code: Code) {
+        *self.0.lock().entry(code).or_insert(0) += 1;
+    }
+
+    /// The counts.
+    pub(crate) fn counts(&self) -> Vec<(Code, u64)> {
+        self.0.lock().iter().map(|(code, count)| (*code, *count)).collect()
+    }
 }
 
 impl<K: Kernel, O: Objects> NodeSandboxes<K, O> {
-    async fn fate(&self, request: &SandboxRequest) -> Result<Fate, Failure> {
-        if self.excluded.contains(request.namespace.as_str()) {
-            return Ok(Fate::Passes);
-        }
+    /// What becomes of a sandbox, by what the API server says of its pod.
+    async fn admission(&self, request: &SandboxRequest) -> Result<Admission, Failure> {
         let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
+        let asked = Asked { namespace, name, uid: request.uid.as_str() };
+        if asked.is_excluded(&self.excluded) {
+            return Ok(Admission::Passes);
+        }
         let (pod, found) =
             tokio::try_join!(self.objects.pod(namespace, name), self.objects.namespace(namespace))?;
-        let gone = || Failure::new(Code::PodGone, format!("there is no pod {namespace}/{name}"));
-        let (pod, found) = (pod.ok_or_else(gone)?, found.ok_or_else(gone)?);
-        if pod.is_static() {
-            return Ok(Fate::Passes);
-        }
-        if *pod.metadata.uid != *request.uid.as_str() {
-            let message = format!("{namespace}/{name} has uid {} now", pod.metadata.uid);
-            return Err(Failure::new(Code::IdentityConflict, message));
-        }
-        match select(&pod, Some(&found), &self.excluded) {
-            Selection::Refused(_) => return Ok(Fate::Passes),
-            Selection::Selected | Selection::Undecided => {}
-        }
-        let uid = PodUid::parse(&pod.metadata.uid)
-            .map_err(|error| Failure::new(Code::IdentityConflict, error.to_string()))?;
-        Ok(Fate::Captured { uid, pod: Box::new(pod), namespace: Box::new(found) })
+        asked.admit(pod, found, &self.excluded)
     }
 
-    async fn captured(
-        &self,
-        uid: &PodUid,
-        pod: Pod,
-        namespace: Namespace,
-        request: &SandboxRequest,
-    ) -> Result<(), Failure> {
+    async fn captured(&self, expected: Expected, request: &SandboxRequest) -> Result<(), Failure> {
+        let Expected { uid, pod, namespace } = expected;
         let identity = super::identity(&self.trust_domain, &pod)
             .map_err(|error| Failure::new(Code::IdentityNotReady, error.to_string()))?;
         // First, since it takes longest where the authority is far.
-        let certificate = self.certificates.get(uid, &identity);
+        let certificate = self.certificates.get(&uid, &identity);
         let capture = self.claim(pod, namespace, request);
         let both = async { tokio::try_join!(certificate, capture).map(drop) };
         tokio::time::timeout(ADD_WAIT, both).await.unwrap_or_else(|_| {
@@ -156,29 +146,31 @@ fn refusal(failure: &Failure) -> Refusal {
 
 impl<K: Kernel, O: Objects> Sandboxes for NodeSandboxes<K, O> {
     async fn add(&self, request: SandboxRequest) -> Result<(), Refusal> {
-        let fate = self.fate(&request).await.map_err(|failure| refusal(&failure))?;
-        let Fate::Captured { uid, pod, namespace } = fate else { return Ok(()) };
-        let on_failure = NamespaceSwitches::of(&namespace).on_failure;
-        let result = self.captured(&uid, *pod, *namespace, &request).await;
-        match (result, on_failure) {
-            (Err(failure), OnFailure::Closed) => {
-                tracing::warn!(pod = %uid, sandbox = %request.sandbox, %failure, "a sandbox is refused");
-                Err(refusal(&failure))
-            }
-            (Err(failure), OnFailure::Open) => {
+        let admission = self.admission(&request).await.map_err(|failure| refusal(&failure))?;
+        let Admission::Captured(expected) = admission else { return Ok(()) };
+        let on_failure = NamespaceSwitches::of(&expected.namespace).on_failure;
+        let (uid, sandbox) = (expected.uid.clone(), &request.sandbox);
+        match Outcome::of(self.captured(*expected, &request).await, on_failure) {
+            Outcome::Captured => Ok(()),
+            Outcome::Outside(failure) => {
+                self.outside.count(failure.code);
                 tracing::warn!(
-                    pod = %uid, sandbox = %request.sandbox, %failure,
+                    pod = %uid, %sandbox, %failure,
                     "a pod starts outside the mesh, as its namespace wants"
                 );
                 Ok(())
             }
-            (Ok(()), _) => Ok(()),
+            Outcome::Refused(failure) => {
+                tracing::warn!(pod = %uid, %sandbox, %failure, "a sandbox is refused");
+                Err(refusal(&failure))
+            }
         }
     }
 
     async fn check(&self, request: SandboxRequest) -> Result<(), Refusal> {
-        let fate = self.fate(&request).await.map_err(|failure| refusal(&failure))?;
-        let Fate::Captured { uid, .. } = fate else { return Ok(()) };
+        let admission = self.admission(&request).await.map_err(|failure| refusal(&failure))?;
+        let Admission::Captured(expected) = admission else { return Ok(()) };
+        let uid = expected.uid;
         let kernel = Arc::clone(&self.kernel);
         let path = request.netns.as_path().to_owned();
         let looked = tokio::task::spawn_blocking(move || {

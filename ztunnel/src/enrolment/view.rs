@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use cni_node::{InstallReport, InstallState};
+use cni_node::{Answers, InstallReport, InstallState};
 use enrol::{Failure, Report, Standing};
 use model::PodUid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::driver::Input;
+use super::sandboxes::StartsOutside;
 
 /// What the loop tells of itself.
 #[derive(Clone)]
@@ -17,6 +18,10 @@ pub(crate) struct EnrolmentView {
     pub(super) inputs: mpsc::Sender<Input>,
     /// The plugin's place on the node, where this agent keeps it.
     pub(super) install: Option<watch::Receiver<InstallReport>>,
+    /// How the plugin was answered.
+    pub(super) answers: Option<Answers>,
+    /// Pods that started uncaptured.
+    pub(super) outside: StartsOutside,
 }
 
 /// How all pods stand.
@@ -58,6 +63,29 @@ impl Told {
 }
 
 impl EnrolmentView {
+    /// Of a loop alone, without a plugin.
+    pub(super) fn new(told: watch::Receiver<Arc<Told>>, inputs: mpsc::Sender<Input>) -> Self {
+        let outside = StartsOutside::default();
+        Self { told, inputs, install: None, answers: None, outside }
+    }
+
+    /// How the plugin was answered: verb, code or `OK`, and how often.
+    pub(crate) fn answers(&self) -> Vec<(&'static str, String, u64)> {
+        self.answers.as_ref().map(Answers::counts).unwrap_or_default()
+    }
+
+    /// Pods that started uncaptured, because their namespace fails open, by why.
+    pub(crate) fn starts_outside(&self) -> Vec<(enrol::Code, u64)> {
+        self.outside.counts()
+    }
+
+    /// Whether the plugin is in its place, and how often it had to be put back; `None`: that is not
+    /// this agent's business.
+    pub(crate) fn plugin(&self) -> Option<(bool, u64)> {
+        let report = self.install.as_ref()?.borrow().clone();
+        Some((matches!(report.state, InstallState::Installed { .. }), report.repairs))
+    }
+
     /// How all pods stand now.
     pub(crate) fn told(&self) -> Arc<Told> {
         self.told.borrow().clone()
@@ -111,7 +139,7 @@ mod tests {
         let state = InstallState::WaitingForPrimary;
         let (installed, report) = watch::channel(InstallReport { state, repairs: 0 });
         let (inputs, _receiver) = mpsc::channel(1);
-        let view = EnrolmentView { told: receiver, inputs, install: Some(report) };
+        let view = EnrolmentView { install: Some(report), ..EnrolmentView::new(receiver, inputs) };
         assert_eq!(view.problems().len(), 1, "no primary");
         let message = "a read-only folder".to_owned();
         installed.send_modify(|report| {

@@ -11,7 +11,6 @@ use super::{
     ACT_PAUSE, BACKOFF_FIRST, BACKOFF_MAX, EVENT_PAUSE, EVENT_REPEAT, RELEASE_SETTLE, START_PAUSE,
 };
 use crate::code::{Code, Failure};
-use crate::switches::OnFailure;
 use crate::{REDIRECTION_ANNOTATION, REDIRECTION_ENABLED};
 
 /// What a pod should be.
@@ -243,12 +242,7 @@ impl Entry {
             {
                 Ok(())
             }
-            (Desire::In(wanted), _) if !is_working && claim.tried => {
-                match (self.failure.clone()?, wanted.on_failure) {
-                    (_, OnFailure::Open) => Ok(()),
-                    (failure, OnFailure::Closed) => Err(failure),
-                }
-            }
+            (Desire::In(_), _) if !is_working && claim.tried => Err(self.failure.clone()?),
             (Desire::Unknown, _) if !is_working && self.object.is_none() => {
                 Err(Failure::new(Code::PodGone, "the pod was deleted meanwhile"))
             }

@@ -10,7 +10,7 @@ use model::{PodUid, WorkloadKey};
 
 use crate::code::{Code, Failure};
 use crate::select::Refused;
-use crate::switches::{OnFailure, Switches};
+use crate::switches::Switches;
 
 /// Who enrolled a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,8 +72,6 @@ pub struct Wanted {
     pub dns: bool,
     /// What can change while it is captured.
     pub switches: Switches,
-    /// What becomes of it if it cannot be captured before it starts.
-    pub on_failure: OnFailure,
     /// What could not be read of its switches, for people.
     pub problems: Vec<String>,
     /// Whether the API server says that something of it runs, and is to go on.

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{CONNECTIONS_MAX, CniSocket, Sandboxes};
-use crate::BindError;
+use crate::{Answers, BindError};
 
 /// Holds ADD until told; counts what it is asked.
 #[derive(Default)]
@@ -55,6 +55,7 @@ impl Sandboxes for Fake {
 
 struct Agent {
     fake: Arc<Fake>,
+    answers: Answers,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
@@ -63,11 +64,12 @@ impl Agent {
     fn start(path: &Path, name: &'static str) -> Self {
         let socket = CniSocket::bind(path, nix::unistd::geteuid().as_raw()).expect("a socket");
         let fake = Arc::new(Fake { name, ..Fake::default() });
+        let answers = socket.answers();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(socket.serve(fake.clone(), async {
             let _ = stopped.await;
         }));
-        Self { fake, stop, served }
+        Self { fake, answers, stop, served }
     }
 
     async fn stop(self) {
@@ -148,6 +150,12 @@ async fn each_kind_of_work_reaches_the_agent_and_its_reply_the_plugin() {
     let delete = Request { wait, work: Work::Delete(SandboxEnd { sandbox, uid: None }) };
     assert_eq!(ask(&path, &delete).await, Reply::Done);
     assert_eq!(refused(ask(&path, &status()).await).1, "one");
+    let counted = agent.answers.counts();
+    let counted: Vec<_> =
+        counted.iter().map(|(verb, code, count)| (*verb, code.as_str(), *count)).collect();
+    let expected = [("ADD", "OK", 1), ("CHECK", "NOT_CAPTURED", 1), ("DEL", "OK", 1)];
+    let more = [("GC", "GC", 1), ("STATUS", "NAME", 1)];
+    assert_eq!(counted, [&expected[..], &more].concat());
 
     agent.stop().await;
     assert!(!path.exists(), "the socket is left");

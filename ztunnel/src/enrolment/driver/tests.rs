@@ -174,6 +174,7 @@ impl Stage {
             objects: objects.clone(),
             certificates,
             inputs,
+            outside: view.outside.clone(),
         };
         Self {
             log,
@@ -293,6 +294,7 @@ async fn a_sandbox_fails_with_the_reason_or_passes() {
     assert_eq!(stage.add("u-1", "shop").await, Err("ATTACH_FAILED".to_owned()));
     let stage = stage.with_namespace(FAIL_OPEN);
     assert_eq!(stage.add("u-1", "shop").await, Ok(()), "as its namespace wants");
+    assert_eq!(stage.view.starts_outside(), [(Code::AttachFailed, 1)]);
     let stage = stage.with_namespace(PLAIN);
     assert_eq!(stage.add("u-1", "shop").await, Ok(()), "not in the mesh");
     *stage.objects.pod.lock() = None;

@@ -1,6 +1,6 @@
 use std::os::unix::fs::symlink;
 
-use enrol::{OnFailure, Source, Switches};
+use enrol::{Source, Switches};
 use model::WorkloadKey;
 
 use super::*;
@@ -53,7 +53,6 @@ fn wanted() -> Wanted {
         sandbox: None,
         dns: false,
         switches: Switches::default(),
-        on_failure: OnFailure::Closed,
         problems: Vec::new(),
         is_running: true,
     }
