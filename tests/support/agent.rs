@@ -36,6 +36,7 @@ const DUMP_PORT: u16 = 15000;
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     variables: Vec<Variable>,
+    external: bool,
 }
 
 /// A setting of the agent of every node, or of one.
@@ -49,7 +50,8 @@ struct Variable {
 impl Default for AgentOptions {
     /// Drains for one second, so that tests do not wait long.
     fn default() -> Self {
-        Self { variables: Vec::new() }
+        let external = std::env::var_os(EXTERNAL_VARIABLE).is_some_and(|value| value == "1");
+        Self { variables: Vec::new(), external }
             .set("CONNECTION_TERMINATION_DEADLINE", "1s")
             .set("RUST_LOG", "info")
     }
@@ -65,6 +67,12 @@ impl AgentOptions {
             .set("WARREN_DEV_CA_DIR", "")
             .set("XDS_ADDRESS", &address)
             .set("CA_ADDRESS", &address)
+    }
+
+    /// Behind the tests' own CNI agent, whatever the environment says.
+    #[must_use]
+    pub fn behind_cni_agent(self) -> Self {
+        Self { external: true, ..self }
     }
 
     /// Sets a variable of `docs/configuration.md`; later values win.
@@ -144,8 +152,8 @@ impl Agent {
         ];
         let mut variables: Vec<_> =
             fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let external = std::env::var_os(EXTERNAL_VARIABLE).is_some_and(|value| value == "1");
-        let cni = external.then(|| CniAgent::start(run_dir.join("zds.sock"))).transpose()?;
+        let cni =
+            options.external.then(|| CniAgent::start(run_dir.join("zds.sock"))).transpose()?;
         if let Some(cni) = &cni {
             variables.push(("WARREN_REDIRECTION".to_owned(), "external".to_owned()));
             variables.push(("INPOD_UDS".to_owned(), text(cni.path().to_owned())));
@@ -326,6 +334,16 @@ impl Agent {
         let answer = self.warren(&words)?.ok();
         let enrolled = answer.with_context(|| format!("enrol {}", pod.name()))?;
         serde_json::from_value(enrolled).context("read what `warren pods enrol` says")
+    }
+
+    /// Takes the rules off that redirect a pod's traffic, as root in the pod may.
+    pub fn take_rules_off(&self, pod: &Pod) -> anyhow::Result<()> {
+        cni_agent::restore(pod.netns())
+    }
+
+    /// Puts them back.
+    pub fn put_rules_on(&self, pod: &Pod) -> anyhow::Result<()> {
+        cni_agent::redirect(pod.netns())
     }
 
     fn enrol_external(&self, cni: &CniAgent, pod: &Pod) -> anyhow::Result<admin::Pod> {

@@ -25,6 +25,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A CNI agent told of the pod without its network namespace, and it is not served.
+    NetnsUnknown = "NETNS_UNKNOWN";
     /// The uid is enrolled already.
     UidTaken = "UID_TAKEN";
     /// The path is not a network namespace.

@@ -10,6 +10,7 @@ mod cycles;
 mod degraded;
 mod leaving;
 mod privileged;
+mod redirected;
 mod refusals;
 mod reload;
 mod rescue;

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::PodUid;
+use enrol::{Code, Failure};
+use model::{PodUid, causes};
 use netns::{NetnsFd, OpenError};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -128,7 +129,9 @@ impl Inner {
     }
 
     fn set_status(&self, uid: &PodUid, status: Status) {
-        if let Status::Degraded(reason) = &status {
+        if let Status::Degraded(reason) = &status
+            && self.table.lock().status(uid) != Some(&status)
+        {
             tracing::warn!(pod = %uid, %reason, "pod is degraded");
         }
         self.table.lock().set_status(uid, status);
@@ -156,29 +159,49 @@ fn view(row: table::Row) -> PodView {
     }
 }
 
-/// Why a pod is not served. The text goes to the CNI agent.
+/// Why a pod is not served.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
-    #[error("NETNS_INVALID: what came with the pod is no network namespace")]
+    #[error("what came with the pod is no network namespace")]
     Namespace(#[from] OpenError),
-    #[error("NETNS_IS_HOST: the network namespace is the agent's own")]
+    #[error("the network namespace is the agent's own")]
     Own,
-    #[error("NETNS_TAKEN: the network namespace is that of pod {0}")]
+    #[error("the network namespace is that of pod {0}")]
     Taken(PodUid),
-    #[error("NO_ADDRESS: the pod has no address yet")]
+    #[error("the pod has no address yet")]
     NoAddress,
-    #[error("ATTACH_FAILED: its addresses cannot be listed")]
+    #[error("its addresses cannot be listed")]
     Addresses(#[from] netns::NetlinkError),
-    #[error("ATTACH_FAILED: cannot listen in the pod")]
+    #[error("cannot listen in the pod")]
     Listen(#[from] netns::SocketError),
-    #[error("ATTACH_FAILED: the data plane does not take the pod")]
+    #[error("the data plane does not take the pod")]
     DataPlane,
-    #[error("NODE_FULL: more than {} pods", zds::PODS_MAX)]
+    #[error("more than {} pods", zds::PODS_MAX)]
     Full,
-    #[error("NETNS_UNKNOWN: the pod is not served, and no network namespace came with it")]
+    #[error("the pod is not served, and no network namespace came with it")]
     Unknown,
-    #[error("STOPPING: the proxy ends")]
+    #[error("the agent is stopping")]
     Stopping,
-    #[error("ATTACH_FAILED: waiting failed")]
+    #[error("waiting failed")]
     Wait(#[from] io::Error),
+}
+
+impl From<&ServeError> for Failure {
+    /// As the CNI agent, the log and the pod's status have it.
+    fn from(error: &ServeError) -> Self {
+        let code = match error {
+            ServeError::Namespace(_) => Code::NetnsInvalid,
+            ServeError::Own => Code::NetnsIsHost,
+            ServeError::Taken(_) => Code::NetnsTaken,
+            ServeError::NoAddress => Code::NoAddress,
+            ServeError::Addresses(_)
+            | ServeError::Listen(_)
+            | ServeError::DataPlane
+            | ServeError::Wait(_) => Code::AttachFailed,
+            ServeError::Full => Code::NodeFull,
+            ServeError::Unknown => Code::NetnsUnknown,
+            ServeError::Stopping => Code::TooLate,
+        };
+        Self::new(code, causes(error))
+    }
 }

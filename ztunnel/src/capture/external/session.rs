@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enrol::{Code, Failure};
 use model::{PodUid, causes};
 use netns::{AddressWatch, Dial, NetnsFd, Source, TcpTuning, addresses};
 use tokio::io::AsyncReadExt;
@@ -32,6 +33,9 @@ const STABLE: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a connection of the test may take. It stays in the pod.
 const TEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two proofs of a pod that was redirected the last time: a pod with `NET_ADMIN` can take the
+/// rules off, and then nothing of it comes here any more. One costs a connection within the pod.
+const PROOF_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +129,7 @@ async fn converse(inner: &Arc<Inner>) -> Result<std::convert::Infallible, End> {
         };
         let answer = match result {
             Ok(()) => zds::answer(Ok(())),
-            Err(error) => zds::answer(Err(&causes(&error))),
+            Err(error) => zds::answer(Err(&Failure::from(&error).to_string())),
         };
         connection.send(&answer).await?;
     }
@@ -152,7 +156,7 @@ async fn start(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
     let begun = begin(inner, told, namespace).await;
     inner.table.lock().started(told, namespace, begun.is_ok());
     if let Err(error) = &begun {
-        inner.set_status(&told.uid, Status::Degraded(causes(error)));
+        inner.set_status(&told.uid, degraded(error));
     }
     begun
 }
@@ -195,6 +199,10 @@ async fn begin(inner: &Arc<Inner>, told: &Pod, namespace: &NetnsFd) -> Result<()
     Ok(())
 }
 
+fn degraded(error: &ServeError) -> Status {
+    Status::Degraded(Failure::from(error).to_string())
+}
+
 /// Addresses that peers could know.
 fn own_addresses(namespace: &NetnsFd) -> Result<Vec<IpAddr>, ServeError> {
     let mut found = addresses(namespace)?;
@@ -211,6 +219,7 @@ async fn attend(inner: &Arc<Inner>, uid: &PodUid, served: &Served) {
     let mut notices = AddressWatch::new(served.pod.namespace()).ok();
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut proved = Instant::now();
     loop {
         tokio::select! {
             () = served.pod.stopping().cancelled() => return,
@@ -222,13 +231,13 @@ async fn attend(inner: &Arc<Inner>, uid: &PodUid, served: &Served) {
             && let Err(error) = reopen(inner, served).await
         {
             served.pod.set_broken();
-            inner.set_status(uid, Status::Degraded(causes(&error)));
+            inner.set_status(uid, degraded(&error));
             continue;
         }
         let own = match own_addresses(served.pod.namespace()) {
             Ok(own) => own,
             Err(error) => {
-                inner.set_status(uid, Status::Degraded(causes(&error)));
+                inner.set_status(uid, degraded(&error));
                 continue;
             }
         };
@@ -237,10 +246,11 @@ async fn attend(inner: &Arc<Inner>, uid: &PodUid, served: &Served) {
             tracing::info!(pod = %uid, addresses = ?own, "addresses changed");
             served.addresses.send_replace(own);
         }
-        if changed || !served.pod.is_verified() {
+        if changed || !served.pod.is_verified() || proved.elapsed() >= PROOF_INTERVAL {
+            proved = Instant::now();
             let status = match prove(inner, served).await {
                 Ok(()) => Status::Verified,
-                Err(reason) => Status::Degraded(reason),
+                Err(failure) => Status::Degraded(failure.to_string()),
             };
             inner.set_status(uid, status);
         }
@@ -263,7 +273,7 @@ async fn reopen(inner: &Inner, served: &Served) -> Result<(), ServeError> {
 
 /// Dials a documentation address from inside the pod, without the proxy's mark: the rules must bring
 /// that here. Says nothing of inbound connections.
-async fn prove(inner: &Inner, served: &Served) -> Result<(), String> {
+async fn prove(inner: &Inner, served: &Served) -> Result<(), Failure> {
     let namespace = served.pod.namespace();
     let own = served.addresses.borrow().first().copied();
     let documentation: IpAddr = match own {
@@ -285,8 +295,10 @@ async fn prove(inner: &Inner, served: &Served) -> Result<(), String> {
         stream.read_exact(&mut answer).await.map_err(|error| error.to_string())?;
         if answer == expectation.token() { Ok(()) } else { Err("another answered".to_owned()) }
     };
-    let not_redirected =
-        |why| format!("NOT_CAPTURED: a connection to {destination} is not redirected here: {why}");
+    let not_redirected = |why| {
+        let message = format!("a connection to {destination} is not redirected here: {why}");
+        Failure::new(Code::NotCaptured, message)
+    };
     match tokio::time::timeout(TEST_TIMEOUT, reached).await {
         Ok(result) => result.map_err(not_redirected),
         Err(_) => Err(not_redirected(format!("no answer within {TEST_TIMEOUT:?}"))),

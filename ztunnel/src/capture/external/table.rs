@@ -78,6 +78,10 @@ impl Table {
         (row.told == *told && row.namespace == *namespace).then_some(row)
     }
 
+    pub(super) fn status(&self, uid: &PodUid) -> Option<&Status> {
+        self.0.get(uid).map(|row| &row.status)
+    }
+
     pub(super) fn set_status(&mut self, uid: &PodUid, status: Status) {
         if let Some(row) = self.0.get_mut(uid) {
             if let Some(served) = &row.served {
