@@ -83,7 +83,10 @@ pub fn decide(
     {
         return Steer::Pass(Counter::PassedLoopback);
     }
-    if registry.prefix(&key.local).is_bypass() {
+    // Its own too: a namespace's exclusions are destinations, and an address that the pod was given inside
+    // of one since the agent looked last is not to be open for that.
+    let local = registry.prefix(&key.local);
+    if local.is_own() && local.is_bypass() {
         return Steer::Pass(Counter::PassedBypass);
     }
     // A captured connection whose registration failed. It must not be taken for an incoming one.

@@ -23,6 +23,8 @@ impl Registry for Maps {
         if ["10.0.0.5", "fd00::5"].map(ip).contains(address) {
             PrefixFlags::OWN
         } else if *address == ip("192.0.2.1") {
+            PrefixFlags::OWN.with(PrefixFlags::BYPASS)
+        } else if *address == ip("192.0.2.2") {
             PrefixFlags::BYPASS
         } else {
             PrefixFlags::NONE
@@ -168,6 +170,8 @@ fn bypass_is_by_local_address() {
     let pass = Steer::Pass(Counter::PassedBypass);
     check("10.0.1.1:999", "192.0.2.1:80", Ingress::Other, &none, pass);
     check("192.0.2.1:999", "10.0.0.5:80", Ingress::Other, &none, PLAINTEXT);
+    // Nobody has said yet that it is the pod's.
+    check("10.0.1.1:999", "192.0.2.2:80", Ingress::Other, &none, PLAINTEXT);
 }
 
 #[test]
