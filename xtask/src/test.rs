@@ -25,6 +25,8 @@ const SOAK: &str = "soak_";
 const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
 /// What does not apply there: capture of DNS questions, and agents that take over from one another.
 const NOT_EXTERNAL: [&str; 1] = ["questions::"];
+/// Suites of the tier netns that run at once.
+const SUITES_AT_ONCE: usize = 2;
 /// Tests of the tier kube mostly wait, and a few start servers of their own.
 const KUBE_TESTS_AT_ONCE: usize = 4;
 
@@ -239,11 +241,14 @@ fn core(filter: Option<&str>) -> anyhow::Result<Report> {
     report::watch(&mut command)
 }
 
-/// Suites of the crate `tests`, one test at a time: they share the kernel.
+/// Suites of the crate `tests`, two at once and of each one test at a time: most tests wait, and what
+/// they make in the kernel has names of its own.
 fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
-    let mut report = Report::default();
-    for suite in build_suites(tier.suites())? {
-        let mut command = suite_command(&suite, filter);
+    let suites = build_suites(tier.suites())?;
+    // What takes long is looked at for itself.
+    let at_once = if tier == Tier::Soak { 1 } else { SUITES_AT_ONCE };
+    report::watch_all(&suites, at_once, |suite| {
+        let mut command = suite_command(suite, filter);
         command
             .args(if tier == Tier::Soak { &[SOAK][..] } else { &["--skip", SOAK] })
             .arg("--test-threads=1");
@@ -251,9 +256,8 @@ fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
             command.env(EXTERNAL_VARIABLE, "1");
             command.args(NOT_EXTERNAL.iter().flat_map(|name| ["--skip", name]));
         }
-        report += report::watch(&mut command)?;
-    }
-    Ok(report)
+        command
+    })
 }
 
 /// The suites that share an API server, in namespaces of their own.

@@ -1,11 +1,13 @@
 //! Reads the test harness's output while passing it on.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::AddAssign;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 /// Longest part of a line that is kept to be looked at. A result line is far shorter.
 const LINE_BYTES_MAX: usize = 4096;
@@ -80,7 +82,61 @@ impl AddAssign for Report {
 /// Runs a command that tests, shows its output as it comes and sums its result lines. A command
 /// that fails without counting a failure (it did not build, it aborted) counts as one.
 pub(crate) fn watch(command: &mut Command) -> anyhow::Result<Report> {
-    watch_into(command, &mut std::io::stdout())
+    watch_into(command, &mut io::stdout())
+}
+
+/// Runs the commands of all suites, some at once, and sums them. Lines of different suites may mix; none
+/// is cut.
+pub(crate) fn watch_all(
+    suites: &[String],
+    at_once: usize,
+    command: impl Fn(&str) -> Command + Sync,
+) -> anyhow::Result<Report> {
+    watch_all_into(suites, at_once, command, Lines::default)
+}
+
+fn watch_all_into<W: Write>(
+    suites: &[String],
+    at_once: usize,
+    command: impl Fn(&str) -> Command + Sync,
+    terminal: impl Fn() -> W + Sync,
+) -> anyhow::Result<Report> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut report = Report::default();
+        while let Some(suite) = suites.get(next.fetch_add(1, Ordering::Relaxed)) {
+            report += watch_into(&mut command(suite), &mut terminal())?;
+        }
+        anyhow::Ok(report)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let mut report = Report::default();
+        for worker in workers {
+            report += worker.join().map_err(|_| anyhow!("watching a suite panicked"))??;
+        }
+        Ok(report)
+    })
+}
+
+/// Shows whole lines only.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        if let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') {
+            let rest = self.0.split_off(end + 1);
+            let whole = std::mem::replace(&mut self.0, rest);
+            io::stdout().lock().write_all(&whole)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
 }
 
 fn watch_into(command: &mut Command, terminal: &mut dyn Write) -> anyhow::Result<Report> {
@@ -174,6 +230,20 @@ mod tests {
         for line in ["test result: unknown", "all passed", "  test result: ok. 1 passed;"] {
             assert_eq!(Tally::parse(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn all_suites_run_and_are_summed() {
+        let suites: Vec<_> = (1..=5).map(|number| number.to_string()).collect();
+        let command = |suite: &str| {
+            let mut command = Command::new("sh");
+            let line = format!("echo 'test result: ok. {suite} passed; 0 failed; 0 ignored'");
+            command.args(["-c", &line]);
+            command
+        };
+        let report = watch_all_into(&suites, 2, command, io::sink);
+        let expected = Tally { passed: 15, failed: 0, ignored: 0 };
+        assert_eq!(report.expect("sh").tally, expected);
     }
 
     #[test]
