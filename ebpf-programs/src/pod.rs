@@ -9,7 +9,8 @@ use ebpf_abi::{
 /// `BPF_F_NO_PREALLOC`: memory is taken when an entry is, so that idle pods cost little.
 pub const NO_PREALLOC: usize = 1;
 
-/// Connections. Bound: [`MAX_TUPLES`]. Entries go when their socket closes. When full: the connection
+/// Connections. Bound: [`MAX_TUPLES`]. Entries go when they are accepted, or when
+/// their socket closes. When full: the connection
 /// is counted and `sk_lookup` drops it.
 pub type Tuples = HashMap<TupleKey, Tuple, MAX_TUPLES, NO_PREALLOC>;
 

@@ -177,6 +177,13 @@ fn connect(to: SocketAddr, options: &[&str]) -> io::Result<Socket> {
             _ => {}
         }
     }
+    if options.contains(&"begun") {
+        socket.set_nonblocking(true)?;
+        return match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket),
+        };
+    }
     if options.contains(&"nonblocking") {
         socket.set_nonblocking(true)?;
         match socket.connect(&to.into()) {
@@ -284,7 +291,8 @@ fn setsockopt(family: &str, level: i32, name: i32, length: i32, value: &str) -> 
 }
 
 fn describe(socket: &Socket) -> io::Result<String> {
-    let peer = address(&socket.peer_addr()?);
+    // One that is being opened has none yet.
+    let peer = socket.peer_addr().map_or_else(|_| "-".to_owned(), |peer| address(&peer));
     Ok(format!("{} {} {peer}", socket.as_raw_fd(), local(socket)?))
 }
 

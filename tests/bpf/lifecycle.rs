@@ -89,6 +89,7 @@ fn a_thousand_pods_leave_nothing() {
 fn a_new_agent_adopts_without_touching_connections() {
     let node = Node::new();
     let programs = node.load();
+    node.attach_roles(&programs);
     let mut agent = Agent::start(&node);
     let hooks = node.attach_with(&programs, |maps| agent.install(maps));
     let mut app = node.actor("pod", "pod");
@@ -113,8 +114,9 @@ fn a_new_agent_adopts_without_touching_connections() {
         assert_eq!((before.id, before.target), (after.id, after.target), "the link stays");
         assert_ne!(before.program, after.program, "its program is new");
     }
-    let found = hooks.original_dst(accepted.peer.expect("connected"), accepted.local);
-    assert!(found.is_some(), "the registry stays");
+    let copy = agent.actor.copy(&accepted);
+    let found = programs.accepted_dst(&copy).expect("read the socket's storage");
+    assert!(found.is_some(), "what a socket carries stays");
     app.run(&format!("send {} hello", client.id)).expect("send");
     assert_eq!(agent.actor.run(&format!("receive {}", accepted.id)), Ok("hello".to_owned()));
 

@@ -25,16 +25,17 @@ fn the_agents_connections_pass_and_only_theirs() {
     let v4 = app.listen("0.0.0.0:80");
     let v6 = app.listen("[::]:80");
 
-    let one = agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
+    agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
     app.accept(&v4).expect("the agent reaches the application");
-    let two = agent.actor.connect(&format!("[{POD6}]:80"), "").expect("connect");
+    agent.actor.connect(&format!("[{POD6}]:80"), "").expect("connect");
     app.accept(&v6).expect("the agent reaches the application");
     assert_eq!(counter(hooks.maps(), "passed_proxy"), 2);
-    assert_eq!(hooks.maps().tuples_len().expect("read"), 2);
-    for socket in [&one, &two] {
-        agent.actor.run(&format!("reset {}", socket.id)).expect("reset");
+    let left = || hooks.maps().tuples_len().expect("read");
+    assert_eq!(left(), 0, "accepted, so nobody asks for them any more");
+    for port in [POD4.to_owned(), format!("[{POD6}]")].map(|host| format!("{host}:81")) {
+        assert_eq!(agent.actor.connect(&port, "").map(drop), Err(libc::ECONNREFUSED));
     }
-    assert!(eventually(|| hooks.maps().tuples_len().expect("read") == 0), "gone with the sockets");
+    assert!(eventually(|| left() == 0), "gone with the sockets");
 
     // The same namespace, another cgroup.
     let mut neighbour = node.actor("other", "pod");
@@ -53,20 +54,22 @@ fn a_killed_agents_registrations_go_with_its_sockets() {
     // The agent's own descriptors of programs and links go when it is killed: here, before its
     // sockets do, which is the worse order.
     drop(programs);
-    let mut app = node.actor("pod", "pod");
-    let v4 = app.listen("0.0.0.0:80");
-    let v6 = app.listen("[::]:80");
+    // They are being opened for as long as nobody answers.
+    node.shell(
+        "pod",
+        "nft add table inet t && nft 'add chain inet t c { type filter hook input priority 0; }' \
+         && nft add rule inet t c tcp dport 80 drop",
+    );
     for _ in 0..20 {
-        agent.actor.connect(&format!("{POD4}:80"), "").expect("connect");
-        app.accept(&v4).expect("accept");
-        agent.actor.connect(&format!("[{POD6}]:80"), "").expect("connect");
-        app.accept(&v6).expect("accept");
+        agent.actor.connect(&format!("{POD4}:80"), "begun").expect("begin");
+        agent.actor.connect(&format!("[{POD6}]:80"), "begun").expect("begin");
     }
     assert_eq!(hooks.maps().tuples_len().expect("read"), 40);
     drop(agent);
     assert!(eventually(|| hooks.maps().tuples_len().expect("read") == 0), "gone with the sockets");
 
     // What runs without an agent is judged: its slots are empty.
+    node.shell("pod", "nft delete table inet t");
     let mut neighbour = node.actor("other", "pod");
     assert_eq!(
         neighbour.connect(&format!("{POD4}:80"), "").map(drop),
@@ -91,11 +94,9 @@ fn an_agent_that_retires_keeps_its_role_until_it_has_ended() {
     let mut successor = node.actor("other", "pod");
     successor.connect(&to, "").expect("connect");
     app.accept(&listener).expect("the next agent reaches the application");
-    let socket = agent.actor.connect(&to, "").expect("connect");
+    agent.actor.connect(&to, "").expect("connect");
     app.accept(&listener).expect("and so does the one that retires");
-    agent.actor.run(&format!("reset {}", socket.id)).expect("reset");
-    let left = || hooks.maps().tuples_len().expect("read");
-    assert!(eventually(|| left() == 1), "its registrations go with its sockets still");
+    assert_eq!(hooks.maps().tuples_len().expect("read"), 0, "both have done their work");
 
     second.retired().expect("take the role");
     agent.actor.connect(&to, "").expect("connect");

@@ -2,7 +2,7 @@
 
 /// Layout version of pinned maps. Any change to a key, a value, a flag or a bound raises it: maps of
 /// another version are left alone under their own folder and never reinterpreted.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Port that captured connections are rewritten to. Nothing binds it: `sk_lookup` recognises the
 /// connection by its registered tuple and hands it to the outbound listener.
@@ -32,9 +32,11 @@ const _: () = assert!(THREADS == 16 && MAX_THREADS == 16);
 /// Slots of a pod's LISTENERS: kind (3) x family (2) x thread.
 pub const LISTENER_SLOTS: usize = 3 * 2 * THREADS;
 
-/// Registered connections of one pod, about 100 bytes each, allocated when used. When full, a new
-/// outbound connection is dropped by `sk_lookup` and counted; other pods are not affected.
-pub const MAX_TUPLES: usize = 65_536;
+/// Registered connections of one pod: those that are being opened, since an entry goes when its
+/// connection is accepted. About 100 bytes each, allocated when used, and 16 bytes each that every pod
+/// takes. When full, a new outbound connection is dropped by `sk_lookup` and counted; other pods are not
+/// affected.
+pub const MAX_TUPLES: usize = 8_192;
 
 /// Connections of the kubelet that are being opened; the least recently used entry makes room. An
 /// evicted probe is judged like any other connection.

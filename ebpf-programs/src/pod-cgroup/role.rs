@@ -43,7 +43,7 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     match moment(ops) {
         Moment::Connect => register(ctx, ops),
         Moment::Closed => match socket::of_ops(ops).map_or(Role::NONE, |stored| stored.role) {
-            Role::PROXY_TO_APP => forget(netns_cookie(ctx), ops),
+            Role::PROXY_TO_APP => forget(netns_cookie(ctx), &opened(ops)),
             // SAFETY: PROBES is keyed by tuples.
             Role::KUBELET => unsafe { remove(&PROBES, &opened(ops)) },
             _ => {}
@@ -80,14 +80,19 @@ fn register(ctx: &SockOpsContext, ops: *mut bpf_sock_ops) {
     }
 }
 
-/// The proxy's accepted socket takes over the original destination of the connection it accepted: the
-/// registry entry goes with the application's socket, which may be closed before the proxy looks.
+/// The proxy's accepted socket takes over the original destination of the connection it accepted, and the
+/// registry entry has done its work.
 #[inline(always)]
 fn inherit(ctx: &SockOpsContext, ops: *mut bpf_sock_ops) {
+    let key = accepted(ops);
     // SAFETY: the inner map holds tuples.
     let found = unsafe {
         let Some(map) = POD_TUPLES.get(&netns_cookie(ctx)) else { return };
-        lookup::<_, _, Tuple>(map, &accepted(ops)).map(|tuple| *tuple.as_ptr())
+        let found = lookup::<_, _, Tuple>(map, &key).map(|tuple| *tuple.as_ptr());
+        if found.is_some() {
+            remove(map, &key);
+        }
+        found
     };
     if let Some(tuple) = found
         && tuple.role == Role::OUTBOUND

@@ -1,5 +1,5 @@
-//! `sock_ops` of a pod: registers a connection before its SYN leaves, forgets it when its socket
-//! closes. The kernel ignores what a program returns at connect, so a failed registration is counted
+//! `sock_ops` of a pod: registers a connection before its SYN leaves, forgets it when it is accepted, or when
+//! its socket closes. The kernel ignores what a program returns at connect, so a failed registration is counted
 //! here and the connection dropped by `sk_lookup`.
 
 use core::ptr::addr_of;
@@ -7,8 +7,8 @@ use core::ptr::addr_of;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        bpf_sock_ops,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
     },
     helpers::{bpf_get_netns_cookie, bpf_sock_ops_cb_flags_set},
     programs::SockOpsContext,
@@ -61,8 +61,12 @@ pub fn pod(ctx: &SockOpsContext) -> u32 {
             if let Some(stored) = socket::of_ops(ops)
                 && stored.role.is_pod()
             {
-                forget(netns_cookie(ctx), ops);
+                forget(netns_cookie(ctx), &opened(ops));
             }
+        }
+        // From now on the kernel finds the connection by its own tuple, so nobody asks the registry.
+        Moment::Other(BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) => {
+            forget(netns_cookie(ctx), &accepted(ops));
         }
         Moment::Other(_) => {}
     }
@@ -103,13 +107,13 @@ pub fn tuple(stored: SocketRole) -> Tuple {
     }
 }
 
-/// Removes a connection that this socket opened.
+/// Removes a connection that is established, or was never.
 #[inline(always)]
-pub fn forget(cookie: u64, ops: *mut bpf_sock_ops) {
+pub fn forget(cookie: u64, key: &TupleKey) {
     // SAFETY: the inner map is keyed by tuples.
     unsafe {
         if let Some(map) = POD_TUPLES.get(&cookie) {
-            remove(map, &opened(ops));
+            remove(map, key);
         }
     }
 }

@@ -57,7 +57,7 @@ fn a_pod_that_fills_its_registry_is_refused_and_others_are_not() -> anyhow::Resu
     let tuples = registry(&agent, &greedy.pod)?;
     let filler = |number: u32| key((Ipv4Addr::from_bits(number), 1).into(), store.pod.at(1));
     let mut filled = Vec::new();
-    for number in 0..u32::try_from(MAX_TUPLES)? {
+    for number in 0..=u32::try_from(MAX_TUPLES)? {
         let key = filler(number);
         match tuples.set(&key, &tuple(Role::NONE, 0), Update::Any) {
             Ok(()) => filled.push(key),
@@ -65,7 +65,8 @@ fn a_pod_that_fills_its_registry_is_refused_and_others_are_not() -> anyhow::Resu
             Err(error) => return Err(error.into()),
         }
     }
-    assert!(filled.len() < MAX_TUPLES, "the registry has no bound");
+    // The open connection has no entry any more.
+    assert_eq!(filled.len(), MAX_TUPLES, "the bound of the registry");
     for target in store.both(80) {
         let refused = greedy.actor.connect_with(target, brief()).expect_err("the registry is full");
         assert_eq!(refused.errno, Some(libc::ECONNREFUSED), "{target}: {refused}");

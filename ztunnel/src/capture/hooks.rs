@@ -9,7 +9,6 @@ mod maps;
 
 use std::{
     io,
-    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -188,12 +187,6 @@ impl PodHooks {
             }
         }
         Ok(HookState::Attached)
-    }
-
-    /// Original destination of a connection that came from the pod, from the registry; gone when the
-    /// application closes its socket. [`Programs::accepted_dst`] is not.
-    pub fn original_dst(&self, peer: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
-        self.maps().original_dst(peer, local).ok().flatten()
     }
 
     /// Detaches the hooks and removes every pin. Established connections live on; outbound capture

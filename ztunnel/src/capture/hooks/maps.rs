@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
 };
 
 use ebpf_abi::{
-    Address, Be16, Counter, DNS_RESOLVERS, Family, Kind, MAX_EXCLUDED_PORTS, MAX_PREFIXES,
+    Address, Counter, DNS_RESOLVERS, Family, Kind, MAX_EXCLUDED_PORTS, MAX_PREFIXES,
     MAX_PROBE_PORTS, MAX_THREADS, OUTBOUND_CAPTURE_PORT, PrefixFlags, PrefixKey, Role, Settings,
     SettingsFlags, Tuple, TupleKey, slot::slot, tuple::Age,
 };
@@ -230,18 +230,6 @@ impl PodMaps {
         Ok(())
     }
 
-    /// Original destination of a connection from `peer` that the agent accepted on `local`.
-    pub fn original_dst(
-        &self,
-        peer: SocketAddr,
-        local: SocketAddr,
-    ) -> io::Result<Option<SocketAddr>> {
-        let tuple = self.tuples.get(&tuple_key(peer, local))?;
-        Ok(tuple
-            .filter(|tuple| tuple.role == Role::OUTBOUND)
-            .map(|tuple| SocketAddr::new(tuple.original.into(), tuple.original_port.get())))
-    }
-
     /// The pod's counters by name, summed over CPUs.
     pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
         let sum = |counter: &Counter| {
@@ -315,15 +303,6 @@ fn with_capture(settings: Settings, active: bool) -> Settings {
         flags.without(SettingsFlags::ACTIVE)
     };
     Settings { flags, ..settings }
-}
-
-fn tuple_key(remote: SocketAddr, local: SocketAddr) -> TupleKey {
-    TupleKey {
-        remote: remote.ip().into(),
-        local: local.ip().into(),
-        remote_port: Be16::new(remote.port()),
-        local_port: Be16::new(local.port()),
-    }
 }
 
 /// The clock of `bpf_ktime_get_ns`.
