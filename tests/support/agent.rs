@@ -37,6 +37,14 @@ const DUMP_PORT: u16 = 15000;
 pub struct AgentOptions {
     variables: Vec<Variable>,
     external: bool,
+    binds: Vec<Bind>,
+}
+
+/// A folder that an agent sees at another place.
+#[derive(Clone, Debug)]
+struct Bind {
+    from: PathBuf,
+    to: PathBuf,
 }
 
 /// A setting of the agent of every node, or of one.
@@ -51,7 +59,7 @@ impl Default for AgentOptions {
     /// Drains for one second, so that tests do not wait long.
     fn default() -> Self {
         let external = std::env::var_os(EXTERNAL_VARIABLE).is_some_and(|value| value == "1");
-        Self { variables: Vec::new(), external }
+        Self { variables: Vec::new(), external, binds: Vec::new() }
             .set("CONNECTION_TERMINATION_DEADLINE", "1s")
             .set("RUST_LOG", "info")
     }
@@ -75,6 +83,13 @@ impl AgentOptions {
         Self { external: true, ..self }
     }
 
+    /// In a mount namespace of its own, where it sees the folder `from` at `to`.
+    #[must_use]
+    pub fn bind(mut self, from: &Path, to: &Path) -> Self {
+        self.binds.push(Bind { from: from.to_owned(), to: to.to_owned() });
+        self
+    }
+
     /// Sets a variable of `docs/configuration.md`; later values win.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl fmt::Display) -> Self {
@@ -88,6 +103,15 @@ impl AgentOptions {
     pub fn set_on(mut self, node: u8, name: &str, value: impl fmt::Display) -> Self {
         let (name, value) = (name.to_owned(), value.to_string());
         self.variables.push(Variable { node: Some(node), name, value });
+        self
+    }
+
+    /// All of these, and then those of others, which win.
+    #[must_use]
+    pub(crate) fn and(mut self, others: &Self) -> Self {
+        self.variables.extend(others.variables.iter().cloned());
+        self.binds.extend(others.binds.iter().cloned());
+        self.external |= others.external;
         self
     }
 
@@ -110,6 +134,8 @@ pub struct Agent {
     run_dir: PathBuf,
     log: LogFile,
     child: Option<Child>,
+    /// In a mount namespace of its own, if there are any.
+    binds: Vec<Bind>,
     /// Somebody else redirects; see [`EXTERNAL_VARIABLE`].
     cni: Option<CniAgent>,
 }
@@ -120,8 +146,19 @@ const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
 /// Until a pod of the CNI agent is verified: the proxy looks at it every two seconds.
 const EXTERNAL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Enters the cgroup whose file is given, then becomes the program.
+const ENTER: &str = r#"echo $$ > "$0" && exec "$@""#;
+/// Mounts pairs of folders, each on the other, up to `--`, then becomes the program.
+const BIND: &str = r#"
+while [ "$1" != -- ]; do
+    mkdir -p "$2" && mount --bind "$1" "$2" || exit 1
+    shift 2
+done
+shift
+exec "$@""#;
+
 impl Agent {
-    pub(crate) fn start(
+    pub(crate) fn prepare(
         node: &Node,
         folder: &Path,
         mesh: &Path,
@@ -158,18 +195,18 @@ impl Agent {
             variables.push(("WARREN_REDIRECTION".to_owned(), "external".to_owned()));
             variables.push(("INPOD_UDS".to_owned(), text(cni.path().to_owned())));
         }
+        let binds = options.binds.clone();
         variables.extend(options.of(node));
-        let mut agent = Self {
+        Ok(Self {
             node: node.clone(),
             program: binary("ztunnel")?,
             variables,
             log: LogFile::new(run_dir.join("ztunnel.log")),
             run_dir,
             child: None,
+            binds,
             cni,
-        };
-        agent.spawn()?;
-        Ok(agent)
+        })
     }
 
     fn spawn(&mut self) -> anyhow::Result<()> {
@@ -178,9 +215,17 @@ impl Agent {
         // Through a shell, so that the process is in the world's cgroup before it is an agent:
         // a teardown that knows only the world's prefix finds it there.
         let mut command = Command::new("sh");
+        let procs = self.node.cgroup().join("start/cgroup.procs");
+        command.args(["-c", ENTER]).arg(procs);
+        if !self.binds.is_empty() {
+            // What is mounted later, such as namespaces of pods, is seen there, too.
+            command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", BIND, "sh"]);
+            for Bind { from, to } in &self.binds {
+                command.arg(from).arg(to);
+            }
+            command.arg("--");
+        }
         command
-            .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
-            .arg(self.node.cgroup().join("start/cgroup.procs"))
             .arg(&self.program)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -191,6 +236,12 @@ impl Agent {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         self.child = Some(self.node.namespace().spawn(&mut command)?);
         Ok(())
+    }
+
+    /// Runs `warren check --pre` with its settings, in its node's network.
+    pub fn preflight(&self) -> anyhow::Result<Answer> {
+        let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        warren::preflight(self.node.namespace(), &self.program, variables)
     }
 
     /// Its node.
@@ -207,10 +258,15 @@ impl Agent {
 
     /// Waits until it says that it is ready; an error with the end of its log if it ends before.
     pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        self.wait_ready_within(READY_TIMEOUT)
+    }
+
+    /// The same within another time.
+    pub fn wait_ready_within(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, READINESS_PORT));
         let namespace = self.node.namespace().clone();
         let name = self.node.name();
-        let ready = eventually(&format!("{name} is ready"), READY_TIMEOUT, || {
+        let ready = eventually(&format!("{name} is ready"), timeout, || {
             if let Some(status) = self.ended()? {
                 // No use waiting.
                 return Ok(Some(Err(status)));

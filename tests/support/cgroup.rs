@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::teardown::ensure_open;
 use crate::wait::wait_until;
@@ -36,10 +36,7 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    // Linux 5.14; before that, each process of the tree.
-    if fs::write(path.join("cgroup.kill"), "1").is_err() {
-        kill_each(path);
-    }
+    signal_all(path);
     let mut cause = None;
     let gone = wait_until(EXIT_TIMEOUT, || match remove_tree(path) {
         Ok(()) => true,
@@ -53,6 +50,24 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("remove the cgroup {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Kills everything in a cgroup and below it, and waits until nothing is left.
+pub(crate) fn kill(path: &Path) -> anyhow::Result<()> {
+    signal_all(path);
+    let is_empty = || {
+        let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+        !events.lines().any(|line| line == "populated 1")
+    };
+    ensure!(wait_until(EXIT_TIMEOUT, is_empty), "processes of {} remain", path.display());
+    Ok(())
+}
+
+fn signal_all(path: &Path) {
+    // Linux 5.14; before that, each process of the tree.
+    if fs::write(path.join("cgroup.kill"), "1").is_err() {
+        kill_each(path);
     }
 }
 

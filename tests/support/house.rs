@@ -24,7 +24,11 @@ pub struct House {
 impl House {
     /// Makes the pod and starts to echo on [`ECHO_PORT`].
     pub fn new(world: &World, spec: PodSpec) -> anyhow::Result<Self> {
-        let pod = world.pod(spec)?;
+        Self::in_pod(world.pod(spec)?)
+    }
+
+    /// Starts to echo in a pod that is there.
+    pub fn in_pod(pod: Pod) -> anyhow::Result<Self> {
         let actor = pod.actor()?;
         actor.listen(([0_u16; 8], ECHO_PORT).into(), Behaviour::Echo)?;
         Ok(Self { actor, pod })

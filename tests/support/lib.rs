@@ -12,6 +12,7 @@ mod cgroup;
 mod cluster;
 mod cni_agent;
 mod control_plane;
+mod enrolling;
 mod frames;
 mod house;
 mod http;
@@ -28,6 +29,8 @@ mod prefix;
 pub mod protocol;
 mod sniffer;
 mod teardown;
+mod test_api;
+mod volume;
 mod wait;
 mod warren;
 mod world;
@@ -40,8 +43,9 @@ pub use cgroup::mount as cgroup_mount;
 pub use cluster::{Held, KubeNode, Kubernetes, Room, SYSTEM};
 pub use control_plane::{
     Asked, CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa, TestXds, Update,
-    XdsService,
+    XdsService, policy, principal, workload,
 };
+pub use enrolling::{CniAnswer, EnrollingNode, Runtime, Sandbox, pod_object, pod_path};
 pub use frames::{Frame, TcpSegment};
 pub use house::{ECHO_PORT, House, has_ended, talk};
 pub use kube::{ApiServer, ApiServerOptions, Cluster, ClusterPlane, ClusterPod, until};
@@ -56,6 +60,8 @@ pub use prefix::Prefix;
 pub use protocol::Failure;
 pub use sniffer::Sniffer;
 pub use teardown::Teardown;
+pub use test_api::{ApiAccess, ApiRequest, TestApi, TestApiServer};
+pub use volume::Volume;
 pub use wait::{binaries, eventually, wait_until};
 pub use warren::Answer;
 pub use world::World;

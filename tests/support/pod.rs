@@ -14,6 +14,16 @@ pub struct PodSpec {
     pub(crate) namespace: String,
     pub(crate) account: String,
     pub(crate) hbone: bool,
+    pub(crate) maker: Maker,
+}
+
+/// Whose way of making cgroups a pod has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// The tests' own.
+    World,
+    /// A kubelet's, with the driver `cgroupfs`.
+    Kubelet,
 }
 
 impl PodSpec {
@@ -27,6 +37,7 @@ impl PodSpec {
             namespace: "shop".to_owned(),
             account: name.to_owned(),
             hbone: true,
+            maker: Maker::World,
         }
     }
 
@@ -40,6 +51,12 @@ impl PodSpec {
     #[must_use]
     pub fn account(self, account: &str) -> Self {
         Self { account: account.to_owned(), ..self }
+    }
+
+    /// With a uid and a cgroup as a kubelet makes them, so that an agent finds it by itself.
+    #[must_use]
+    pub fn of_kubelet(self) -> Self {
+        Self { maker: Maker::Kubelet, ..self }
     }
 
     /// Not to be enrolled: protocol TCP in the mesh file.

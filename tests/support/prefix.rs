@@ -42,6 +42,12 @@ impl Prefix {
         })
     }
 
+    /// A uid as an API server makes them, which nothing else on this machine has.
+    pub(crate) fn uuid(&self, number: u16) -> String {
+        let (pid, world) = (self.pid, self.number & 0xffff);
+        format!("{pid:08x}-{world:04x}-4000-8000-{:08x}{number:04x}", self.start & 0xffff_ffff)
+    }
+
     /// Whether this process made it.
     pub(crate) fn is_own(&self) -> bool {
         self.pid == std::process::id() && !self.is_stale()

@@ -13,6 +13,7 @@ use anyhow::ensure;
 use crate::cgroup;
 use crate::namespace::{self, FOLDER as NETNS_FOLDER};
 use crate::prefix::Prefix;
+use crate::volume;
 
 /// Where bpffs is, or gets, mounted.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
@@ -53,6 +54,7 @@ impl Teardown {
             .filter(|other| Prefix::of_name(other).as_ref() == Some(&self.0))
             .collect();
         troubles.extend(namespace::remove(&namespaces).err());
+        volume::unmount_below(&folder(&self.0));
         for folder in [Path::new(BPFFS).join(&name), folder(&self.0)] {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+use crate::namespace::Namespace;
 use crate::wait::binary;
 
 /// What `warren` answered.
@@ -40,6 +41,17 @@ pub(crate) fn ask_control_plane(socket: &Path, arguments: &[&str]) -> anyhow::Re
     let mut command = Command::new(binary("warren")?);
     command.arg("cp").args(arguments).arg("--cp-socket").arg(socket).stdin(Stdio::null());
     answer(&mut command)
+}
+
+/// Runs `warren check --pre` for an agent's program, with nothing but its settings around it.
+pub(crate) fn preflight<'a>(
+    namespace: &Namespace,
+    agent: &Path,
+    settings: impl Iterator<Item = (&'a str, &'a str)>,
+) -> anyhow::Result<Answer> {
+    let mut command = Command::new(binary("warren")?);
+    command.args(["check", "--pre", "--agent"]).arg(agent).env_clear().envs(settings);
+    namespace.within(|| answer(command.stdin(Stdio::null())))?
 }
 
 fn answer(command: &mut Command) -> anyhow::Result<Answer> {

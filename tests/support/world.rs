@@ -19,7 +19,7 @@ use crate::mesh::Mesh;
 use crate::namespace::{self, Namespace};
 use crate::node::Node;
 use crate::plane;
-use crate::pod::{Pod, PodSpec};
+use crate::pod::{Maker, Pod, PodSpec};
 use crate::prefix::Prefix;
 use crate::sniffer::Sniffer;
 use crate::teardown::{self, BPFFS, Teardown};
@@ -142,8 +142,7 @@ impl World {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{}", self.prefix, spec.name);
         let netns = Namespace::create(&[name])?.remove(0);
-        let cgroup = self.cgroup.join(&spec.name);
-        let uid = format!("uid-{}-{number}", spec.name);
+        let (uid, cgroup) = self.instance(&spec, number)?;
         let folder = self.folder.clone();
         let pod = Pod { spec, number, uid, netns, cgroup, folder };
         cgroup::create(pod.cgroup())?;
@@ -168,6 +167,23 @@ impl World {
             "route add ::/0 via fe80::1 dev eth0".to_owned(),
         ])?;
         Ok(pod)
+    }
+
+    /// A pod's uid, and where its cgroup will be.
+    fn instance(&self, spec: &PodSpec, number: u16) -> anyhow::Result<(String, PathBuf)> {
+        match spec.maker {
+            Maker::World => {
+                Ok((format!("uid-{}-{number}", spec.name), self.cgroup.join(&spec.name)))
+            }
+            Maker::Kubelet => {
+                let uid = self.prefix.uuid(number);
+                let pods = self.node(spec.node).cgroup.join("kubepods/burstable");
+                // Kubelets keep both for as long as they run.
+                fs::create_dir_all(&pods).with_context(|| format!("create {}", pods.display()))?;
+                let cgroup = pods.join(format!("pod{uid}"));
+                Ok((uid, cgroup))
+            }
+        }
     }
 
     /// Kills a pod's processes and removes its cgroup and namespace, as a kubelet does.
@@ -203,8 +219,15 @@ impl World {
 
     /// Starts a node's agent. It is not ready yet.
     pub fn agent(&self, node: u8, options: AgentOptions) -> anyhow::Result<Agent> {
+        let mut agent = self.prepare_agent(node, options)?;
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// A node's agent before its first start, which is [`Agent::restart`].
+    pub fn prepare_agent(&self, node: u8, options: AgentOptions) -> anyhow::Result<Agent> {
         let pins = Path::new(BPFFS).join(self.prefix.to_string());
-        Agent::start(self.node(node), &self.folder, &self.mesh_path(), &pins, options)
+        Agent::prepare(self.node(node), &self.folder, &self.mesh_path(), &pins, options)
     }
 
     /// Captures what passes between a node and the others.

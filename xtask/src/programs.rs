@@ -17,7 +17,7 @@ use crate::{cluster, ebpf, image, setup};
 
 /// The crates whose binaries the demo, the benchmark and the privileged tests start. Always built
 /// together: the features of shared dependencies, and so the artifacts, stay the same.
-pub(crate) const CRATES: [&str; 4] = ["ztunnel", "control-plane", "cli", "tests"];
+pub(crate) const CRATES: [&str; 5] = ["ztunnel", "control-plane", "cli", "warren-cni", "tests"];
 /// Speed near `release` without its link time.
 pub(crate) const PROFILE: &str = "fast";
 /// Tells a program of `tests` where `ztunnel`, `warren` and its own actors are.

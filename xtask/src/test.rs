@@ -81,9 +81,14 @@ impl Tier {
     fn suites(self) -> &'static [&'static str] {
         match self {
             Self::Bpf => &["bpf"],
-            Self::Netns => {
-                &["harness", "netns_capture", "netns_control", "netns_life", "netns_traffic"]
-            }
+            Self::Netns => &[
+                "harness",
+                "netns_capture",
+                "netns_control",
+                "netns_enrolment",
+                "netns_life",
+                "netns_traffic",
+            ],
             Self::External => &["netns_control", "netns_traffic"],
             Self::Kube => &["kube"],
             Self::Cluster => &["cluster"],

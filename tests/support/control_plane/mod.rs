@@ -4,6 +4,7 @@
 //! one on the loopback of each node is what an agent there connects to.
 
 mod ca;
+mod resources;
 mod xds;
 
 use std::net::{SocketAddr, TcpListener};
@@ -15,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 pub use ca::{IssuedCertificate, Mood, TestCa};
+pub use resources::{policy, principal, workload};
 pub use xds::{Asked, TestXds, Update, XdsService};
 
 use crate::namespace::Namespace;

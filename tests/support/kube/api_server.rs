@@ -14,6 +14,7 @@ use super::cluster::Cluster;
 use super::credentials::Credentials;
 use super::process::{Folder, Process, free_ports};
 use super::store;
+use crate::test_api::ApiAccess;
 
 /// Names a folder with kube-apiserver and etcd.
 const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
@@ -162,6 +163,17 @@ impl ApiServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// How a pod of this machine's own network would reach it, as admin.
+    #[must_use]
+    pub fn access(&self) -> ApiAccess {
+        ApiAccess {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            authority: self.credentials.authority().to_owned(),
+            token: Credentials::TOKEN.to_owned(),
+        }
     }
 
     /// A file for programs that act as admin.

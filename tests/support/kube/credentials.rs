@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// Members of `system:masters` may do everything.
-const ADMIN_TOKEN: &str = "admin-of-this-test-server";
-
 /// What an API server is started with and a client reaches it with.
 #[derive(Debug)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     folder: PathBuf,
     /// The authority of the serving certificate, as PEM.
     authority: String,
 }
 
 impl Credentials {
+    /// The token of an admin. Members of `system:masters` may do everything.
+    pub(crate) const TOKEN: &str = "admin-of-this-test-server";
+
     /// Makes all of them in `folder`.
-    pub(super) fn create(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn create(folder: &Path) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test API server's authority");
@@ -41,8 +41,19 @@ impl Credentials {
         credentials.write("accounts.key", &accounts.serialize_pem())?;
         credentials.write("accounts.pub", &accounts.public_key_pem())?;
         credentials.write("authority.crt", &credentials.authority)?;
-        credentials.write("tokens.csv", &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+        credentials
+            .write("tokens.csv", &format!("{},admin,admin,system:masters\n", Self::TOKEN))?;
         Ok(credentials)
+    }
+
+    /// The roots of the serving certificate, as PEM.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The files of the serving certificate and its key.
+    pub(crate) fn server(&self) -> (PathBuf, PathBuf) {
+        (self.folder.join("server.crt"), self.folder.join("server.key"))
     }
 
     /// The flags of kube-apiserver that name them.
@@ -70,7 +81,7 @@ impl Credentials {
                 "name": "test",
                 "cluster": { "server": url, "certificate-authority": authority },
             }],
-            "users": [{ "name": "test", "user": { "token": token.unwrap_or(ADMIN_TOKEN) } }],
+            "users": [{ "name": "test", "user": { "token": token.unwrap_or(Self::TOKEN) } }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
             "current-context": "test",
         })

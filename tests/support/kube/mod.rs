@@ -14,5 +14,6 @@ mod store;
 
 pub use api_server::{ApiServer, ApiServerOptions};
 pub use cluster::Cluster;
+pub(crate) use credentials::Credentials;
 pub use objects::{ClusterPod, until};
 pub use plane::ClusterPlane;
