@@ -37,6 +37,9 @@ cargo xtask VERB
                     a real cluster
   bench quick       Warren beside direct connections, as ratios (root)
   bench core        what decisions cost, each figure beside its bound
+  bench control-plane
+                    what a cluster of 100,000 pods costs the control plane, beside its bounds
+  bench node        what an agent costs a node of Kubernetes, beside its bounds (root)
   image [--fast]    the product's images as OCI archives in target/images
   manifests [--check]
                     deploy/manifests, rendered from the charts; --check only compares

@@ -48,13 +48,13 @@ fn demo_on_kubernetes(arguments: &[String]) -> anyhow::Result<()> {
 
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     match arguments.first().map(String::as_str) {
-        Some("quick") => start("bench", arguments),
+        Some("quick" | "node") => start("bench", arguments),
         // It asks nothing of the machine: neither root nor the eBPF programs.
         Some("core" | "control-plane") => {
             build(&["--package", "tests", "--bin", "bench"])?;
             become_program("bench", arguments, &[])
         }
-        _ => Err(Usage::new("bench takes: quick, core, control-plane").into()),
+        _ => Err(Usage::new("bench takes: quick, core, control-plane, node").into()),
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) enum Unit {
     Nanoseconds,
     Ratio,
     Mebibytes,
+    Count,
 }
 
 impl Unit {
@@ -55,8 +56,11 @@ impl Unit {
             Self::Nanoseconds if value < 10_000.0 => format!("{value:.0} ns"),
             Self::Nanoseconds if value < 1e7 => format!("{:.1} µs", value / 1e3),
             Self::Nanoseconds => format!("{:.1} ms", value / 1e6),
+            Self::Ratio if value < 0.1 => format!("{value:.4}x"),
             Self::Ratio => format!("{value:.2}x"),
+            Self::Mebibytes if value < 100.0 => format!("{value:.1} MiB"),
             Self::Mebibytes => format!("{value:.0} MiB"),
+            Self::Count => format!("{value:.0}"),
         }
     }
 }
@@ -194,7 +198,10 @@ mod tests {
             (Unit::Nanoseconds, 20_000.0, "20.0 µs"),
             (Unit::Nanoseconds, 2e7, "20.0 ms"),
             (Unit::Ratio, 1.204, "1.20x"),
-            (Unit::Mebibytes, 12.6, "13 MiB"),
+            (Unit::Ratio, 0.0047, "0.0047x"),
+            (Unit::Mebibytes, 12.64, "12.6 MiB"),
+            (Unit::Mebibytes, 512.6, "513 MiB"),
+            (Unit::Count, 0.0, "0"),
         ] {
             assert_eq!(unit.show(value), text);
         }

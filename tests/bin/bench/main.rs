@@ -1,4 +1,4 @@
-//! The benchmarks: `cargo xtask bench quick`, `core` in `decisions` and `control-plane` in `cluster`.
+//! The benchmarks: `cargo xtask bench quick`, `core` in `decisions`, `control-plane` in `cluster` and `node`.
 //!
 //! `quick` is the same load directly between pods and through Warren, side by side. Both take the same veth path on the same machine in the same minute: rounds of direct and
 //! Warren alternate, and what counts is the ratio within a round. Exit code 1 if any case had
@@ -8,6 +8,7 @@ mod case;
 mod cluster;
 mod decisions;
 mod field;
+mod node;
 mod report;
 
 use std::process::ExitCode;
@@ -49,6 +50,12 @@ enum Arguments {
         #[arg(long, default_value_t = 100)]
         proxies: usize,
     },
+    /// What the agent costs a node of Kubernetes, beside its bounds.
+    Node {
+        /// Only figures of parts whose name holds this: adding, crowd, rollout.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
     /// What the deciding code costs, beside its bounds. Needs no root.
     Core {
         /// Rounds of every figure.
@@ -75,6 +82,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             quick(*rounds, *seconds, congestion, filter)
         }
         Arguments::ControlPlane { seconds, proxies } => cluster::run(*seconds, *proxies),
+        Arguments::Node { filter } => node::run(filter),
         Arguments::Core { rounds } => decisions::run(*rounds),
     }
 }

@@ -178,9 +178,14 @@ impl EnrollingNode {
     /// A pod that runs a process which does nothing: for many of them. It was not asked whether it may.
     pub fn idle(&self, spec: PodSpec) -> anyhow::Result<Pod> {
         let pod = self.bind(spec)?;
-        start_waiting(pod.netns(), &pod.container(), Path::new("sleep"))?;
-        self.tell_running(&pod)?;
+        self.start(&pod)?;
         Ok(pod)
+    }
+
+    /// Starts such a process in a pod that is bound.
+    pub fn start(&self, pod: &Pod) -> anyhow::Result<()> {
+        start_waiting(pod.netns(), &pod.container(), Path::new("sleep"))?;
+        self.tell_running(pod)
     }
 
     /// The end of a pod: its processes, its sandbox, its cgroup, its network, its object.
