@@ -12,7 +12,8 @@ tools=$folder/tools logs=$folder/logs control=$folder/control pki=$folder/pki
 api=172.30.0.1
 export PATH=$tools/bin:$PATH
 
-mount --make-rprivate /
+# Of its own PID namespace.
+mount -t proc proc /proc
 # What is written here is gone at the end, and is never slower than memory.
 mount -t tmpfs -o mode=755 tmpfs "$folder/disks"
 

@@ -3,8 +3,8 @@
 #
 #   node.sh FOLDER NAME ADDRESS POD_NETWORK
 #
-# It sees the machine's own files. What it writes goes to a tmpfs that outlives it, as a disk does; /run
-# and the BPF file system begin empty, as after a boot.
+# Its programs are the machine's own, its /etc a copy. What it writes goes to a tmpfs that outlives it, as a
+# disk does; /run and the BPF file system begin empty, as after a boot.
 set -euo pipefail
 folder=$1 name=$2 address=$3 pods=$4
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,31 +12,45 @@ logs=$folder/logs
 hostname "$name"
 mount --make-rprivate /
 
-disk=$folder/disks/$name
-mkdir -p "$disk"/{upper,work,root,containerd,kubelet}
-root=$disk/root
-mount -t overlay -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/work" overlay "$root"
-mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
-mount --rbind /dev "$root/dev"
-# Only v2, and the node's own cgroup is its root.
-mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-mount -t bpf bpf "$root/sys/fs/bpf"
-mount -t tmpfs -o mode=755 tmpfs "$root/run"
+# No overlay over the machine's root: that may be one already, and containers need the levels that the
+# kernel allows; and it would not have what is mounted below.
+root=$folder/disks/$name
+mkdir -p "$root"
+mount --bind "$root" "$root"
 cd "$root"
-mkdir -p run/netns run/lock var/lib/containerd var/lib/kubelet opt/cni/bin opt/node etc/cni/net.d old
-# The runtime's own overlays cannot sit on an overlay.
-mount --bind "$disk/containerd" var/lib/containerd
-mount --bind "$disk/kubelet" var/lib/kubelet
-# These may be on other file systems than the root.
-for outside in "$folder" "$here" "$(readlink -f "$folder/tools")" "$(readlink -f "$folder/images")" \
-	"$(readlink -f "$logs")"; do
+mkdir -p dev proc sys run tmp root old opt/cni/bin opt/node var/lib/{containerd,kubelet} var/{log,tmp}
+chmod 1777 tmp var/tmp
+ln -sfn /run var/run
+[ -e etc ] || cp -a /etc etc
+mkdir -p etc/cni/net.d
+share() {
+	mkdir -p "$root$1"
+	mount --rbind "$1" "$root$1"
+	mount -o remount,bind,ro "$root$1"
+}
+for part in /usr /bin /sbin /lib*; do
+	if [ -L "$part" ]; then ln -sfn "$(readlink "$part")" "$root$part"; else share "$part"; fi
+done
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount --rbind /dev dev
+# Only v2, and the node's own cgroup is its root.
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t bpf bpf sys/fs/bpf
+mount -t tmpfs -o mode=755 tmpfs run
+mkdir -p run/netns run/lock
+# Under the names that they have outside: this folder, where its links lead, and the scripts.
+for outside in "$folder" "$folder"/{logs,images,tools,tools/root,tools/bin/*} "$here"; do
+	outside=$(readlink -f "$outside")
+	[ -d "$outside" ] || outside=${outside%/*}
+	[[ $outside == /usr/* ]] || mountpoint --quiet "$root$outside" && continue
 	mkdir -p "$root$outside"
 	mount --bind "$outside" "$root$outside"
 done
 pivot_root . old
 cd /
 umount -l old
+rmdir old
 mount --make-rshared /
 
 # The kubelet would set these for the whole machine: let it find them set already.

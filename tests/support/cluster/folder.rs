@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::pki;
 use crate::cgroup;
@@ -34,6 +34,8 @@ pub(super) struct Folder {
     logs: PathBuf,
     cgroup: PathBuf,
     keeper: Child,
+    /// What the keeper says, a line for each step.
+    said: BufReader<ChildStdout>,
 }
 
 impl Folder {
@@ -52,11 +54,9 @@ impl Folder {
             .process_group(0)
             .spawn()
             .context("start the keeper of a cluster")?;
-        let output = keeper.stdout.take().context("the keeper's output")?;
-        let folder = Self { path, logs, cgroup, keeper };
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).context("hear from the keeper")?;
-        ensure!(line.trim() == "made", "the keeper could not make the cluster's folder: {line:?}");
+        let said = BufReader::new(keeper.stdout.take().context("the keeper's output")?);
+        let mut folder = Self { path, logs, cgroup, keeper, said };
+        folder.hear("made")?;
         for (name, target) in [("tools", &tools), ("images", &images), ("logs", &folder.logs)] {
             symlink(target, folder.path.join(name)).with_context(|| format!("link {name}"))?;
         }
@@ -66,10 +66,22 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Lets the cluster start.
+    /// Lets the cluster start; an error with the reason if this machine cannot have one.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         let input = self.keeper.stdin.as_mut().context("the keeper's input")?;
-        input.write_all(b"start\n").context("tell the keeper to start")
+        input.write_all(b"start\n").context("tell the keeper to start")?;
+        self.hear("started")
+    }
+
+    /// The keeper says this word, or in its place why not.
+    fn hear(&mut self, word: &str) -> anyhow::Result<()> {
+        let mut line = String::new();
+        self.said.read_line(&mut line).context("hear from the keeper")?;
+        match line.trim() {
+            said if said == word => Ok(()),
+            "" => bail!("the cluster's keeper has ended without a word"),
+            why => bail!("{why}"),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
