@@ -11,3 +11,4 @@ mod identities;
 mod nodes;
 mod serving;
 mod stage;
+mod taints;

@@ -289,12 +289,10 @@ async fn run_on(
         (&config.enrolment, host, uninstall)
     {
         let (capture, svids) = (uninstall.capture(), svids.clone());
-        let unread = enrolment::Unread {
-            pods: readiness.wait_for("the first list of this node's pods"),
-            namespaces: readiness.wait_for("the first list of namespaces"),
-        };
+        let readiness = readiness.clone();
         let config = &config;
-        let parts = enrolment::Parts { config, settings, host, capture, svids, uninstall, unread };
+        let parts =
+            enrolment::Parts { config, settings, host, capture, svids, uninstall, readiness };
         let started = enrolment::start(parts)?;
         // Set once, here.
         let _ = enrolment.set(started.view());

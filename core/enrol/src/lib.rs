@@ -11,6 +11,7 @@ mod code;
 mod reconcile;
 mod select;
 mod switches;
+mod taint;
 
 pub use admit::{Admission, Asked, Expected, Outcome};
 pub use code::{Code, Failure};
@@ -22,6 +23,7 @@ pub use select::{AMBIENT_LABEL, Refused, SIDECAR_ANNOTATION, Selection, select};
 pub use switches::{
     EXCLUDED_CIDRS_MAX, Inbound, NamespaceSwitches, OnFailure, PORTS_MAX, Switches,
 };
+pub use taint::{ApiProof, NOT_READY_TAINT, PluginProof, Proof, Unproved, taint_removals};
 
 /// The annotation by which a control plane learns that a pod takes HBONE.
 pub const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";

@@ -11,7 +11,7 @@ use super::report::{Check, Kind, Outcome};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the agent does there, and what for.
-const WANTED: [(Access<'static>, &str); 8] = [
+const WANTED: [Wanted; 8] = [
     (of("list", "", "pods", ""), "finding this node's pods"),
     (of("watch", "", "pods", ""), "following this node's pods"),
     (of("get", "", "pods", ""), "reading a pod whose sandbox is made"),
@@ -22,6 +22,15 @@ const WANTED: [(Access<'static>, &str); 8] = [
     (of("create", "events.k8s.io", "events", ""), "telling a pod's owner of a failure"),
 ];
 
+/// What it does besides, where it takes a taint from its node.
+pub(super) const NODE_TAINT: &[Wanted] = &[
+    (of("get", "", "nodes", ""), "reading this node's taints"),
+    (of("patch", "", "nodes", ""), "removing this node's taint"),
+];
+
+/// A right, and what for.
+type Wanted = (Access<'static>, &'static str);
+
 const fn of(
     verb: &'static str,
     group: &'static str,
@@ -31,27 +40,28 @@ const fn of(
     Access { verb, group, resource, subresource }
 }
 
-pub(super) fn checks(node: Option<&str>) -> Vec<Check> {
+/// Asks for what every agent needs, and for more.
+pub(super) fn checks(node: Option<&str>, more: &[Wanted]) -> Vec<Check> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(ask(node)),
+        Ok(runtime) => runtime.block_on(ask(node, more)),
         Err(error) => vec![server(Outcome::Unknown(format!("cannot ask: {error}")))],
     }
 }
 
-async fn ask(node: Option<&str>) -> Vec<Check> {
+async fn ask(node: Option<&str>, more: &[Wanted]) -> Vec<Check> {
     let client = match ApiClient::in_cluster() {
         Ok(client) => client,
         Err(error) => return vec![server(Outcome::Missing(causes(&error)))],
     };
-    let mut checks = Vec::with_capacity(WANTED.len() + 1);
+    let mut checks = Vec::with_capacity(WANTED.len() + more.len() + 1);
     let asking = async {
         if let Some(node) = node {
             let found = client.get(&format!("/api/v1/nodes/{node}")).await;
             checks.push(server(reached(found.map(|found| found.is_some()))));
         }
-        for (access, needed_for) in WANTED {
-            let outcome = allowed(client.may(&access).await);
+        for (access, needed_for) in WANTED.iter().chain(more) {
+            let outcome = allowed(client.may(access).await);
             let is_away = matches!(outcome, Outcome::Unknown(_));
             checks.push(Check::new(Kind::Api, access.to_string(), needed_for, outcome));
             if is_away {

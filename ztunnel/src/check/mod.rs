@@ -57,7 +57,9 @@ fn checks() -> Vec<Check> {
     checks.extend(kernel::checks());
     checks.extend(places.checks());
     if places.is_kubernetes {
-        checks.extend(cluster::checks(variable("NODE_NAME").as_deref()));
+        let untaints = variable("WARREN_NODE_TAINT").is_some_and(|value| value == "true");
+        let more = if untaints { cluster::NODE_TAINT } else { &[] };
+        checks.extend(cluster::checks(variable("NODE_NAME").as_deref(), more));
     }
     checks
 }

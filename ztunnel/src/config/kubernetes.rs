@@ -34,6 +34,8 @@ pub struct KubernetesSettings {
     pub netns_dir: PathBuf,
     /// Where the plugin asks.
     pub cni_socket: PathBuf,
+    /// Whether the taint of a node whose agent is not verified is taken from this one.
+    pub node_taint: bool,
     /// Where the plugin goes; `None`: it is installed by somebody else.
     pub cni: Option<CniPlaces>,
 }
@@ -60,6 +62,7 @@ pub(super) fn enrolment(r: &mut Reader<'_>) -> Option<Enrolment> {
     let conf_dir = r.optional(&schema::WARREN_CNI_CONF_DIR, values::path);
     let bin_dir = r.optional(&schema::WARREN_CNI_BIN_DIR, values::path);
     let program = r.parse(&schema::WARREN_CNI_PROGRAM, values::path);
+    let node_taint = r.parse(&schema::WARREN_NODE_TAINT, values::boolean);
     match mode? {
         Mode::Local => return Some(Enrolment::Local),
         Mode::Kubernetes => {}
@@ -85,6 +88,7 @@ pub(super) fn enrolment(r: &mut Reader<'_>) -> Option<Enrolment> {
         host_cgroup: host_cgroup?.unwrap_or_else(default_cgroup),
         netns_dir: netns_dir?,
         cni_socket: cni_socket?,
+        node_taint: node_taint?,
         cni,
     })))
 }

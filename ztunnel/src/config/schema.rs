@@ -88,6 +88,7 @@ settings! {
     WARREN_CNI_CONF_DIR = "", "The host's folder of network configurations. If unset, the plugin is not installed.";
     WARREN_CNI_BIN_DIR = "", "The host's folder of CNI plugins. With `WARREN_CNI_CONF_DIR`.";
     WARREN_CNI_PROGRAM = "/usr/local/bin/warren-cni", "The plugin that is copied there.";
+    WARREN_NODE_TAINT = "false", "Whether this agent takes the taint `warren.dev/not-ready` from its own node once it is verified: `true` or `false`. With `WARREN_ENROLMENT=kubernetes`; needs the right to read and patch nodes.";
     WARREN_BYPASS_CIDRS = "", "Comma-separated CIDRs that are not captured: as destinations of enrolled pods, and as their own addresses (secondary networks).";
     WARREN_DNS_CAPTURE = "", "Whether pods are enrolled with their DNS questions captured, unless their enrolment says otherwise: `true` or `false`. Default: `DNS_CAPTURE`, otherwise `false`. Not with `XDS_ON_DEMAND`, where names are not known in advance.";
     DNS_CAPTURE = "", "The same in Istio's words: `true`, and anything else is `false`.";

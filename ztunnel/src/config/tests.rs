@@ -233,12 +233,14 @@ fn enrolment_on_kubernetes_is_read_whole() {
         ("WARREN_HOST_CGROUP", "/host/cgroup"),
         ("WARREN_CNI_CONF_DIR", "/host/etc/cni/net.d"),
         ("WARREN_CNI_BIN_DIR", "/host/opt/cni/bin"),
+        ("WARREN_NODE_TAINT", "true"),
     ])
     .expect("valid");
     assert_eq!(config.redirection, CaptureMode::Ebpf, "nothing else says which pods there are");
     let Enrolment::Kubernetes(settings) = config.enrolment else { panic!("local") };
     let excluded: Vec<_> = settings.excluded_namespaces.iter().map(String::as_str).collect();
     assert_eq!(excluded, ["kube-system", "storage", "warren-system"]);
+    assert!(settings.node_taint);
     assert_eq!(settings.host_cgroup, std::path::Path::new("/host/cgroup"));
     let cni = settings.cni.expect("both folders are set");
     assert_eq!(cni.program, std::path::Path::new("/usr/local/bin/warren-cni"));
@@ -246,6 +248,7 @@ fn enrolment_on_kubernetes_is_read_whole() {
         ("WARREN_ENROLMENT", "maybe"),
         ("WARREN_EXCLUDED_NAMESPACES", "Kube_System"),
         ("WARREN_HOST_PROC", "proc"),
+        ("WARREN_NODE_TAINT", "maybe"),
     ] {
         let errors = with(&[(name, value)]).expect_err(value);
         assert_eq!(errors.0[0].setting, name);

@@ -2,13 +2,15 @@
 //!
 //! `watch` and `sandboxes` hear the API server and the container runtime, `find` looks for a pod in the
 //! kernel, `kernel` acts through capture, `objects` writes at the API server, `view` tells how it stands,
-//! and `driver` is the loop between them. It decides nothing. `uninstall` is the end of all that.
+//! and `driver` is the loop between them. It decides nothing. `taint` lets pods come to the node, and
+//! `uninstall` is the end of all that.
 
 mod driver;
 mod find;
 mod kernel;
 mod objects;
 mod sandboxes;
+mod taint;
 mod uninstall;
 mod view;
 mod watch;
@@ -24,12 +26,13 @@ use tokio::task::JoinSet;
 
 use crate::capture::{Capture, HostView};
 use crate::config::{Config, KubernetesSettings};
-use daemon::Pending;
+use daemon::Readiness;
 use driver::{Driver, Followed};
 use find::Finder;
 use kernel::Captor;
 use objects::ApiObjects;
 use sandboxes::{Certificates, NodeSandboxes};
+use taint::NodeTaint;
 use tokio::sync::watch::{Receiver, channel as watch_channel};
 use tokio_util::sync::CancellationToken;
 pub(crate) use uninstall::Uninstall;
@@ -39,6 +42,9 @@ pub(crate) use view::EnrolmentView;
 const PLUGIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// The user whose requests are served.
 const ROOT: u32 = 0;
+/// What an agent waits for before it is ready: lists of the API server.
+const FIRST_PODS: &str = "the first list of this node's pods";
+const FIRST_NAMESPACES: &str = "the first list of namespaces";
 
 /// Why enrolment cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +68,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) capture: Capture,
     pub(crate) svids: SvidStore,
     pub(crate) uninstall: Uninstall,
-    pub(crate) unread: Unread,
-}
-
-/// What keeps the agent unready until the API server was read once.
-pub(crate) struct Unread {
-    pub(crate) pods: Pending,
-    pub(crate) namespaces: Pending,
+    /// Waits for the API server until it was read once.
+    pub(crate) readiness: Readiness,
 }
 
 /// What runs. None of it ends by itself.
@@ -135,7 +136,7 @@ pub(crate) fn uninstall(
 /// Starts everything. Pods of an earlier agent must have been adopted. When this returns, sandboxes are
 /// served, also before the API server was read.
 pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
-    let Parts { config, settings, host, capture, svids, uninstall, unread } = parts;
+    let Parts { config, settings, host, capture, svids, uninstall, readiness } = parts;
     let mut tasks = JoinSet::new();
     let (api, objects) = (uninstall.api.clone(), uninstall.objects.clone());
     let finder = Finder::new(host, settings.netns_dir.clone(), config.bypass.clone());
@@ -167,10 +168,11 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
     };
     let (pods, watching) = api_server::watch(api.clone(), of_node);
     tasks.spawn(watching);
-    let (namespaces, watching) = api_server::watch(api, Query::all("/api/v1/namespaces"));
+    let all = Query::all("/api/v1/namespaces");
+    let (namespaces, watching) = api_server::watch(api.clone(), all);
     tasks.spawn(watching);
-    let pods = Followed::new(pods, unread.pods);
-    let namespaces = Followed::new(namespaces, unread.namespaces);
+    let pods = Followed::new(pods, readiness.wait_for(FIRST_PODS));
+    let namespaces = Followed::new(namespaces, readiness.wait_for(FIRST_NAMESPACES));
     tasks.spawn(driver.run(pods, namespaces));
     // Ends with its task: whoever waits is told that the agent stops by the connection's end.
     tasks.spawn(socket.serve(Arc::new(sandboxes), std::future::pending()));
@@ -180,6 +182,10 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
         tasks.spawn(log_install(installer.report()));
         let stop = stop_installing.clone();
         installing.spawn(async move { installer.run(stop.cancelled()).await });
+    }
+    if settings.node_taint {
+        let (node, view) = (config.node_name.clone(), view.clone());
+        tasks.spawn(NodeTaint { api, node, readiness, view }.run());
     }
     Ok(Enrolling { tasks, installing, stop_installing, view, uninstall })
 }
