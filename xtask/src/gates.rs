@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::arguments::none;
 use crate::step::{run, step};
 use crate::workspace::{cargo, root};
-use crate::{layers, test};
+use crate::{layers, manifests, test};
 
 /// Workspaces of their own beside the main one.
 const SATELLITES: [&str; 2] = ["ebpf-programs", "fuzz"];
@@ -21,6 +21,7 @@ pub(crate) fn ci(arguments: &[String]) -> anyhow::Result<()> {
 pub(crate) fn all() -> anyhow::Result<()> {
     step("fmt", format)?;
     step("layers", layers::check)?;
+    step("manifests", manifests::check_states)?;
     step("clippy", || {
         run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;

@@ -141,7 +141,7 @@ fn fingerprint(go_version: &str) -> anyhow::Result<u64> {
 
 /// FNV-1a. It tells states of our own files apart; the standard library's hash may change with the
 /// compiler, and would build anew for nothing.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
