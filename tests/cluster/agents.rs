@@ -1,50 +1,24 @@
 //! Agents that are replaced, killed, or without a control plane, while pods talk.
 
-use std::process::Child;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use serde_json::Value;
-use tests::{Kubernetes, Room, SYSTEM};
+use anyhow::ensure;
+use tests::{Questions, Room, SYSTEM};
 
-use crate::stage::{CAPTURED, START, STRICT, all_answered, at, installed};
+use crate::stage::{CAPTURED, START, STRICT, all_answered, at, installed, pair};
 
-/// Questions under way while something happens, and the time between two: 20 s.
-const QUESTIONS: (&str, &str) = ("1000", "20");
-
-/// Two pods on two nodes, captured.
-fn pair(cluster: &'static Kubernetes, name: &str) -> anyhow::Result<(Room<'static>, Value, Value)> {
-    let room = Room::new(cluster, name, true)?;
-    let server = room.pod("server", "node1")?;
-    let client = room.pod("client", "node2")?;
-    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
-    Ok((room, server, client))
-}
-
-/// Starts questions that go on for a while.
-fn asking(cluster: &Kubernetes, room: &Room<'_>, target: &str) -> anyhow::Result<Child> {
-    let (count, every) = QUESTIONS;
-    let command = ["/bin/pod", "ask", target, "--count", count, "--every", every];
-    cluster.start_exec(room.name(), "client", &command)
-}
-
-/// What they came to.
-fn asked(child: Child) -> anyhow::Result<Value> {
-    let output = child.wait_with_output().context("wait for questions")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "asking failed: {complaint}");
-    serde_json::from_slice(&output.stdout).context("read a report")
-}
+/// Asked while something happens: 1,000 within 20 s.
+const QUESTIONS: Questions = Questions { at_once: 4, each: 250, every: Duration::from_millis(80) };
 
 #[test]
 fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> anyhow::Result<()> {
     let cluster = installed()?;
     let (room, server, client) = pair(cluster, "rollout")?;
     let held = room.hold("client", &at(&server, 9090), 15)?;
-    let questions = asking(cluster, &room, &at(&server, 8080))?;
+    let questions = room.start_asking("client", &at(&server, 8080), QUESTIONS)?;
     cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
     cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
-    let report = asked(questions)?;
+    let report = questions.report()?;
     println!("questions during a rollout: {report}");
     all_answered(&report)?;
     held.end()?;
@@ -56,11 +30,11 @@ fn a_rollout_of_the_agents_fails_no_new_connection_and_cuts_no_open_one() -> any
 fn an_upgrade_of_the_product_fails_no_new_connection() -> anyhow::Result<()> {
     let cluster = installed()?;
     let (room, server, client) = pair(cluster, "upgraded")?;
-    let questions = asking(cluster, &room, &at(&server, 8080))?;
+    let questions = room.start_asking("client", &at(&server, 8080), QUESTIONS)?;
     // Another revision of everything: both are started anew.
     let changes = ["--set=controlPlane.env.UPGRADED=1", "--set=agent.env.UPGRADED=1"];
     let upgraded = cluster.upgrade_product(&changes);
-    let report = asked(questions)?;
+    let report = questions.report()?;
     upgraded?;
     println!("questions during an upgrade: {report}");
     all_answered(&report)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tests::Kubernetes;
+use tests::{Kubernetes, Room};
 
 /// Until a pod of an image that is there runs and is Ready.
 pub(crate) const START: Duration = Duration::from_mins(1);
@@ -31,6 +31,18 @@ pub(crate) fn installed() -> anyhow::Result<&'static Kubernetes> {
         *installed = true;
     }
     Ok(cluster)
+}
+
+/// Two pods on two nodes, captured.
+pub(crate) fn pair(
+    cluster: &'static Kubernetes,
+    name: &str,
+) -> anyhow::Result<(Room<'static>, Value, Value)> {
+    let room = Room::new(cluster, name, true)?;
+    let server = room.pod("server", "node1")?;
+    let client = room.pod("client", "node2")?;
+    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
+    Ok((room, server, client))
 }
 
 /// Uninstalls the product; whoever needs it next installs it again.

@@ -4,14 +4,15 @@
 mod health;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 /// How long a connection, a question or an answer may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,9 +48,15 @@ enum Verb {
         /// Milliseconds between the beginnings of two
         #[arg(long, default_value_t = 0)]
         every: u64,
+        /// How many ask at a time, each as often and as fast as said
+        #[arg(long, default_value_t = 1)]
+        at_once: u32,
+        /// The source address; without one the kernel chooses
+        #[arg(long)]
+        from: Option<IpAddr>,
     },
     /// Holds one connection to an echo server for so many seconds; prints `open` once it is, and at the
-    /// end as JSON how many beats came back. Fails if it breaks
+    /// end as JSON how many beats came back, in which time, and why it broke if it did
     Hold {
         /// HOST:PORT
         target: String,
@@ -66,12 +73,13 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Serve { http, echo, health } => serve(http, echo, health),
-        Verb::Ask { target, count, every } => {
-            println!("{}", ask(&target, count, Duration::from_millis(every)));
+        Verb::Ask { target, count, every, at_once, from } => {
+            let questions = Questions { target, from, count, every: Duration::from_millis(every) };
+            println!("{}", ask_at_once(&questions, at_once));
             Ok(())
         }
         Verb::Hold { target, seconds } => hold(&target, Duration::from_secs(seconds)),
-        Verb::Probe { target } => question(&target).map(|answer| println!("{answer}")),
+        Verb::Probe { target } => question(&target, None).map(|answer| println!("{answer}")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,37 +141,79 @@ fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What became of each question.
-fn ask(target: &str, count: u32, every: Duration) -> Value {
-    let (mut answered, mut failed) = (0_u32, 0_u32);
-    let (mut first_error, mut last) = (None, String::new());
-    let mut slowest = Duration::ZERO;
-    for number in 0..count {
-        let start = Instant::now();
-        match question(target) {
-            Ok(answer) => {
-                answered += 1;
-                last = answer;
-            }
-            Err(error) => {
-                failed += 1;
-                first_error.get_or_insert_with(|| format!("at {number}: {error:#}"));
-            }
-        }
-        slowest = slowest.max(start.elapsed());
-        if number + 1 < count {
-            thread::sleep(every.saturating_sub(start.elapsed()));
-        }
+struct Questions {
+    target: String,
+    from: Option<IpAddr>,
+    count: u32,
+    every: Duration,
+}
+
+/// What became of questions.
+#[derive(Default)]
+struct Asked {
+    answered: u32,
+    failed: u32,
+    first_error: Option<String>,
+    last: String,
+    slowest: Duration,
+}
+
+impl Asked {
+    fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.first_error = self.first_error.take().or(other.first_error);
+        self.last = other.last;
+        self.slowest = self.slowest.max(other.slowest);
     }
+}
+
+/// Asks in several threads. One that panics has not answered: its questions count as failed.
+fn ask_at_once(questions: &Questions, at_once: u32) -> Value {
+    let start = Instant::now();
+    let mut all = Asked::default();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(|| ask(questions))).collect();
+        for thread in threads {
+            let panicked = |_| Asked { failed: questions.count, ..Asked::default() };
+            all.add(thread.join().unwrap_or_else(panicked));
+        }
+    });
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     json!({
-        "answered": answered, "failed": failed, "first_error": first_error,
-        "answer": last, "slowest_ms": u64::try_from(slowest.as_millis()).unwrap_or(u64::MAX),
+        "answered": all.answered, "failed": all.failed, "first_error": all.first_error,
+        "answer": all.last, "slowest_ms": ms(all.slowest), "took_ms": ms(start.elapsed()),
     })
 }
 
+fn ask(questions: &Questions) -> Asked {
+    let Questions { target, from, count, every } = questions;
+    let mut asked = Asked::default();
+    let begin = Instant::now();
+    for number in 0..*count {
+        let start = Instant::now();
+        match question(target, *from) {
+            Ok(answer) => {
+                asked.answered += 1;
+                asked.last = answer;
+            }
+            Err(error) => {
+                asked.failed += 1;
+                let at = begin.elapsed().as_millis();
+                asked.first_error.get_or_insert_with(|| format!("{number}, at {at} ms: {error:#}"));
+            }
+        }
+        asked.slowest = asked.slowest.max(start.elapsed());
+        if number + 1 < *count {
+            thread::sleep(every.saturating_sub(start.elapsed()));
+        }
+    }
+    asked
+}
+
 /// One question over a connection of its own.
-fn question(target: &str) -> anyhow::Result<String> {
-    let mut stream = connect(target)?;
+fn question(target: &str, from: Option<IpAddr>) -> anyhow::Result<String> {
+    let mut stream = connect(target, from)?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")
         .context("ask")?;
     let head = read_head(&mut stream).context("read the answer")?;
@@ -173,11 +223,11 @@ fn question(target: &str) -> anyhow::Result<String> {
     Ok(body.trim().to_owned())
 }
 
-fn connect(target: &str) -> anyhow::Result<TcpStream> {
+fn connect(target: &str, from: Option<IpAddr>) -> anyhow::Result<TcpStream> {
     let addresses = target.to_socket_addrs().with_context(|| format!("resolve {target}"))?;
     let mut error = anyhow::anyhow!("{target} has no address");
     for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match connect_from(from, address) {
             Ok(stream) => {
                 stream.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;
                 stream.set_nodelay(true).context("send at once")?;
@@ -191,22 +241,30 @@ fn connect(target: &str) -> anyhow::Result<TcpStream> {
     Err(error)
 }
 
+fn connect_from(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect_timeout(&to, PATIENCE) };
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
 fn hold(target: &str, time: Duration) -> anyhow::Result<()> {
-    let mut stream = connect(target)?;
+    let mut stream = connect(target, None)?;
     println!("open");
     let start = Instant::now();
-    let mut beats = 0_u32;
-    while start.elapsed() < time {
+    let (mut beats, mut broke) = (0_u32, None);
+    while start.elapsed() < time && broke.is_none() {
         let sent = beats.to_be_bytes();
         let mut received = [0; 4];
-        let beat = stream.write_all(&sent).and_then(|()| stream.read_exact(&mut received));
-        if let Err(error) = beat {
-            bail!("after {beats} beats and {} ms: {error}", start.elapsed().as_millis());
+        match stream.write_all(&sent).and_then(|()| stream.read_exact(&mut received)) {
+            Ok(()) if sent == received => beats += 1,
+            Ok(()) => broke = Some("another beat came back than was sent".to_owned()),
+            Err(error) => broke = Some(error.to_string()),
         }
-        ensure!(sent == received, "another beat came back than was sent");
-        beats += 1;
         thread::sleep(BEAT);
     }
-    println!("{}", json!({ "beats": beats }));
+    let held = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    println!("{}", json!({ "beats": beats, "held_ms": held, "broke": broke }));
     Ok(())
 }

@@ -15,4 +15,4 @@ mod room;
 pub use kubernetes::Kubernetes;
 pub use node::KubeNode;
 pub use product::SYSTEM;
-pub use room::{Held, Room};
+pub use room::{Asking, Held, Questions, Room};

@@ -54,7 +54,17 @@ impl<'c> Room<'c> {
     /// Makes a pod on a node that serves and asks, under an account of its own name; waits until it is
     /// Ready.
     pub fn pod(&self, name: &str, node: &str) -> anyhow::Result<Value> {
-        self.apply(&pod(name, node))?;
+        self.start(name, node)?;
+        self.ready(name)
+    }
+
+    /// The same, not waited for.
+    pub fn start(&self, name: &str, node: &str) -> anyhow::Result<()> {
+        self.apply(&pod(name, node))
+    }
+
+    /// Waits until a pod that was started is Ready.
+    pub fn ready(&self, name: &str) -> anyhow::Result<Value> {
         let selector = format!("app={name}");
         let pods = self.cluster.wait_for_pods(&self.name, &selector, 1, START_TIMEOUT)?;
         pods.into_iter().next().context("a pod that is Ready")
@@ -66,6 +76,22 @@ impl<'c> Room<'c> {
         let command = ["/bin/pod", "ask", target, "--count", &count.to_string()];
         let said = self.cluster.exec(&self.name, pod, &command)?;
         serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
+    }
+
+    /// Has a pod begin to ask; what became of it is asked for later.
+    pub fn start_asking(
+        &self,
+        pod: &str,
+        target: &str,
+        questions: Questions,
+    ) -> anyhow::Result<Asking> {
+        let Questions { at_once, each, every } = questions;
+        let every = every.as_millis();
+        let numbers = [at_once.to_string(), each.to_string(), every.to_string()];
+        let [at_once, each, every] = &numbers;
+        let command = ["--at-once", at_once, "--count", each, "--every", every];
+        let command: Vec<_> = ["/bin/pod", "ask", target].into_iter().chain(command).collect();
+        Ok(Asking(self.cluster.start_exec(&self.name, pod, &command)?))
     }
 
     /// Has a pod hold a connection to `HOST:PORT` for so many seconds; it is open on return.
@@ -80,6 +106,36 @@ impl<'c> Room<'c> {
     }
 }
 
+/// Questions that go on for a while, each over a connection of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Questions {
+    /// How many ask at a time.
+    pub at_once: u32,
+    /// How often each of them asks.
+    pub each: u32,
+    /// Between the beginnings of two of one.
+    pub every: Duration,
+}
+
+/// Questions under way.
+#[derive(Debug)]
+pub struct Asking(Child);
+
+impl Asking {
+    /// Whether they go on.
+    pub fn goes_on(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait().context("look at questions")?.is_none())
+    }
+
+    /// Waits for their end; what they came to, as [`Room::ask`] says it.
+    pub fn report(self) -> anyhow::Result<Value> {
+        let output = self.0.wait_with_output().context("wait for questions")?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "asking failed: {complaint}");
+        serde_json::from_slice(&output.stdout).context("read a report")
+    }
+}
+
 /// A connection that a pod holds.
 #[derive(Debug)]
 pub struct Held {
@@ -89,16 +145,18 @@ pub struct Held {
 
 impl Held {
     /// Waits for its end; an error with the reason if it broke.
-    pub fn end(mut self) -> anyhow::Result<()> {
+    pub fn end(self) -> anyhow::Result<()> {
+        let report = self.report()?;
+        ensure!(report["broke"].is_null(), "a connection that was open broke: {report}");
+        Ok(())
+    }
+
+    /// Waits for its end, whichever: `beats` that came back, for how long (`held_ms`), and why it `broke`.
+    pub fn report(mut self) -> anyhow::Result<Value> {
         let mut said = String::new();
         self.output.read_to_string(&mut said).context("read about a held connection")?;
-        let mut complaint = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            errors.read_to_string(&mut complaint).context("read about a held connection")?;
-        }
-        let status = self.child.wait().context("wait for a held connection")?;
-        ensure!(status.success(), "a connection that was open broke: {}", complaint.trim());
-        Ok(())
+        self.child.wait().context("wait for a held connection")?;
+        serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
     }
 }
 
