@@ -9,6 +9,7 @@ mod definitions;
 mod enrolment;
 mod identities;
 mod nodes;
+mod reboot;
 mod serving;
 mod stage;
 mod taints;

@@ -1,50 +1,11 @@
-//! What may happen to a node: it reboots, somebody rewrites its CNI configuration, the product leaves it.
-
-use std::time::Duration;
+//! What may happen to a node: somebody rewrites its CNI configuration, the product leaves it.
 
 use anyhow::{Context, ensure};
-use tests::{Kubernetes, Room, SYSTEM, eventually};
+use tests::{Kubernetes, Room, eventually};
 
-use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, installed, uninstall};
+use crate::stage::{CAPTURED, SETTLE, all_answered, at, installed, uninstall};
 
-/// The agent's image, which a node without it cannot start the agent from.
-const IMAGE: &str = "ghcr.io/warren-mesh/ztunnel:0.1.0";
-/// How long the agent is held back.
-const HELD_BACK: Duration = Duration::from_secs(30);
 const CONF: &str = "/etc/cni/net.d";
-
-#[test]
-fn after_a_reboot_no_pod_of_the_mesh_runs_before_its_agent() -> anyhow::Result<()> {
-    let cluster = installed()?;
-    let room = Room::new(cluster, "rebooting", true)?;
-    let server = room.pod("server", "node1")?;
-    let client = room.pod("client", "node2")?;
-    cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
-    let node = cluster.node("node2")?;
-    let outcome = (|| {
-        node.shell(&format!("ctr --namespace k8s.io images remove --sync {IMAGE}"))?;
-        node.reboot()?;
-        cluster.wait_until_ready(node)?;
-        let deadline = std::time::Instant::now() + HELD_BACK;
-        while std::time::Instant::now() < deadline {
-            let pod = cluster.get("pod", room.name(), "client")?.context("the pod is gone")?;
-            let status = &pod["status"]["containerStatuses"][0];
-            let runs_again = status["restartCount"] != 0 && !status["state"]["running"].is_null();
-            ensure!(!runs_again, "a pod runs without an agent on its node: {status}");
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        anyhow::Ok(())
-    })();
-    let archive = cluster.path().join("images/ztunnel.tar");
-    let archive = archive.to_string_lossy().into_owned();
-    node.run("ctr", ["--namespace", "k8s.io", "images", "import", &archive])?;
-    cluster.kubectl(["-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel"])?;
-    cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START * 2)?;
-    outcome?;
-    let pods = cluster.wait_for_pods(room.name(), "app=client", 1, START * 2)?;
-    cluster.wait_until_captured(&[&pods[0]], CAPTURED)?;
-    all_answered(&room.ask("client", &at(&server, 8080), 5)?)
-}
 
 #[test]
 fn a_configuration_that_another_plugin_rewrites_is_repaired() -> anyhow::Result<()> {

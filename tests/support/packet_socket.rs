@@ -1,4 +1,4 @@
-//! An AF_PACKET socket on one interface (packet(7)); the system calls no crate wraps.
+//! An AF_PACKET socket on interfaces (packet(7)); the system calls no crate wraps.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,9 +13,21 @@ const RECEIVE_BUFFER_BYTES: usize = 256 << 20;
 /// How long one read waits, so that its reader can look around.
 const READ_TIMEOUT: Duration = Duration::from_millis(20);
 
+/// Which interfaces of a namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Devices<'n> {
+    /// One.
+    Named(&'n str),
+    /// All, also those that appear later.
+    Every,
+}
+
 /// Opens it in the namespace of the calling thread.
-pub(crate) fn open(device: &str) -> io::Result<Socket> {
-    let index = if_nametoindex(device)?;
+pub(crate) fn open(devices: Devices<'_>) -> io::Result<Socket> {
+    let index = match devices {
+        Devices::Named(name) => if_nametoindex(name)?,
+        Devices::Every => 0,
+    };
     // Protocol 0: nothing arrives before `bind` has chosen the interface.
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     set_receive_buffer(&socket)?;

@@ -1,4 +1,4 @@
-//! Captures an interface into memory while a test runs.
+//! Captures interfaces into memory while a test runs.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use netns::NetnsFd;
 use parking_lot::Mutex;
 use socket2::Socket;
 
 use crate::capture::Capture;
 use crate::frames::Frame;
 use crate::namespace::Namespace;
-use crate::packet_socket;
+use crate::packet_socket::{self, Devices};
 
 /// Bytes kept; frames beyond are counted as lost.
 const KEPT_BYTES_MAX: usize = 512 << 20;
@@ -36,13 +37,24 @@ impl Sniffer {
     /// Captures every frame of an interface, both directions, from now on.
     pub fn start(namespace: &Namespace, device: &str) -> anyhow::Result<Self> {
         let socket = namespace
-            .within(|| packet_socket::open(device))?
+            .within(|| packet_socket::open(Devices::Named(device)))?
             .with_context(|| format!("capture {device} in {}", namespace.name()))?;
+        Self::read(socket, device)
+    }
+
+    /// The same for every interface of a namespace: a packet counts once for each that it passes.
+    pub(crate) fn everywhere(namespace: &NetnsFd, name: &str) -> anyhow::Result<Self> {
+        let socket = netns::within(namespace, || packet_socket::open(Devices::Every))
+            .with_context(|| format!("enter {name}"))?;
+        Self::read(socket.with_context(|| format!("capture all of {name}"))?, name)
+    }
+
+    fn read(socket: Socket, name: &str) -> anyhow::Result<Self> {
         let capture = Arc::<Mutex<Capture>>::default();
         let stop = Arc::<AtomicBool>::default();
         let (into, until) = (capture.clone(), stop.clone());
         let reader = thread::Builder::new()
-            .name(format!("sniff {device}"))
+            .name(format!("sniff {name}"))
             .spawn(move || read(socket, &into, &until))
             .context("start a thread")?;
         Ok(Self { capture, stop, reader: Some(reader) })

@@ -11,6 +11,7 @@ mod node;
 mod pki;
 mod product;
 mod room;
+mod wire;
 
 pub use kubernetes::Kubernetes;
 pub use node::KubeNode;

@@ -37,8 +37,7 @@ impl KubeNode {
     /// A command in the node: its files, network, processes and cgroups, but in a cgroup that is
     /// neither the kubelet's nor a pod's.
     pub fn command(&self, program: &str) -> anyhow::Result<Command> {
-        let node = first_process(&self.cgroup.join("system"), 3)
-            .with_context(|| format!("find {}: it may be off", self.name))?;
+        let node = self.first_process()?;
         let tools = self.folder.join("tools");
         let mut path = tools.join("root/usr/bin").into_os_string();
         for folder in ["bin", "root/usr/sbin"] {
@@ -103,7 +102,8 @@ impl KubeNode {
     pub fn power_on(&self) -> anyhow::Result<()> {
         fs::remove_file(self.switch("off")).context("let a node start")?;
         eventually(&format!("{} has booted", self.name), ON_TIMEOUT, || {
-            Ok(self.switch("up").exists().then_some(()))
+            let is_up = self.switch("up").exists() && self.first_process().is_ok();
+            Ok(is_up.then_some(()))
         })
     }
 
@@ -121,6 +121,12 @@ impl KubeNode {
                ctr --namespace k8s.io tasks kill --signal SIGKILL $id 2>/dev/null && echo $id; done"
         );
         Ok(self.shell(&line)?.lines().count())
+    }
+
+    /// The process that all others of it come from.
+    pub(super) fn first_process(&self) -> anyhow::Result<u32> {
+        first_process(&self.cgroup.join("system"), 3)
+            .with_context(|| format!("find {}: it may be off", self.name))
     }
 
     fn switch(&self, kind: &str) -> PathBuf {
