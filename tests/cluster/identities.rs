@@ -1,6 +1,7 @@
 //! Who a pod is: never by its address alone.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -87,5 +88,46 @@ spec:
     })?;
     let state = cluster.state_of(&odd)?.unwrap_or_default();
     ensure!(state["state"]["state"] != "verified", "it is served: {state}");
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_takes_the_address_of_another_keeps_its_own_name() -> anyhow::Result<()> {
+    let cluster = installed()?;
+    let room = Room::new(cluster, "taken", true)?;
+    let server = room.pod("server", "node1")?;
+    let first = room.pod("first", "node2")?;
+    room.apply(
+        r"apiVersion: v1
+kind: Pod
+metadata: {name: hostile, namespace: NAMESPACE, labels: {app: hostile}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: pod
+    image: warren.test/pod:test
+    args: [serve]
+    securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+",
+    )?;
+    let hostile = room.ready("hostile")?;
+    cluster.wait_until_captured(&[&server, &first, &hostile], CAPTURED)?;
+    room.apply(ONLY_FIRST)?;
+    let target = at(&server, 8080);
+    eventually("the first is let in, and the other is not", SETTLE, || {
+        let answered = |pod| anyhow::Ok(room.ask(pod, &target, 1)?["answered"] == 1);
+        Ok((answered("first")? && !answered("hostile")?).then_some(()))
+    })?;
+    let taken = address(&first)?;
+    let hostile = |command: &str| cluster.exec(room.name(), "hostile", &["sh", "-c", command]);
+    hostile(&format!("ip address add {taken}/32 dev eth0"))?;
+    for attempt in 0..5 {
+        let said = hostile(&format!("/bin/pod ask {target} --from {taken} --count 5"))?;
+        let report: Value = serde_json::from_str(&said).context("read a report")?;
+        none_answered(&report).with_context(|| format!("attempt {attempt}"))?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
     Ok(())
 }

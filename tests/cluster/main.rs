@@ -9,6 +9,7 @@ mod definitions;
 mod enrolment;
 mod identities;
 mod nodes;
+mod outage;
 mod reboot;
 mod serving;
 mod stage;

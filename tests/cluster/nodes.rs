@@ -1,9 +1,9 @@
 //! What may happen to a node: somebody rewrites its CNI configuration, the product leaves it.
 
 use anyhow::{Context, ensure};
-use tests::{Kubernetes, Room, eventually};
+use tests::{Kubernetes, Room, SYSTEM, eventually};
 
-use crate::stage::{CAPTURED, SETTLE, all_answered, at, installed, uninstall};
+use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, installed, uninstall};
 
 const CONF: &str = "/etc/cni/net.d";
 
@@ -26,6 +26,42 @@ fn a_configuration_that_another_plugin_rewrites_is_repaired() -> anyhow::Result<
     repaired?;
     let room = Room::new(cluster, "repaired", true)?;
     let pod = room.pod("server", "node1")?;
+    cluster.wait_until_captured(&[&pod], CAPTURED).map(drop)
+}
+
+#[test]
+fn a_folder_of_chains_that_cannot_be_written_is_told_and_then_mended() -> anyhow::Result<()> {
+    /// The same folder, where it can be written.
+    const WRITABLE: &str = "/run/writable-chains";
+    let cluster = installed()?;
+    let node = cluster.node("node2")?;
+    let restart = || {
+        let agent = cluster.pod_on(node.name(), SYSTEM, "app=ztunnel")?;
+        cluster.kubectl(["-n", SYSTEM, "delete", "pod", &agent])?;
+        cluster.wait_for_rollout(SYSTEM, "daemonset/ztunnel", START)
+    };
+    node.shell(&format!(
+        "mkdir -p {WRITABLE} && mount --bind {CONF} {WRITABLE} && \
+         mount --bind {CONF} {CONF} && mount -o remount,bind,ro {CONF}"
+    ))?;
+    let told = restart().and_then(|()| {
+        node.shell(&format!("rm {WRITABLE}/*warren*"))?;
+        eventually("the agent says what it cannot do", SETTLE, || {
+            // Its exit code says that something is wrong.
+            let said = cluster.warren(node.name(), &["status"]);
+            let said = said.unwrap_or_else(|error| format!("{error:#}"));
+            Ok(said.contains("CNI_CONFLIST_NOT_WRITTEN").then_some(()))
+        })
+    });
+    node.shell(&format!("umount {CONF} && umount {WRITABLE}"))?;
+    // The agent's own mount of the folder is as it was when the agent started.
+    restart()?;
+    told?;
+    eventually("our chain is there again", SETTLE, || {
+        Ok(node.shell(&format!("cat {CONF}/*warren*")).ok().map(drop))
+    })?;
+    let room = Room::new(cluster, "mended", true)?;
+    let pod = room.pod("server", node.name())?;
     cluster.wait_until_captured(&[&pod], CAPTURED).map(drop)
 }
 

@@ -40,7 +40,7 @@ pub use agent::{Agent, AgentOptions};
 pub use agent_log::{AccessLine, LogMark};
 pub use capture::Capture;
 pub use cgroup::mount as cgroup_mount;
-pub use cluster::{Asking, Held, KubeNode, Kubernetes, Questions, Room, SYSTEM};
+pub use cluster::{Asking, Held, KubeNode, Kubernetes, Outage, Questions, Room, SYSTEM};
 pub use control_plane::{
     Asked, CONTROL_PLANE_PORT, ControlPlane, IssuedCertificate, Mood, TestCa, TestXds, Update,
     XdsService, policy, principal, workload,

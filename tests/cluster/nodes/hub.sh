@@ -27,16 +27,30 @@ sysctl -qw net.ipv4.ip_forward=1
 etcd --data-dir "$folder/disks/etcd" --unsafe-no-fsync --listen-client-urls http://127.0.0.1:2379 \
 	--advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 \
 	>"$logs/etcd.log" 2>&1 &
-# Routed to endpoints: webhooks are behind Services, and there is no kube-proxy here.
-kube-apiserver --etcd-servers=http://127.0.0.1:2379 --advertise-address=$api --secure-port=6443 \
-	--tls-cert-file="$pki/server.crt" --tls-private-key-file="$pki/server.key" --cert-dir="$pki" \
-	--service-account-issuer=https://kubernetes.default.svc \
-	--service-account-key-file="$pki/accounts.pub" \
-	--service-account-signing-key-file="$pki/accounts.key" \
-	--service-cluster-ip-range=10.96.0.0/16 --token-auth-file="$pki/tokens.csv" \
-	--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
-	--allow-privileged=true --enable-aggregator-routing=true \
-	--kubelet-preferred-address-types=InternalIP >"$logs/kube-apiserver.log" 2>&1 &
+# Starts the API server, and starts it again once the driver does not keep it off any more.
+serve() {
+	local server
+	while true; do
+		while [ -e "$control/api.off" ]; do sleep 0.05; done
+		# Routed to endpoints: webhooks are behind Services, and there is no kube-proxy here.
+		kube-apiserver --etcd-servers=http://127.0.0.1:2379 --advertise-address=$api --secure-port=6443 \
+			--tls-cert-file="$pki/server.crt" --tls-private-key-file="$pki/server.key" --cert-dir="$pki" \
+			--service-account-issuer=https://kubernetes.default.svc \
+			--service-account-key-file="$pki/accounts.pub" \
+			--service-account-signing-key-file="$pki/accounts.key" \
+			--service-cluster-ip-range=10.96.0.0/16 --token-auth-file="$pki/tokens.csv" \
+			--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
+			--allow-privileged=true --enable-aggregator-routing=true \
+			--kubelet-preferred-address-types=InternalIP >>"$logs/kube-apiserver.log" 2>&1 &
+		server=$!
+		touch "$control/api.up"
+		while kill -0 "$server" 2>/dev/null && [ ! -e "$control/api.off" ]; do sleep 0.1; done
+		kill -KILL "$server" 2>/dev/null || true
+		wait "$server" || true
+		rm -f "$control/api.up"
+	done
+}
+serve &
 until kubectl --kubeconfig "$pki/admin.kubeconfig" get --raw /readyz >/dev/null 2>&1; do
 	sleep 0.2
 done

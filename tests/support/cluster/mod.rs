@@ -8,6 +8,7 @@ mod folder;
 mod kubectl;
 mod kubernetes;
 mod node;
+mod outage;
 mod pki;
 mod product;
 mod room;
@@ -15,5 +16,6 @@ mod wire;
 
 pub use kubernetes::Kubernetes;
 pub use node::KubeNode;
+pub use outage::Outage;
 pub use product::SYSTEM;
 pub use room::{Asking, Held, Questions, Room};
