@@ -12,5 +12,6 @@ mod nodes;
 mod outage;
 mod reboot;
 mod serving;
+mod soak;
 mod stage;
 mod taints;

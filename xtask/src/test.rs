@@ -1,7 +1,8 @@
 //! Runs the tests, tier by tier, and counts them.
 //!
 //! The core tier needs nothing but cargo, the tier kube also Go and etcd. The others need root, a
-//! kernel with eBPF, and the binaries under test; a test that lacks one of these fails and says so.
+//! kernel with eBPF, and the binaries under test; the tier cluster both. A test that lacks one of these
+//! fails and says so.
 
 mod report;
 
@@ -42,11 +43,11 @@ enum Tier {
     External,
     /// A real kube-apiserver and etcd.
     Kube,
-    /// Our charts on real nodes: kubelets, containerd, pods. Only when asked for.
+    /// Our charts on real nodes: kubelets, containerd, pods.
     Cluster,
     /// Each fuzz target, briefly.
     Fuzz,
-    /// Tests of the netns tier that take long, named `soak_…`. Only when asked for.
+    /// Tests of the tiers netns and cluster that take long, named `soak_…`. Only when asked for.
     Soak,
 }
 
@@ -62,7 +63,8 @@ impl Tier {
         Self::Soak,
     ];
     /// What runs when no tier is named: all that CI has time for.
-    const DEFAULT: [Self; 5] = [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Fuzz];
+    const DEFAULT: [Self; 6] =
+        [Self::Core, Self::Bpf, Self::Netns, Self::Kube, Self::Cluster, Self::Fuzz];
 
     fn name(self) -> &'static str {
         match self {
@@ -94,6 +96,16 @@ impl Tier {
             Self::Cluster => &["cluster"],
             Self::Soak => &["netns_life", "netns_traffic"],
             Self::Core | Self::Fuzz => &[],
+        }
+    }
+
+    /// Which tests of its suites it runs beside the filter, for the command lines of these. Filters add
+    /// up: to one that names a long test, all long ones must not be added.
+    fn choice(self, filter: Option<&str>) -> &'static [&'static str] {
+        match (self, filter) {
+            (Self::Soak, None) => &[SOAK],
+            (Self::Soak, Some(_)) => &[],
+            _ => &["--skip", SOAK],
         }
     }
 
@@ -232,7 +244,12 @@ fn summarize(outcomes: &[Outcome]) -> anyhow::Result<()> {
 fn run_tier(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     match tier {
         Tier::Core => core(filter),
-        Tier::Bpf | Tier::Netns | Tier::External | Tier::Soak => privileged(tier, filter),
+        Tier::Bpf | Tier::Netns | Tier::External => privileged(tier, filter),
+        Tier::Soak => {
+            let mut report = privileged(tier, filter)?;
+            report += cluster(tier, filter)?;
+            Ok(report)
+        }
         Tier::Kube => kube(tier, filter),
         Tier::Cluster => cluster(tier, filter),
         Tier::Fuzz => Ok(Report { tally: fuzz::run_all(filter)?, cases: Vec::new() }),
@@ -254,9 +271,7 @@ fn privileged(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     let at_once = if tier == Tier::Soak { 1 } else { SUITES_AT_ONCE };
     report::watch_all(&suites, at_once, |suite| {
         let mut command = suite_command(suite, filter);
-        command
-            .args(if tier == Tier::Soak { &[SOAK][..] } else { &["--skip", SOAK] })
-            .arg("--test-threads=1");
+        command.args(tier.choice(filter)).arg("--test-threads=1");
         if tier == Tier::External {
             command.env(EXTERNAL_VARIABLE, "1");
             command.args(NOT_EXTERNAL.iter().flat_map(|name| ["--skip", name]));
@@ -283,12 +298,13 @@ fn kube(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
 fn cluster(tier: Tier, filter: Option<&str>) -> anyhow::Result<Report> {
     let tools = cluster::tools()?;
     manifests::check()?;
-    let suites = build_suites(tier.suites())?;
+    let suites = build_suites(&["cluster"])?;
     let images = image::build_for_cluster(&tools, &binaries())?;
     let mut report = Report::default();
     for suite in suites {
         let mut command = suite_command(&suite, filter);
         command
+            .args(tier.choice(filter))
             .args(["--test-threads=1", "--nocapture"])
             .env(cluster::TOOLS_VARIABLE, &tools)
             .env(image::IMAGES_VARIABLE, &images)
