@@ -161,9 +161,13 @@ impl Records {
         Ok(Self { folder })
     }
 
-    /// Writes a record so that a crash leaves the old one or the new one, whole.
+    /// Writes a record so that a crash leaves the old one or the new one, whole. One that is there as it
+    /// should be is left alone: so an agent adopts its pods on a full disk, too.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.uid);
+        if read(&path, record.uid.as_str()).is_ok_and(|there| there == *record) {
+            return Ok(());
+        }
         let temporary = self.folder.join(format!(".{}.new", record.uid));
         let text = serde_json::to_vec_pretty(&OnDisk::from(record)).map_err(|error| {
             RecordError::Malformed { path: path.clone(), cause: error.to_string() }

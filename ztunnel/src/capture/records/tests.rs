@@ -42,6 +42,30 @@ fn a_record_survives_and_is_private() {
 }
 
 #[test]
+fn a_record_that_is_there_is_left_alone() {
+    let run = folder("left-alone");
+    let records = Records::open(&run).expect("open");
+    let path = run.join("pods/a-1.json");
+    let inode = || fs::metadata(&path).expect("file").ino();
+    records.save(&record("a-1")).expect("save");
+    let first = inode();
+    // A folder that takes no file any more: what is written aside has no place.
+    let aside = run.join("pods/.a-1.new");
+    fs::create_dir(&aside).expect("a folder in its place");
+    records.save(&record("a-1")).expect("nothing to write");
+    assert_eq!(inode(), first);
+    let other = Record { progress: Progress::Leaving, ..record("a-1") };
+    records.save(&other).expect_err("this one has to be written");
+    fs::remove_dir(&aside).expect("remove");
+    records.save(&other).expect("save");
+    // One that others could have written is made anew.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("open to all");
+    records.save(&other).expect("save");
+    assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
+    fs::remove_dir_all(run).expect("clean up");
+}
+
+#[test]
 fn the_switch_for_questions_is_kept_and_old_records_mean_off() {
     let run = folder("questions");
     let records = Records::open(&run).expect("open");
