@@ -108,9 +108,9 @@ impl AgentOptions {
 
     /// All of these, and then those of others, which win.
     #[must_use]
-    pub(crate) fn and(mut self, others: &Self) -> Self {
-        self.variables.extend(others.variables.iter().cloned());
-        self.binds.extend(others.binds.iter().cloned());
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.variables.extend(others.variables);
+        self.binds.extend(others.binds);
         self.external |= others.external;
         self
     }

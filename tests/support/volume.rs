@@ -53,7 +53,10 @@ impl Volume {
 
     /// Makes it read-only for everybody, however they have mounted it.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.remount(MsFlags::MS_RDONLY)
+        self.remount(MsFlags::MS_RDONLY)?;
+        // The flag is the file system's now. This mount's own, which copies of it in other mount
+        // namespaces would keep, is not needed.
+        self.remount(MsFlags::MS_BIND)
     }
 
     /// Makes it writable again.
@@ -62,7 +65,6 @@ impl Volume {
     }
 
     fn remount(&self, flags: MsFlags) -> anyhow::Result<()> {
-        // Without MS_BIND the flag is the file system's, and counts in every mount namespace.
         mount(None::<&str>, &self.0, None::<&str>, flags | MsFlags::MS_REMOUNT, None::<&str>)
             .with_context(|| format!("mount {} anew", self.0.display()))
     }

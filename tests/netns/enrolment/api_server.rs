@@ -68,7 +68,7 @@ fn slow() -> anyhow::Result<()> {
     node.api.delay(Duration::from_millis(1500));
     node.add(&late)?.ok()?;
     // Slower than a request may be.
-    node.api.delay(Duration::from_secs(60));
+    node.api.delay(Duration::from_mins(1));
     let answer = node.add(&later)?.refused("API_AWAY")?;
     ensure!(answer.took < SLOW_BOUND, "{:?}", answer.took);
     stage.is_untouched()?;

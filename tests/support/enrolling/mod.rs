@@ -99,14 +99,14 @@ impl EnrollingNode {
         for (path, object) in objects::agent("ztunnel-1", SYSTEM, DAEMON_SET, &node.name()) {
             own.put(&path, object)?;
         }
-        let options = settings(&options, &world, &disk, &runtime, &access)?
-            .bind(&account, Path::new(ACCOUNT));
+        let options =
+            settings(options, &world, &disk, &runtime, &access)?.bind(&account, Path::new(ACCOUNT));
         let options = see_host(options, &world, &folder.join("proc"))?;
         start_kubelet(&world, &folder)?;
         let agent = world.prepare_agent(1, options)?;
         let server = None;
-        let (api, _plane) = (own, plane);
-        let node = Self { agent, api, server, runtime, ca, xds, _plane, disk, host, world };
+        let api = own;
+        let node = Self { agent, api, server, runtime, ca, xds, _plane: plane, disk, host, world };
         for name in [SYSTEM, "kube-system", "shop"] {
             node.namespace(name, None)?;
         }
@@ -281,7 +281,7 @@ fn start_waiting(namespace: &Namespace, cgroup: &Path, sleep: &Path) -> anyhow::
 
 /// The settings of the chart, with this node's places.
 fn settings(
-    options: &AgentOptions,
+    options: AgentOptions,
     world: &World,
     disk: &Volume,
     runtime: &Runtime,

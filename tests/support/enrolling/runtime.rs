@@ -166,8 +166,8 @@ impl Runtime {
         let first = names.min().context("there is no network")?;
         let text = fs::read_to_string(self.conf_dir.join(first)).context("read the network")?;
         let list: Value = serde_json::from_str(&text).context("read the network")?;
-        let plugins = list["plugins"].as_array().into_iter().flatten();
-        let found = plugins.filter(|plugin| plugin["type"] == PLUGIN).next_back().cloned();
+        let mut plugins = list["plugins"].as_array().into_iter().flatten();
+        let found = plugins.rfind(|plugin| plugin["type"] == PLUGIN).cloned();
         Ok(found.map(|mut plugin| {
             plugin["cniVersion"] = list["cniVersion"].clone();
             plugin["name"] = list["name"].clone();

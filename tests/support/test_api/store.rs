@@ -32,9 +32,8 @@ impl Place {
     /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-        let rest = match parts[..] {
-            ["api", _, ref rest @ ..] | ["apis", _, _, ref rest @ ..] => rest,
-            _ => return None,
+        let (["api", _, ref rest @ ..] | ["apis", _, _, ref rest @ ..]) = parts[..] else {
+            return None;
         };
         let key = |kind: &str, namespace: &str, name: &str| {
             let [kind, namespace, name] = [kind, namespace, name].map(str::to_owned);
