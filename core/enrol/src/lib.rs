@@ -4,11 +4,13 @@
 //! before its pod runs. [`Reconciler`] holds what the API server
 //! and the container runtime said, is shown what the kernel has, and answers with [`Action`]s. It keeps
 //! no memory of what was achieved: a difference is a difference until the kernel shows none. Time is an
-//! argument.
+//! argument. [`redirection`] chooses how a node captures at all.
 
 mod admit;
 mod code;
+pub mod kubelet_names;
 mod reconcile;
+pub mod redirection;
 mod select;
 mod switches;
 mod taint;
