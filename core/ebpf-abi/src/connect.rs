@@ -1,6 +1,15 @@
 //! What becomes of a pod's TCP `connect`: captured, left alone, noted as a call to itself, or refused.
 
-use crate::{Address, Counter, DNS_PORT, GlobalCounter, PrefixFlags, Settings};
+use crate::{Address, Counter, DNS_PORT, GlobalCounter, PrefixFlags, Role, Settings};
+
+/// Where the hooks are that ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hooked {
+    /// On the cgroup of a pod: every socket that they see is that pod's.
+    Pod,
+    /// On the root of the hierarchy: they see the sockets of the whole node.
+    Root,
+}
 
 /// Outcome of a `connect`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +29,9 @@ pub enum Connect {
 /// Decides a `connect` to `destination` and `port`. `settings` is `None` when the socket's network namespace
 /// belongs to no enrolled pod; `prefix` looks an address up in the pod's prefixes.
 ///
+/// A socket of no pod's namespace is refused by a pod's own hooks, since a process of the pod opened it,
+/// and left alone by those on the root.
+///
 /// Own addresses are recognised before link-local ones, so that a pod's call to its own link-local
 /// address is registered and reaches the application.
 ///
@@ -30,16 +42,18 @@ pub fn decide(
     destination: &Address,
     port: u16,
     settings: Option<&Settings>,
+    hooked: Hooked,
     prefix: impl FnOnce(&Address) -> PrefixFlags,
 ) -> Connect {
     if destination.is_loopback() {
         return Connect::Leave;
     }
     let Some(settings) = settings else {
-        if destination.is_unspecified() {
-            return Connect::Leave;
-        }
-        return Connect::DenyUnknown(GlobalCounter::DeniedUnknownNetns);
+        return match hooked {
+            Hooked::Root => Connect::Leave,
+            Hooked::Pod if destination.is_unspecified() => Connect::Leave,
+            Hooked::Pod => Connect::DenyUnknown(GlobalCounter::DeniedUnknownNetns),
+        };
     };
     // The kernel turns an unspecified destination into the socket's own source address, which is the
     // pod's when the socket is bound to it.
@@ -64,6 +78,14 @@ pub fn decide(
         return Connect::Deny(Counter::DeniedNoAddress);
     }
     Connect::Capture(pod)
+}
+
+/// Whether hooks on the pod's own cgroup have captured this very `connect`. They run before those on the
+/// root, which see what they rewrote: a pod has both while it moves from one kind to the other.
+#[inline(always)]
+pub fn is_captured(destination: &Address, port: u16, settings: &Settings, role: Role) -> bool {
+    let pod = if destination.is_v4() { settings.pod_v4 } else { settings.pod_v6 };
+    role == Role::OUTBOUND && port == settings.capture_port && *destination == pod
 }
 
 /// Whether a link-local destination is a resolver whose questions are captured.
@@ -135,7 +157,7 @@ mod tests {
             ("192.0.2.2", Connect::SelfCall),
         ] {
             assert_eq!(
-                decide(&address(destination), 443, Some(&settings), prefix),
+                decide(&address(destination), 443, Some(&settings), Hooked::Pod, prefix),
                 expected,
                 "{destination}"
             );
@@ -156,7 +178,7 @@ mod tests {
             ("127.0.0.53", 53, &dns, Connect::Leave),
         ] {
             assert_eq!(
-                decide(&address(destination), port, Some(settings), prefix),
+                decide(&address(destination), port, Some(settings), Hooked::Pod, prefix),
                 expected,
                 "{destination} {port}"
             );
@@ -173,7 +195,7 @@ mod tests {
             ("10.96.0.1", 443, Connect::Capture(address("10.0.0.5"))),
         ] {
             assert_eq!(
-                decide(&address(destination), port, Some(&settings), prefix),
+                decide(&address(destination), port, Some(&settings), Hooked::Pod, prefix),
                 expected,
                 "{destination} {port}"
             );
@@ -184,16 +206,16 @@ mod tests {
     fn a_family_without_a_pod_address_is_refused() {
         let v4_only = Settings { pod_v6: Address::NONE, ..settings() };
         assert_eq!(
-            decide(&address("2001:db8::1"), 443, Some(&v4_only), prefix),
+            decide(&address("2001:db8::1"), 443, Some(&v4_only), Hooked::Pod, prefix),
             Connect::Deny(Counter::DeniedNoAddress)
         );
         assert_eq!(
-            decide(&address("8.8.8.8"), 443, Some(&v4_only), prefix),
+            decide(&address("8.8.8.8"), 443, Some(&v4_only), Hooked::Pod, prefix),
             Connect::Capture(address("10.0.0.5"))
         );
         let v6_only = Settings { pod_v4: Address::NONE, ..settings() };
         assert_eq!(
-            decide(&address("::ffff:8.8.8.8"), 443, Some(&v6_only), prefix),
+            decide(&address("::ffff:8.8.8.8"), 443, Some(&v6_only), Hooked::Pod, prefix),
             Connect::Deny(Counter::DeniedNoAddress)
         );
     }
@@ -201,8 +223,14 @@ mod tests {
     #[test]
     fn an_inactive_pod_only_notes_self_calls() {
         let inactive = Settings { flags: SettingsFlags::default(), ..settings() };
-        assert_eq!(decide(&address("8.8.8.8"), 443, Some(&inactive), prefix), Connect::Leave);
-        assert_eq!(decide(&address("10.0.0.5"), 443, Some(&inactive), prefix), Connect::SelfCall);
+        assert_eq!(
+            decide(&address("8.8.8.8"), 443, Some(&inactive), Hooked::Pod, prefix),
+            Connect::Leave
+        );
+        assert_eq!(
+            decide(&address("10.0.0.5"), 443, Some(&inactive), Hooked::Pod, prefix),
+            Connect::SelfCall
+        );
     }
 
     #[test]
@@ -216,7 +244,27 @@ mod tests {
             ("169.254.1.1", deny),
             ("2001:db8::1", deny),
         ] {
-            assert_eq!(decide(&address(destination), 443, None, prefix), expected, "{destination}");
+            let destination = address(destination);
+            assert_eq!(decide(&destination, 443, None, Hooked::Pod, prefix), expected);
+            let at_root = decide(&destination, 443, None, Hooked::Root, prefix);
+            assert_eq!(at_root, Connect::Leave, "no pod's");
+        }
+    }
+
+    #[test]
+    fn hooks_on_the_root_know_what_a_pods_own_have_captured() {
+        let settings = settings();
+        for (destination, port, role, expected) in [
+            ("10.0.0.5", OUTBOUND_CAPTURE_PORT, Role::OUTBOUND, true),
+            ("::ffff:10.0.0.5", OUTBOUND_CAPTURE_PORT, Role::OUTBOUND, true),
+            ("fd00::5", OUTBOUND_CAPTURE_PORT, Role::OUTBOUND, true),
+            ("10.0.0.5", OUTBOUND_CAPTURE_PORT, Role::NONE, false),
+            ("10.0.0.5", OUTBOUND_CAPTURE_PORT, Role::SELF_CALL, false),
+            ("10.0.0.5", 443, Role::OUTBOUND, false),
+            ("10.0.0.6", OUTBOUND_CAPTURE_PORT, Role::OUTBOUND, false),
+        ] {
+            let captured = is_captured(&address(destination), port, &settings, role);
+            assert_eq!(captured, expected, "{destination} {port} {role:?}");
         }
     }
 }

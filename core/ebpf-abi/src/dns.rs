@@ -153,6 +153,18 @@ fn is_or_becomes(slot: u32, resolver: &Address, resolvers: &impl Resolvers) -> b
     }
 }
 
+/// Whether a pod's own hooks have sent a socket to the proxy already, for those on the root, which run after
+/// them; see [`crate::connect::is_captured`].
+#[inline(always)]
+pub fn is_captured(destination: &Address, port: u16, settings: &Settings) -> bool {
+    let (family, pod) = if destination.is_v4() {
+        (Family::V4, settings.pod_v4)
+    } else {
+        (Family::V6, settings.pod_v6)
+    };
+    *destination == pod && slot_of(family, port, settings).is_some()
+}
+
 /// The slot whose socket a datagram came from: `port` is its source port, host order. `None` when it is
 /// no socket of the proxy's. The source address has to be the pod's own, too.
 #[inline(always)]
@@ -331,6 +343,14 @@ mod tests {
         assert_eq!(slot_of(Family::V4, 53, &settings()), None);
         let off = Settings { flags: SettingsFlags::ACTIVE, ..settings() };
         assert_eq!(slot_of(Family::V4, 41, &off), None);
+        for (destination, port, expected) in [
+            ("10.0.0.5", 41, true),
+            ("fd00::5", 61, true),
+            ("10.0.0.5", 61, false),
+            ("10.0.0.6", 41, false),
+        ] {
+            assert_eq!(is_captured(&address(destination), port, &settings()), expected, "{port}");
+        }
         let few = Settings { dns_ports: [0; DNS_RESOLVERS], ..settings() };
         assert_eq!(slot_of(Family::V4, 0, &few), None, "an unused slot is not port 0");
     }

@@ -80,6 +80,16 @@ impl Roles {
         }
         Role::NONE
     }
+
+    /// Whether hooks on the root leave a task alone in a pod's namespace: one of the agent's, which serves
+    /// the pod there, or of `neutral`, in which the self-test plays a stranger.
+    #[inline(always)]
+    pub const fn is_exempt(&self, cgroup: u64, neutral: u64) -> bool {
+        if cgroup == 0 {
+            return false;
+        }
+        cgroup == self.agent_cgroup || cgroup == self.retiring_cgroup || cgroup == neutral
+    }
 }
 
 #[cfg(test)]
@@ -98,5 +108,15 @@ mod tests {
         assert_eq!(roles.of(8, 1), Role::NONE);
         let unset = Roles { kubelet_cgroup: 0, ..roles };
         assert_eq!(unset.of(0, 1), Role::NONE, "an unset cgroup matches nobody");
+    }
+
+    #[test]
+    fn only_the_agents_and_the_neutral_cgroup_are_left_alone_on_the_root() {
+        let roles =
+            Roles { agent_cgroup: 7, retiring_cgroup: 6, kubelet_cgroup: 9, host_netns_cookie: 1 };
+        for (cgroup, expected) in [(7, true), (6, true), (5, true), (9, false), (8, false)] {
+            assert_eq!(roles.is_exempt(cgroup, 5), expected, "{cgroup}");
+        }
+        assert!(!Roles::default().is_exempt(0, 0), "an unset cgroup matches nobody");
     }
 }

@@ -5,14 +5,14 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::{EbpfContext as _, helpers::bpf_get_netns_cookie, programs::SockAddrContext};
 use ebpf_abi::{
     Address, Be16, Be32, Counter, PrefixFlags, PrefixKey, Role, Settings, SocketRole,
-    connect::{Connect, decide},
+    connect::{Connect, decide, is_captured},
 };
 use ebpf_programs::access::{lookup, only, read, read_v6, write, write_v6};
 
 use crate::{
     datagram,
     maps::{POD_PREFIXES, POD_SETTINGS, count, count_global},
-    socket,
+    root, socket,
 };
 
 const DENY: i32 = 0;
@@ -117,7 +117,16 @@ fn capture(ctx: &SockAddrContext, destination: &Address) -> Outcome {
     // SAFETY: the helper takes the running program's context.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let settings = settings(cookie);
-    match decide(destination, port.get(), settings, |address| prefix(cookie, address)) {
+    if let Some(settings) = settings
+        && root::is_here()
+    {
+        let stored = socket::of_address(ctx).map_or(Role::NONE, |stored| stored.role);
+        if root::is_exempt() || is_captured(destination, port.get(), settings, stored) {
+            return Outcome::Allow;
+        }
+    }
+    let prefix = |address: &Address| prefix(cookie, address);
+    match decide(destination, port.get(), settings, root::hooked(), prefix) {
         Connect::Leave => {
             // The socket may have been connected before, with a role.
             socket::clear_role(ctx, Role::is_pod);

@@ -9,14 +9,14 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::{EbpfContext as _, helpers::bpf_get_netns_cookie, programs::SockAddrContext};
 use ebpf_abi::{
     Address, Be16, Be32, Counter, DNS_PORT, Family, Role, SocketRole,
-    dns::{Ask, ResolverKey, Resolvers, decide, slot_of},
+    dns::{Ask, ResolverKey, Resolvers, decide, is_captured, slot_of},
 };
 use ebpf_programs::access::{insert_new, lookup, read, read_v6, write, write_v6};
 
 use crate::{
     connect::{ALLOW, Outcome, Rewrite, apply_v4, apply_v6, is_udp, port, prefix, settings},
     maps::{RESOLVERS, count},
-    socket,
+    root, socket,
 };
 
 /// A socket for datagrams is connected. `getpeername` shows what the application asked for.
@@ -25,7 +25,7 @@ pub fn connect(ctx: &SockAddrContext, destination: &Address) -> Outcome {
     let outcome = ask(ctx, destination);
     let Outcome::Rewrite(to) = outcome else {
         // The socket may have been connected to a resolver before.
-        socket::clear_role(ctx, |role| role == Role::RESOLVER);
+        socket::clear_role(ctx, |role| role == Role::RESOLVER && !is_sent(ctx, destination));
         return outcome;
     };
     let role = SocketRole {
@@ -100,8 +100,12 @@ fn ask(ctx: &SockAddrContext, destination: &Address) -> Outcome {
     }
     // SAFETY: the helper takes the running program's context.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let settings = settings(cookie);
+    if settings.is_some() && root::is_exempt() {
+        return Outcome::Allow;
+    }
     let prefix = |address: &Address| prefix(cookie, address);
-    match decide(destination, port, settings(cookie), prefix, &Slots(cookie)) {
+    match decide(destination, port, settings, prefix, &Slots(cookie)) {
         Ask::Leave => Outcome::Allow,
         Ask::NoSlot => {
             count(cookie, Counter::DnsNoSlot);
@@ -112,6 +116,17 @@ fn ask(ctx: &SockAddrContext, destination: &Address) -> Outcome {
             Outcome::Rewrite(Rewrite { address: target.address, port: Be16::new(target.port) })
         }
     }
+}
+
+/// Whether hooks on the pod's own cgroup have just sent this socket to the proxy.
+#[inline(always)]
+fn is_sent(ctx: &SockAddrContext, destination: &Address) -> bool {
+    if !root::is_here() {
+        return false;
+    }
+    // SAFETY: the helper takes the running program's context.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    settings(cookie).is_some_and(|settings| is_captured(destination, port(ctx).get(), settings))
 }
 
 /// The resolver for which the proxy answered, if `source` and its port are a socket of the proxy's.

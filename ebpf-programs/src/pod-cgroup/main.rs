@@ -1,5 +1,5 @@
-//! Hooks on cgroups, loaded once and shared: those of pods (capture), and those of the agent and the
-//! kubelet (roles). Which pod a socket belongs to is told by its network namespace's cookie.
+//! Hooks on cgroups, loaded once and shared: those of pods (capture), on each pod's own cgroup or on the root,
+//! and those of the agent and the kubelet (roles). Which pod a socket belongs to is told by its network namespace's cookie.
 #![no_std]
 #![no_main]
 
@@ -8,6 +8,7 @@ mod datagram;
 mod maps;
 mod peer;
 mod role;
+mod root;
 mod sock_ops;
 mod socket;
 mod sockopt;

@@ -2,6 +2,7 @@
 //! outlive the agent.
 
 use aya_ebpf::{
+    Global,
     btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, SkStorage},
     macros::btf_map,
 };
@@ -50,6 +51,15 @@ pub static PROBES: Probes = Probes::new();
 /// [`GlobalCounter`] by index.
 #[btf_map]
 pub static GLOBALS: PerCpuArray<u64, { GlobalCounter::COUNT }> = PerCpuArray::new();
+
+/// Not zero: the pods' hooks are on the root of the hierarchy and see the sockets of the whole node. Set when
+/// loading; with zero the verifier removes what is only for that.
+#[unsafe(no_mangle)]
+pub static AT_ROOT: Global<u32> = Global::new(0);
+
+/// Id of the cgroup in which the self-test plays a stranger, when [`AT_ROOT`] is set.
+#[unsafe(no_mangle)]
+pub static NEUTRAL_CGROUP: Global<u64> = Global::new(0);
 
 #[inline(always)]
 pub fn count(cookie: u64, counter: Counter) {

@@ -1,5 +1,5 @@
 //! `setsockopt` of a pod: refuses what would let a socket pass for the proxy's. Everything else goes
-//! through untouched.
+//! through untouched, and on the root whatever is no pod's.
 
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -7,7 +7,7 @@ use aya_ebpf::{EbpfContext as _, helpers::bpf_get_netns_cookie, programs::Sockop
 use ebpf_abi::{Counter, PROXY_MARK, PROXY_MARK_MASK};
 use ebpf_programs::access::{read, write};
 
-use crate::maps::count;
+use crate::{connect::settings, maps::count, root};
 
 const REFUSE: i32 = 0;
 const ALLOW: i32 = 1;
@@ -42,8 +42,11 @@ pub fn set(ctx: &SockoptContext) -> i32 {
     };
     if refused {
         // SAFETY: the helper takes the running program's context.
-        count(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }, Counter::SockoptRefused);
-        return REFUSE;
+        let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+        if !root::is_here() || (settings(cookie).is_some() && !root::is_exempt()) {
+            count(cookie, Counter::SockoptRefused);
+            return REFUSE;
+        }
     }
     if length > PAGE {
         // SAFETY: setsockopt programs may write the length.
