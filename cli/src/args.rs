@@ -168,9 +168,9 @@ pub(crate) struct EnrolArguments {
     /// Its network namespace
     #[arg(long, value_name = "PATH")]
     pub(crate) netns: PathBuf,
-    /// Its cgroup
+    /// Its cgroup; not needed where `warren status` says that capture is ebpf-root
     #[arg(long, value_name = "PATH")]
-    pub(crate) cgroup: PathBuf,
+    pub(crate) cgroup: Option<PathBuf>,
     /// The workload it is
     #[arg(long, value_name = "NAMESPACE/NAME/SERVICE_ACCOUNT", value_parser = workload)]
     pub(crate) workload: String,

@@ -28,7 +28,7 @@ pub(crate) async fn enrol(
         .enrol(Enrol {
             uid: arguments.uid.clone(),
             netns: absolute(&arguments.netns)?,
-            cgroup: absolute(&arguments.cgroup)?,
+            cgroup: arguments.cgroup.as_deref().map(absolute).transpose()?,
             workload: arguments.workload.clone(),
             probe_ports: arguments.probe_ports.clone(),
             dns: arguments.dns,

@@ -19,11 +19,16 @@ pub(crate) async fn run(client: &mut Client, output: &mut Output) -> Result<Find
 fn render(status: &Status, now: SystemTime) -> String {
     let mut rows = vec![
         row("agent", agent(status)),
+        row("capture", format!("{}: {}", status.mode, status.mode_reason)),
         row("state", drain(status.drain)),
         row("kernel", kernel(&status.kernel)),
         row("pods", pods(status.pods)),
         row("config", config(&status.config)),
     ];
+    let mut label = "limits";
+    for limit in &status.mode_limits {
+        rows.push(row(std::mem::take(&mut label), limit.clone()));
+    }
     if let Some(sync) = sync(status.config.sync) {
         rows.push(row("sync", sync));
     }
@@ -53,9 +58,9 @@ fn row(label: &str, value: String) -> Vec<String> {
 }
 
 fn agent(status: &Status) -> String {
-    let Status { version, node, mode, same_node, uptime_seconds, .. } = status;
+    let Status { version, node, same_node, uptime_seconds, .. } = status;
     let up = duration(*uptime_seconds);
-    format!("{version} on {node}, up {up}, capture {mode}, same node {same_node}")
+    format!("{version} on {node}, up {up}, same node {same_node}")
 }
 
 fn drain(drain: Drain) -> String {
@@ -128,6 +133,9 @@ mod tests {
             version: "0.1.0".to_owned(),
             node: "node-a".to_owned(),
             mode: "ebpf".to_owned(),
+            mode_code: "POD_CGROUPS".to_owned(),
+            mode_reason: "pods have cgroups".to_owned(),
+            mode_limits: Vec::new(),
             same_node: "relay".to_owned(),
             uptime_seconds: 7_380,
             kernel: Kernel {
@@ -168,7 +176,8 @@ mod tests {
     fn a_good_one() {
         assert_eq!(
             render(&status(), UNIX_EPOCH + NOW),
-            "agent       0.1.0 on node-a, up 2h 3m, capture ebpf, same node relay\n\
+            "agent       0.1.0 on node-a, up 2h 3m, same node relay\n\
+             capture     ebpf: pods have cgroups\n\
              state       running\n\
              kernel      6.12.0, 1 features present\n\
              pods        2: 2 verified, 0 degraded, 0 draining\n\
@@ -193,10 +202,14 @@ mod tests {
             refused: vec!["shop/cart.svc: port 70000".to_owned()],
             ..ControlPlane::default()
         });
+        bad.mode = "ebpf-root".to_owned();
+        bad.mode_limits = vec!["no nested namespaces".to_owned(), "cost".to_owned()];
         bad.drain = Drain::Draining { remaining_seconds: 5, connections: 2 };
         let text = render(&bad, UNIX_EPOCH + NOW);
         assert!(text.contains("state       draining: 2 connections, 5s left\n"), "{text}");
         assert!(text.contains("kernel      6.12.0, missing mptcp\n"), "{text}");
+        assert!(text.contains("capture     ebpf-root: pods have cgroups\n"), "{text}");
+        assert!(text.contains("limits      no nested namespaces\n            cost\n"), "{text}");
         assert!(text.contains("sync        stored state, 1m 30s old\n"), "{text}");
         assert!(text.contains("policy      DENY policies that layer 4 cannot check"), "{text}");
         assert!(

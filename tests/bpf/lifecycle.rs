@@ -6,7 +6,7 @@ use aya::{
     maps::loaded_maps,
     programs::{loaded_links, loaded_programs},
 };
-use ebpf_abi::Kind;
+use ebpf_abi::{Kind, connect::Hooked};
 use ztunnel::capture::{
     DnsCapture, DnsPorts, bpf,
     hooks::{AdoptError, Expected, HookError, HookState, PodHooks, purge},
@@ -69,7 +69,7 @@ fn a_thousand_pods_leave_nothing() {
     let mut ids = Ids::default();
     for _ in 0..1000 {
         let prepared = PodHooks::prepare(&programs, &uid(), &spec).expect("prepare");
-        let hooks = prepared.activate(cgroup.as_fd(), netns.as_fd()).expect("attach");
+        let hooks = prepared.activate(Some(cgroup.as_fd()), netns.as_fd()).expect("attach");
         ids.record(&programs);
         hooks.detach().expect("detach");
     }
@@ -127,7 +127,7 @@ fn a_new_agent_adopts_without_touching_connections() {
     assert_eq!(client.peer, to.parse().ok(), "the new getpeername sees the old storage's map");
     new.accept(Kind::Outbound, POD4.parse().expect("ip")).expect("the new listeners");
     hooks.detach().expect("detach");
-    assert_eq!(pins.completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(pins.completeness(DnsCapture::Off, Hooked::Pod), Completeness::Absent);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn adoption_refuses_what_it_does_not_recognise() {
     assert!(matches!(adopt(expected), Err(AdoptError::NotFound { .. })));
     let hooks = node.attach(&programs);
     for wrong in [
-        Expected { cgroup_id: expected.cgroup_id + 1, ..expected },
+        Expected { cgroup_id: expected.cgroup_id.map(|id| id + 1), ..expected },
         Expected { netns_inode: expected.netns_inode + 1, ..expected },
     ] {
         assert!(matches!(adopt(wrong), Err(AdoptError::Mismatch { .. })));
@@ -149,7 +149,10 @@ fn adoption_refuses_what_it_does_not_recognise() {
     let twin = model::PodUid::parse("twin").expect("a uid");
     let same = PodHooks::prepare(&programs, &twin, &node.spec());
     assert!(matches!(same, Err(HookError::NetnsTaken)), "one pod a namespace");
-    assert_eq!(programs.pins().pod(&twin).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&twin).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
 
     // Half a folder: recognised, and cleared by the next attempt.
     drop(hooks);
@@ -168,12 +171,15 @@ fn adoption_refuses_what_it_does_not_recognise() {
     let spec = node.spec_with_dns(DnsPorts::default());
     let prepared = PodHooks::prepare(&programs, &uid(), &spec).expect("cleared, then prepared");
     let pod = (node.cgroup_fd("pod"), node.netns("pod"));
-    drop(prepared.activate(pod.0.as_fd(), pod.1.as_fd()).expect("attach"));
+    drop(prepared.activate(Some(pod.0.as_fd()), pod.1.as_fd()).expect("attach"));
     assert!(matches!(adopt(expected), Err(AdoptError::Incomplete { .. })));
     drop(adopt(on).expect("as it was attached"));
     purge(&programs, &uid()).expect("purge");
     purge(&programs, &uid()).expect("purge nothing");
-    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&uid()).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
 }
 
 #[test]
@@ -187,15 +193,21 @@ fn a_failed_attach_leaves_nothing() {
 
     // The last hook fails: a cgroup is no network namespace.
     let prepared = PodHooks::prepare(&programs, &uid(), &node.spec()).expect("prepare");
-    let failed = prepared.activate(cgroup.as_fd(), cgroup.as_fd());
+    let failed = prepared.activate(Some(cgroup.as_fd()), cgroup.as_fd());
     assert!(matches!(failed, Err(HookError::Kernel { operation: "attach a hook", .. })));
-    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&uid()).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
     app.connect("10.77.0.1:80", "").expect("the pod is as before");
     server.accept(&listener).expect("arrives");
 
     // Preparation alone, given up.
     drop(PodHooks::prepare(&programs, &uid(), &node.spec()).expect("prepare"));
-    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&uid()).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
 
     let mut spec = node.spec();
     spec.settings.threads = 17;
@@ -217,7 +229,7 @@ fn a_failed_detach_can_be_repeated() {
     hooks.detach().expect_err("and again");
     fs::remove_dir(&intruder).expect("remove the folder");
     hooks.detach().expect("now nothing is left");
-    assert_eq!(pins.completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(pins.completeness(DnsCapture::Off, Hooked::Pod), Completeness::Absent);
 }
 
 #[test]
@@ -233,7 +245,10 @@ fn vanished_targets_are_noticed() {
     let adopted = PodHooks::adopt(&programs, &uid(), expected);
     assert!(matches!(adopted, Err(AdoptError::CgroupGone { .. })));
     hooks.detach().expect("detach what is left");
-    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&uid()).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
 
     fs::create_dir(node.cgroup("pod")).expect("create");
     let hooks = node.attach(&programs);
@@ -243,7 +258,10 @@ fn vanished_targets_are_noticed() {
     let adopted = PodHooks::adopt(&programs, &uid(), expected);
     assert!(matches!(adopted, Err(AdoptError::NetnsGone { .. })));
     purge(&programs, &uid()).expect("purge what is left");
-    assert_eq!(programs.pins().pod(&uid()).completeness(DnsCapture::Off), Completeness::Absent);
+    assert_eq!(
+        programs.pins().pod(&uid()).completeness(DnsCapture::Off, Hooked::Pod),
+        Completeness::Absent
+    );
 }
 
 #[test]

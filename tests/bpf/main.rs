@@ -7,6 +7,7 @@ mod capture;
 mod lifecycle;
 mod questions;
 mod roles;
+mod root;
 mod sockopt;
 mod steering;
 mod world;

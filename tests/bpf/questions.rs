@@ -63,7 +63,7 @@ fn attach(node: &Node, programs: &Programs, slots: &Slots) -> PodHooks {
     let spec = node.spec_with_dns(slots.ports());
     let prepared = PodHooks::prepare(programs, &uid(), &spec).expect("prepare the pod");
     let (cgroup, netns) = (node.cgroup_fd("pod"), node.netns("pod"));
-    prepared.activate(cgroup.as_fd(), netns.as_fd()).expect("attach the hooks")
+    prepared.activate(Some(cgroup.as_fd()), netns.as_fd()).expect("attach the hooks")
 }
 
 fn resolver_of(node: &Node, programs: &Programs, slot: usize) -> Option<IpAddr> {

@@ -18,9 +18,9 @@ use model::PodUid;
 use netns::NetnsFd;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ztunnel::capture::{
-    DnsCapture, DnsPorts,
+    Cgroup, DnsCapture, DnsPorts,
     hooks::{AttachSpec, Expected, PodHooks, PodMaps, PodPrefixes, PodSettings},
-    programs::{Predecessor, Programs, RolesConfig},
+    programs::{HookPlace, Predecessor, Programs, RolesConfig},
 };
 
 /// Where cgroup v2 may be mounted.
@@ -60,7 +60,16 @@ impl Node {
         mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
             .expect("mount a BPF file system");
         let node = Self { name, cgroups, bpffs };
-        for cgroup in ["agent", "kubelet", "kubelet/below", "pod", "pod/leaf", "other"] {
+        for cgroup in [
+            "agent",
+            "kubelet",
+            "kubelet/below",
+            "neutral",
+            "neutral/below",
+            "pod",
+            "pod/leaf",
+            "other",
+        ] {
             fs::create_dir(node.cgroup(cgroup)).expect("create a cgroup");
         }
         node.make_namespaces();
@@ -125,13 +134,27 @@ impl Node {
 
     /// The same for an agent in another cgroup.
     pub(crate) fn load_as(&self, cgroup: &str, predecessor: Predecessor) -> Programs {
+        self.load_at(HookPlace::Pods, cgroup, predecessor)
+    }
+
+    /// The same for pods' hooks on the root of the hierarchy. That is this node's own top here, so that the
+    /// machine is left alone.
+    pub(crate) fn load_on_root(&self) -> Programs {
+        let place = HookPlace::Root {
+            cgroup: Cgroup::open(&self.cgroups).expect("cgroup exists"),
+            neutral_cgroup_id: self.cgroup_id("neutral"),
+        };
+        self.load_at(place, "agent", Predecessor::Gone)
+    }
+
+    fn load_at(&self, place: HookPlace, cgroup: &str, predecessor: Predecessor) -> Programs {
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: self.cgroup_id(cgroup),
             kubelet_cgroup_id: Some(self.cgroup_id("kubelet")),
             host_netns_cookie: self.netns("world").cookie(),
         };
-        Programs::load(&self.pin_root(), roles).expect("load the eBPF programs")
+        Programs::load(&self.pin_root(), place, roles).expect("load the eBPF programs")
     }
 
     /// Attaches the role hooks to the agent's and the kubelet's cgroups.
@@ -184,13 +207,13 @@ impl Node {
         let prepared = PodHooks::prepare(programs, &uid(), &self.spec()).expect("prepare the pod");
         listeners(prepared.maps());
         prepared
-            .activate(self.cgroup_fd("pod").as_fd(), self.netns("pod").as_fd())
+            .activate(Some(self.cgroup_fd("pod").as_fd()), self.netns("pod").as_fd())
             .expect("attach the hooks")
     }
 
     pub(crate) fn expected(&self) -> Expected {
         Expected {
-            cgroup_id: self.cgroup_id("pod"),
+            cgroup_id: Some(self.cgroup_id("pod")),
             netns_inode: self.netns("pod").inode(),
             dns: DnsCapture::Off,
         }
@@ -219,7 +242,8 @@ impl Drop for Node {
             drop(Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status());
         }
         let _gone = umount2(self.bpffs.path(), MntFlags::MNT_DETACH);
-        let below = ["kubelet/below", "pod/leaf", "agent", "kubelet", "pod", "other", ""];
+        let deep = ["kubelet/below", "pod/leaf", "neutral/below"];
+        let below = deep.into_iter().chain(["agent", "kubelet", "neutral", "pod", "other", ""]);
         for cgroup in below {
             // Processes that were just killed leave their cgroup a moment later.
             let removed = |path: &Path| !path.exists() || fs::remove_dir(path).is_ok();

@@ -90,6 +90,12 @@ impl AgentOptions {
         self
     }
 
+    /// With hooks on the root of the cgroup hierarchy: the world's own top, so that the machine is left alone.
+    #[must_use]
+    pub fn on_root(self) -> Self {
+        self.set(REDIRECTION, "ebpf-root")
+    }
+
     /// Sets a variable of `docs/configuration.md`; later values win.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl fmt::Display) -> Self {
@@ -143,6 +149,10 @@ pub struct Agent {
 /// Set to `1`, agents run in the mode `external`: the tests' own CNI agent redirects by rules of
 /// netfilter and tells them of pods, and so every test of traffic, identity and policy runs unchanged.
 const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
+/// Set to `1`, agents have their hooks on the root of the cgroup hierarchy, unless a test says otherwise: so
+/// every suite can be run in that mode. What then fails is what `docs/capture.md` says of it.
+const ROOT_VARIABLE: &str = "WARREN_TEST_ROOT";
+const REDIRECTION: &str = "WARREN_REDIRECTION";
 /// Until a pod of the CNI agent is verified: the proxy looks at it every two seconds.
 const EXTERNAL_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -184,15 +194,20 @@ impl Agent {
             ("WARREN_ADMIN_SOCKET", text(run_dir.join("admin.sock"))),
             ("WARREN_BPF_PIN_DIR", text(pins.join(node.name()))),
             ("WARREN_CGROUP", text(node.cgroup().join("agent"))),
+            ("WARREN_HOST_CGROUP", text(node.hierarchy().to_owned())),
             ("LOG_FORMAT", "json".to_owned()),
             ("RUST_BACKTRACE", "1".to_owned()),
         ];
         let mut variables: Vec<_> =
             fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let is_on = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+        if is_on(ROOT_VARIABLE) {
+            variables.push((REDIRECTION.to_owned(), "ebpf-root".to_owned()));
+        }
         let cni =
             options.external.then(|| CniAgent::start(run_dir.join("zds.sock"))).transpose()?;
         if let Some(cni) = &cni {
-            variables.push(("WARREN_REDIRECTION".to_owned(), "external".to_owned()));
+            variables.push((REDIRECTION.to_owned(), "external".to_owned()));
             variables.push(("INPOD_UDS".to_owned(), text(cni.path().to_owned())));
         }
         let binds = options.binds.clone();

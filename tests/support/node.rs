@@ -40,6 +40,11 @@ impl Node {
         &self.cgroup
     }
 
+    /// The top of the world's cgroups, the nodes' and the pods': what is the root for its agent.
+    pub(crate) fn hierarchy(&self) -> &Path {
+        self.cgroup.parent().unwrap_or(&self.cgroup)
+    }
+
     /// Its address on the wire.
     #[must_use]
     pub fn ipv4(&self) -> IpAddr {

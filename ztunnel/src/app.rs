@@ -10,6 +10,7 @@ use daemon::{
     ErrorCounter, HttpPort, HttpPortError, Readiness, Reply, Routes, SignalError, StopSignals,
     metrics_reply,
 };
+use enrol::redirection::{Choice, CniAgent};
 use http::StatusCode;
 use local_config::Defaults;
 use prometheus_client::registry::Registry;
@@ -169,6 +170,7 @@ async fn run_on(
         config.redirection,
         capture_config(&config, program, host.clone()),
         external_config(&config),
+        cni_agent(&config),
     )?;
     let config = match candidate.mark() {
         None => config,
@@ -184,6 +186,7 @@ async fn run_on(
             return Ok(End::Stopped);
         }
     };
+    say_mode(capture.choice());
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::new(&mut registry));
     register_gauges(&mut registry, &capture, &mesh, &svids, dropped_lines);
@@ -337,6 +340,15 @@ async fn run_on(
     Ok(end)
 }
 
+/// How this node captures, why so, and what that does not do.
+fn say_mode(choice: Choice) {
+    let Choice { mode, reason } = choice;
+    tracing::info!(mode = mode.as_str(), code = reason.code(), %reason, "mode of capture");
+    for limit in mode.limits() {
+        tracing::warn!(mode = mode.as_str(), limit, "a limit of this mode of capture");
+    }
+}
+
 /// Resolves when enrolment broke, if there is any.
 async fn broke(enrolling: &mut Option<enrolment::Enrolling>) {
     match enrolling {
@@ -485,11 +497,21 @@ fn capture_config(config: &Config, program: PathBuf, host: Option<HostView>) -> 
         pin_dir: config.bpf_pin_dir.clone(),
         cgroup: config.cgroup.clone(),
         kubelet_cgroup: config.kubelet_cgroup.clone(),
+        cgroup_root: config.cgroup_root.clone(),
         host,
         bypass: config.bypass.clone(),
         threads: u16::try_from(config.worker_threads.get()).unwrap_or(ebpf_abi::MAX_THREADS),
         program,
         incumbent: if config.take_over { Incumbent::Replaced } else { Incumbent::Stays },
+    }
+}
+
+/// Whether a CNI agent may say which pods there are: not where Kubernetes does.
+fn cni_agent(config: &Config) -> CniAgent {
+    match config.enrolment {
+        Enrolment::Kubernetes(_) => CniAgent::Excluded,
+        Enrolment::Local if config.zds_socket.exists() => CniAgent::Present,
+        Enrolment::Local => CniAgent::Absent,
     }
 }
 

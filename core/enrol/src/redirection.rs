@@ -16,6 +16,20 @@ pub enum Wish {
     External,
 }
 
+impl Wish {
+    /// As `WARREN_REDIRECTION` has it.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto),
+            "ebpf" => Some(Self::Ebpf),
+            "ebpf-root" => Some(Self::EbpfRoot),
+            "external" => Some(Self::External),
+            _ => None,
+        }
+    }
+}
+
 /// How connections are captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -48,6 +62,8 @@ impl Mode {
                  there (ebpf: refused)",
                 "whoever enters a pod's network namespace counts as the pod, such as \
                  `kubectl port-forward` (ebpf: judged)",
+                "programs of others that were on the root before rewrite destinations first (ebpf: \
+                 after capture)",
                 "the hooks run for every socket of the node while a pod is captured",
             ],
             Self::External => &["a pod with NET_ADMIN can take the rules off (ebpf: cannot)"],
@@ -168,7 +184,7 @@ pub enum Unmet {
 
 /// Chooses. What is forced is that or nothing; what is not is the first that works of hooks on pods'
 /// cgroups, hooks on the root, and a CNI agent.
-pub fn choose(wish: Wish, facts: &Facts) -> Result<Choice, Unmet> {
+pub fn choose(wish: Wish, facts: Facts) -> Result<Choice, Unmet> {
     let forced = |mode| Choice { mode, reason: Reason::Forced };
     match wish {
         Wish::External => return Ok(forced(Mode::External)),
@@ -193,18 +209,18 @@ pub fn choose(wish: Wish, facts: &Facts) -> Result<Choice, Unmet> {
     }
 }
 
-fn on_root(facts: &Facts, reason: Reason) -> Result<Choice, Unmet> {
+fn on_root(facts: Facts, reason: Reason) -> Result<Choice, Unmet> {
     root(facts).map(|()| Choice { mode: Mode::EbpfRoot, reason })
 }
 
-fn kernel(facts: &Facts) -> Result<(), Unmet> {
+fn kernel(facts: Facts) -> Result<(), Unmet> {
     match facts.kernel {
         Ability::Works => Ok(()),
         Ability::Fails => Err(Unmet::Kernel),
     }
 }
 
-fn root(facts: &Facts) -> Result<(), Unmet> {
+fn root(facts: Facts) -> Result<(), Unmet> {
     match facts.root {
         Ability::Works => Ok(()),
         Ability::Fails => Err(Unmet::Root),
@@ -241,7 +257,7 @@ mod tests {
             // A CNI agent that is there changes nothing where hooks work.
             for cni_agent in [CniAgent::Absent, CniAgent::Present, CniAgent::Excluded] {
                 let facts = Facts { cni_agent, ..facts(pods) };
-                assert_eq!(choose(Wish::Auto, &facts), Ok(Choice { mode, reason }), "{facts:?}");
+                assert_eq!(choose(Wish::Auto, facts), Ok(Choice { mode, reason }), "{facts:?}");
             }
         }
     }
@@ -263,7 +279,7 @@ mod tests {
                 (Wish::External, good, Ok(Mode::External)),
             ] {
                 let expected = expected.map(|mode| Choice { mode, reason: Reason::Forced });
-                assert_eq!(choose(wish, &facts), expected, "{wish:?} {facts:?}");
+                assert_eq!(choose(wish, facts), expected, "{wish:?} {facts:?}");
             }
         }
     }
@@ -276,13 +292,26 @@ mod tests {
             (PodCgroups::NoneSeen, Ability::Works, Ability::Fails, Unmet::Root),
         ] {
             let facts = Facts { kernel, root, ..facts(pods) };
-            assert_eq!(choose(Wish::Auto, &facts), Err(unmet));
+            assert_eq!(choose(Wish::Auto, facts), Err(unmet));
             let excluded = Facts { cni_agent: CniAgent::Excluded, ..facts };
-            assert_eq!(choose(Wish::Auto, &excluded), Err(unmet));
+            assert_eq!(choose(Wish::Auto, excluded), Err(unmet));
             let present = Facts { cni_agent: CniAgent::Present, ..facts };
             let external = Choice { mode: Mode::External, reason: Reason::HooksFail };
-            assert_eq!(choose(Wish::Auto, &present), Ok(external));
+            assert_eq!(choose(Wish::Auto, present), Ok(external));
         }
+    }
+
+    #[test]
+    fn a_wish_has_the_name_of_its_mode() {
+        assert_eq!(Wish::parse("auto"), Some(Wish::Auto));
+        for (wish, mode) in [
+            (Wish::Ebpf, Mode::Ebpf),
+            (Wish::EbpfRoot, Mode::EbpfRoot),
+            (Wish::External, Mode::External),
+        ] {
+            assert_eq!(Wish::parse(mode.as_str()), Some(wish));
+        }
+        assert_eq!(Wish::parse("ebpf_root"), None);
     }
 
     #[test]

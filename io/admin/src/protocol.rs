@@ -55,8 +55,9 @@ pub struct Enrol {
     pub uid: String,
     /// Path of its network namespace.
     pub netns: PathBuf,
-    /// Path of its cgroup.
-    pub cgroup: PathBuf,
+    /// Path of its cgroup; needed unless the mode is `ebpf-root`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// `namespace/name/service-account`.
     pub workload: String,
     /// Ports on which the kubelet may probe it without identity.
@@ -137,8 +138,14 @@ pub struct Status {
     pub version: String,
     /// The node's name.
     pub node: String,
-    /// How connections are captured: `ebpf`.
+    /// How connections are captured: `ebpf`, `ebpf-root` or `external`.
     pub mode: String,
+    /// Why so, as a stable word.
+    pub mode_code: String,
+    /// The same for people.
+    pub mode_reason: String,
+    /// What this mode does not do, for people.
+    pub mode_limits: Vec<String>,
     /// `relay` or `tunnel`.
     pub same_node: String,
     /// Since the agent started.
@@ -261,7 +268,7 @@ pub struct Pod {
     pub state: PodState,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
-    /// The cgroup its programs are attached to.
+    /// Its cgroup, to which its programs are attached in the mode `ebpf`; 0: not known.
     pub cgroup_id: u64,
     /// The inode of its network namespace.
     pub netns_inode: u64,

@@ -121,7 +121,7 @@ fn enrol(uid: &str) -> Enrol {
     Enrol {
         uid: uid.to_owned(),
         netns: "/proc/1/ns/net".into(),
-        cgroup: "/sys/fs/cgroup/x".into(),
+        cgroup: Some("/sys/fs/cgroup/x".into()),
         workload: "a/b/c".to_owned(),
         probe_ports: vec![8080],
         dns: None,

@@ -29,7 +29,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> anyhow::Result<Self> {
+    fn new(options: &AgentOptions) -> anyhow::Result<Self> {
         let world = World::new(2)?;
         let mallory = world.pod(PodSpec::new(1, "mallory"))?;
         let friend = House::new(&world, PodSpec::new(1, "friend"))?;
@@ -38,8 +38,8 @@ impl Stage {
         let pods = [&mallory, &friend.pod, &near.pod, &far.pod];
         let mesh = Mesh::new().workloads(pods);
         world.set_mesh(&mesh.allow("shop", "friends-only", &[&friend.pod.identity()]))?;
-        let west = ready(&world, 1, AgentOptions::default())?;
-        let east = ready(&world, 2, AgentOptions::default())?;
+        let west = ready(&world, 1, options.clone())?;
+        let east = ready(&world, 2, options.clone())?;
         for pod in [&mallory, &friend.pod, &near.pod] {
             west.enrol(pod)?;
         }
@@ -100,7 +100,16 @@ impl Stage {
 /// accepted the friend's connections and no other.
 #[test]
 fn a_hostile_pod_cannot_leave_the_mesh() -> anyhow::Result<()> {
-    let stage = Stage::new()?;
+    stays_in_the_mesh(&AgentOptions::default())
+}
+
+#[test]
+fn a_hostile_pod_cannot_leave_the_mesh_with_hooks_on_the_root() -> anyhow::Result<()> {
+    stays_in_the_mesh(&AgentOptions::default().on_root())
+}
+
+fn stays_in_the_mesh(options: &AgentOptions) -> anyhow::Result<()> {
+    let stage = Stage::new(options)?;
     let served = [stage.near.echo(PORT)?, stage.far.echo(PORT)?];
     for target in stage.targets() {
         assert!(answered(&stage.friend.actor, target, brief()), "{target}: the friend");

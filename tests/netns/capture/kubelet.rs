@@ -28,6 +28,15 @@ fn answers(client: &Actor, target: SocketAddr) -> anyhow::Result<u64> {
 
 #[test]
 fn the_kubelets_probes_pass_and_its_neighbours_do_not() -> anyhow::Result<()> {
+    probes_pass_alone(AgentOptions::default())
+}
+
+#[test]
+fn so_do_they_with_hooks_on_the_root() -> anyhow::Result<()> {
+    probes_pass_alone(AgentOptions::default().on_root())
+}
+
+fn probes_pass_alone(options: AgentOptions) -> anyhow::Result<()> {
     let world = World::new(1)?;
     let server = House::new(&world, PodSpec::new(1, "server"))?;
     world.set_mesh(&deny_all(Mesh::new().workload(&server.pod)))?;
@@ -35,7 +44,7 @@ fn the_kubelets_probes_pass_and_its_neighbours_do_not() -> anyhow::Result<()> {
     let kubelet = node.actor("kubelet")?;
     let neighbours = [node.actor("sibling")?, node.actor("kubelet/below")?];
     let path = node.cgroup().join("kubelet");
-    let options = AgentOptions::default().set("WARREN_KUBELET_CGROUP", path.display());
+    let options = options.set("WARREN_KUBELET_CGROUP", path.display());
     let agent = ready(&world, 1, options)?;
     let mut words = Agent::enrolment(&server.pod);
     words.extend(["--probe-port".to_owned(), PROBE.to_string()]);

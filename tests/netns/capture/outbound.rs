@@ -55,11 +55,20 @@ fn ways(client: &House) -> Vec<Way> {
 /// way arrives and is reported with its true destination; without it, not a packet leaves the pod.
 #[test]
 fn every_kind_of_socket_is_captured_and_none_gets_past_the_proxy() -> anyhow::Result<()> {
+    none_gets_past(AgentOptions::default())
+}
+
+#[test]
+fn nor_past_hooks_on_the_root() -> anyhow::Result<()> {
+    none_gets_past(AgentOptions::default().on_root())
+}
+
+fn none_gets_past(options: AgentOptions) -> anyhow::Result<()> {
     let world = World::new(2)?;
     let client = House::new(&world, PodSpec::new(1, "client"))?;
     let store = House::new(&world, PodSpec::new(2, "store").outside())?;
     world.set_mesh(&Mesh::new().workload(&client.pod))?;
-    let mut agent = ready(&world, 1, AgentOptions::default())?;
+    let mut agent = ready(&world, 1, options)?;
     agent.enrol(&client.pod)?;
     let mark = agent.log_mark();
     let mut visits = Vec::new();

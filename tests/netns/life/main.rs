@@ -14,6 +14,7 @@ mod redirected;
 mod refusals;
 mod reload;
 mod rescue;
+mod root;
 mod socket;
 mod startup;
 mod stopping;

@@ -35,6 +35,10 @@ fn options() -> AgentOptions {
 
 /// Runs a test with `app` enrolled so that its questions are captured, and `other` not.
 fn play(test: impl FnOnce(&mut Stage) -> anyhow::Result<()>) {
+    play_with(&options(), test);
+}
+
+fn play_with(options: &AgentOptions, test: impl FnOnce(&mut Stage) -> anyhow::Result<()>) {
     let mesh = |stage: &Stage| {
         let web = stage.pod("web-0");
         stage
@@ -47,7 +51,7 @@ fn play(test: impl FnOnce(&mut Stage) -> anyhow::Result<()>) {
                 ServiceSpec::new("shop", "entry").host("db.example.com").vip(ENTRY).port(80, HTTP),
             )
     };
-    Stage::play(&options(), cast(), mesh, |stage| {
+    Stage::play(options, cast(), mesh, |stage| {
         let app = stage.agent(1).enrol_with(stage.pod("app"), &["--dns"])?;
         ensure!(app.dns && app.state == admin::PodState::Verified, "{app:?}");
         test(stage)
@@ -119,7 +123,16 @@ fn addresses(answer: &[u8]) -> anyhow::Result<Vec<IpAddr>> {
 
 #[test]
 fn what_the_mesh_owns_is_answered_and_all_else_is_forwarded_verbatim() {
-    play(|stage| {
+    answers_and_forwards(&options());
+}
+
+#[test]
+fn so_it_is_with_hooks_on_the_root() {
+    answers_and_forwards(&options().on_root());
+}
+
+fn answers_and_forwards(options: &AgentOptions) {
+    play_with(options, |stage| {
         let app = stage.pod("app").actor()?;
         let (first, second) = (stage.pod("first").actor()?, stage.pod("second").actor()?);
         let (one, two) = (first.resolve(any(53), "first")?, second.resolve(any(53), "second")?);
@@ -326,7 +339,16 @@ fn ports(stage: &Stage) -> anyhow::Result<[u16; ebpf_abi::DNS_RESOLVERS]> {
 
 #[test]
 fn without_an_agent_questions_fail_and_with_the_next_they_are_answered() {
-    play(|stage| {
+    wait_for_an_agent(&options());
+}
+
+#[test]
+fn so_they_do_with_hooks_on_the_root() {
+    wait_for_an_agent(&options().on_root());
+}
+
+fn wait_for_an_agent(options: &AgentOptions) {
+    play_with(options, |stage| {
         let app = stage.pod("app").actor()?;
         let resolver = stage.pod("first").actor()?;
         let resolver = resolver.resolve(any(53), "first")?;

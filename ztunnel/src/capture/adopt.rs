@@ -13,13 +13,14 @@ use model::{PodUid, causes};
 use netns::NetnsFd;
 use tokio::task::JoinSet;
 
-use super::agent_cgroup::Cgroup;
 use super::bpf::{self, LinkTarget};
+use super::home::Home;
 use super::hooks::{self, AdoptError, Expected};
 use super::leave::open_again;
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::pins::PodLink;
+use super::questions::DnsCapture;
 use super::records::{Entry, Progress, Record, RecordError};
 
 /// Pods adopted at once: each waits for a self-test of up to seconds, and a node has 100 pods.
@@ -54,6 +55,7 @@ impl Capture {
             adoptions.spawn(async move { node.adopt_entry(entry).await });
         }
         while adoptions.join_next().await.is_some() {}
+        self.0.settle_root();
         let node = Arc::clone(&self.0);
         self.0.tasks.spawn(async move { node.retry_adoptions().await });
         let node = Arc::clone(&self.0);
@@ -75,7 +77,7 @@ pub enum AdoptAllError {
 
 /// What to do with a record.
 enum Plan {
-    Adopt { namespace: NetnsFd, cgroup: Cgroup },
+    Adopt { namespace: NetnsFd, home: Home },
     FinishLeaving { namespace: NetnsFd },
     Remove { because: &'static str },
     Keep { reason: String },
@@ -131,7 +133,10 @@ impl Node {
                 }
                 self.leave(record, namespace, None).await;
             }
-            Plan::Adopt { namespace, cgroup } => self.adopt(record, namespace, cgroup).await,
+            Plan::Adopt { namespace, home } => match self.move_over(record, &home) {
+                Ok(record) => self.adopt(record, namespace, home).await,
+                Err(reason) => self.set_status(&uid, Status::Degraded(reason)),
+            },
         }
     }
 
@@ -140,13 +145,10 @@ impl Node {
             let because = "it was enrolled before a reboot";
             return self.remove_unless_hooked(record, because, "is of another boot").await;
         }
-        let cgroup =
-            Cgroup::open(&record.cgroup_path).ok().filter(|cgroup| cgroup.id() == record.cgroup_id);
+        let home = self.home(record);
         let namespace = open_again(record);
-        match (record.progress, cgroup, namespace) {
-            (Progress::Verified, Some(cgroup), Some(namespace)) => {
-                Plan::Adopt { namespace, cgroup }
-            }
+        match (record.progress, home, namespace) {
+            (Progress::Verified, Some(home), Some(namespace)) => Plan::Adopt { namespace, home },
             // Whoever asked for the enrolment got no answer and asks again.
             (Progress::Enrolling | Progress::Leaving, _, Some(namespace)) => {
                 Plan::FinishLeaving { namespace }
@@ -155,7 +157,7 @@ impl Node {
                 let otherwise = "names a cgroup that is not the one that was enrolled";
                 self.remove_unless_hooked(record, "its cgroup is gone", otherwise).await
             }
-            (_, Some(cgroup), None) if cgroup.is_populated() == Some(false) => {
+            (_, Some(home), None) if home.is_populated() == Some(false) => {
                 Plan::Remove { because: "its network namespace and processes are gone" }
             }
             (_, Some(_), None) => Plan::Keep {
@@ -176,8 +178,10 @@ impl Node {
         otherwise: &str,
     ) -> Plan {
         let pins = self.programs.pins().pod(&record.uid);
+        // The cgroup's, which go with it; where there are none, that of the namespace.
+        let own = PodLink::on_cgroup(DnsCapture::On).any(|link| pins.link(link).exists());
         let cgroup_links = || {
-            let links = PodLink::ALL.into_iter().filter(|link| *link != PodLink::SkLookup);
+            let links = PodLink::ALL.into_iter().filter(|link| (*link != PodLink::SkLookup) == own);
             links.map(|link| pins.link(link)).any(|path| is_attached(&path))
         };
         for _ in 0..LINK_LOOKS {
@@ -189,10 +193,10 @@ impl Node {
         Plan::Keep { reason: format!("the record {otherwise}, and the pod's hooks are attached") }
     }
 
-    async fn adopt(self: &Arc<Self>, record: Record, namespace: NetnsFd, cgroup: Cgroup) {
+    async fn adopt(self: &Arc<Self>, record: Record, namespace: NetnsFd, home: Home) {
         let uid = record.uid.clone();
         let expected = Expected {
-            cgroup_id: record.cgroup_id,
+            cgroup_id: record.cgroup.as_ref().map(|cgroup| cgroup.id),
             netns_inode: record.netns_inode,
             dns: record.dns,
         };
@@ -202,7 +206,7 @@ impl Node {
         {
             return self.set_status(&uid, Status::Degraded(causes(&error)));
         }
-        let mut result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Pinned).await;
+        let mut result = live::bring_up(self, &record, &namespace, &home, Origin::Pinned).await;
         // The promise stands, and the kernel lost its half: made anew. Links without a target were
         // taken off if cgroup and namespace are there.
         let lost = match &result {
@@ -211,7 +215,7 @@ impl Node {
             )) => true,
             Err(AttachError::Adopt(
                 AdoptError::CgroupGone { .. } | AdoptError::NetnsGone { .. },
-            )) => cgroup.exists() && open_again(&record).is_some(),
+            )) => home.exists() && open_again(&record).is_some(),
             Ok(_) | Err(_) => false,
         };
         if lost {
@@ -234,7 +238,7 @@ impl Node {
                 self.set_status(&uid, Status::Degraded(causes(&error)));
                 return;
             }
-            result = live::bring_up(self, &record, &namespace, &cgroup, Origin::Fresh).await;
+            result = live::bring_up(self, &record, &namespace, &home, Origin::Fresh).await;
         }
         let live = match result {
             Ok(live) => live,

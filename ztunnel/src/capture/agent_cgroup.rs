@@ -196,6 +196,17 @@ impl AgentCgroup {
         &self.leaf
     }
 
+    /// Moves this process out, to where its leaf is, and removes both. Sockets that it makes from then on
+    /// have no role.
+    pub(super) fn remove(&self) -> Result<(), CgroupError> {
+        let above = self.leaf.path().parent().unwrap_or(self.leaf.path());
+        Cgroup::open(above)?.enter()?;
+        for cgroup in [&self.leaf, &self.neutral] {
+            fs::remove_dir(cgroup.path()).map_err(|cause| cgroup.failed("remove", cause))?;
+        }
+        Ok(())
+    }
+
     /// A cgroup without a role.
     #[must_use]
     pub fn neutral(&self) -> &Cgroup {

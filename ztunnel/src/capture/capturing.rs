@@ -2,47 +2,61 @@
 
 use std::io;
 
+use enrol::redirection::{self, Choice, CniAgent, Mode, Reason, Unmet, Wish};
 use model::PodUid;
 use tokio::sync::mpsc;
 
 use super::adopt::AdoptAllError;
 use super::enrol::{EnrolCode, EnrolError, EnrolRequest};
 use super::external::{Connection, External, ExternalConfig};
+use super::ground::Ground;
 use super::node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent};
 use super::pins::PinError;
 use super::probe::KernelFeatures;
 use super::view::PodView;
-use crate::config::CaptureMode;
 
 /// A process that could capture, and does not yet.
 pub enum Prepared {
     /// With our own hooks.
     Hooks(Box<Candidate>),
     /// Through a CNI agent.
-    Rules(ExternalConfig),
+    Rules(ExternalConfig, Choice),
 }
 
 impl Prepared {
     /// Chooses the mode, and makes this process fit for it. Must run before any socket of the data
-    /// plane exists.
+    /// plane exists. `rules` are those of a CNI agent, if one may be followed.
     pub fn choose(
-        mode: CaptureMode,
+        wish: Wish,
         hooks: CaptureConfig,
         rules: ExternalConfig,
+        cni_agent: CniAgent,
     ) -> Result<Self, CaptureError> {
-        match mode {
-            CaptureMode::External => Ok(Self::Rules(rules)),
-            CaptureMode::Ebpf => Ok(Self::Hooks(Box::new(Capture::prepare(hooks)?))),
-            CaptureMode::Auto => match Capture::prepare(hooks) {
-                Ok(candidate) => Ok(Self::Hooks(Box::new(candidate))),
-                // A folder that cannot be written is to be mended, not to be gone around.
-                Err(CaptureError::Probe(error)) if rules.socket.exists() => {
+        if wish == Wish::External {
+            let choice = Choice { mode: Mode::External, reason: Reason::Forced };
+            return Ok(Self::Rules(rules, choice));
+        }
+        let ground = Ground::survey(wish, &hooks)?;
+        let choice = match redirection::choose(wish, ground.facts(cni_agent)) {
+            Ok(choice) => choice,
+            Err(Unmet::Kernel) => {
+                return Err(ground.kernel.err().map_or(CaptureError::NoMode, Into::into));
+            }
+            Err(Unmet::Root) => {
+                return Err(ground.root_error().map_or(CaptureError::NoMode, CaptureError::Root));
+            }
+        };
+        match choice.mode {
+            Mode::Ebpf | Mode::EbpfRoot => {
+                Ok(Self::Hooks(Box::new(Capture::prepare(hooks, ground, choice)?)))
+            }
+            Mode::External => {
+                if let Some(error) = ground.error() {
                     let error = model::causes(&error);
-                    tracing::warn!(error, "this kernel cannot; following a CNI agent instead");
-                    Ok(Self::Rules(rules))
+                    tracing::warn!(error, "hooks do not work here; following a CNI agent instead");
                 }
-                Err(error) => Err(error),
-            },
+                Ok(Self::Rules(rules, choice))
+            }
         }
     }
 
@@ -51,7 +65,7 @@ impl Prepared {
     pub fn mark(&self) -> Option<u32> {
         match self {
             Self::Hooks(_) => None,
-            Self::Rules(config) => Some(config.mark),
+            Self::Rules(config, _) => Some(config.mark),
         }
     }
 
@@ -62,8 +76,8 @@ impl Prepared {
                 let (capture, events) = candidate.start().await?;
                 Ok((Capturing::Hooks(capture), events))
             }
-            Self::Rules(config) => {
-                let (external, events) = External::new(config)?;
+            Self::Rules(config, choice) => {
+                let (external, events) = External::new(config, choice)?;
                 Ok((Capturing::Rules(external), events))
             }
         }
@@ -80,12 +94,12 @@ pub enum Capturing {
 }
 
 impl Capturing {
-    /// The mode's name, as `warren status` shows it.
+    /// The mode, and why it was chosen.
     #[must_use]
-    pub fn mode(&self) -> &'static str {
+    pub fn choice(&self) -> Choice {
         match self {
-            Self::Hooks(_) => "ebpf",
-            Self::Rules(_) => "external",
+            Self::Hooks(capture) => capture.choice(),
+            Self::Rules(external) => external.choice(),
         }
     }
 

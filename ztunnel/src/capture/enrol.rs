@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ebpf_abi::connect::Hooked;
 pub use enrol::{Code as EnrolCode, Failure as EnrolError};
 use enrol::{Source, Switches};
 use model::{PodUid, WorkloadKey, causes};
@@ -14,12 +15,13 @@ use netns::{MarkSysctls, NetnsFd};
 use nix::libc;
 
 use super::agent_cgroup::{Cgroup, CgroupError};
+use super::home::Home;
 use super::hooks::HookError;
 use super::host::{self, HostError, HostView};
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::questions::DnsCapture;
-use super::records::{Progress, Record};
+use super::records::{Progress, Record, RecordedCgroup};
 
 /// Processes of a pod that are compared with its namespace. One with more is refused.
 const PROCESSES_MAX: usize = 1_024;
@@ -35,8 +37,8 @@ pub struct EnrolRequest {
     pub netns: PathBuf,
     /// What that path named when it was chosen, if whoever asks has looked.
     pub netns_inode: Option<u64>,
-    /// Its cgroup: the pod's, not a container's.
-    pub cgroup: PathBuf,
+    /// Its cgroup: the pod's, not a container's. With hooks on the root it need not be known.
+    pub cgroup: Option<PathBuf>,
     /// Who wants it.
     pub source: Source,
     /// What the kernel is told.
@@ -53,6 +55,7 @@ impl From<AttachError> for EnrolError {
             AttachError::Hooks(HookError::NetnsTaken) => EnrolCode::NetnsTaken,
             AttachError::Hooks(HookError::TooManyPods) => EnrolCode::NodeFull,
             AttachError::Hooks(HookError::AlreadyAttached { .. }) => EnrolCode::UidTaken,
+            AttachError::Hooks(HookError::NoCgroup) => EnrolCode::CgroupInvalid,
             AttachError::Addresses(_)
             | AttachError::Listener(_)
             | AttachError::Routing(_)
@@ -87,12 +90,12 @@ impl Capture {
 }
 
 async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError> {
-    let (namespace, cgroup) = open(node, &request)?;
+    let (namespace, home) = open(node, &request)?;
     let mut record = Record {
         uid: request.uid,
         workload: request.workload,
-        cgroup_path: cgroup.path().to_owned(),
-        cgroup_id: cgroup.id(),
+        cgroup: home.cgroup().map(RecordedCgroup::from),
+        hooked: node.programs.hooked(),
         netns_path: request.netns,
         netns_inode: namespace.inode(),
         netns_cookie: namespace.cookie(),
@@ -103,9 +106,9 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         progress: Progress::Enrolling,
         boot_id: node.boot_id.clone(),
     };
-    reserve(node, &mut record, &cgroup, &namespace)?;
+    reserve(node, &mut record, &home, &namespace)?;
     let uid = record.uid.clone();
-    let brought_up = live::bring_up(node, &record, &namespace, &cgroup, Origin::Fresh).await;
+    let brought_up = live::bring_up(node, &record, &namespace, &home, Origin::Fresh).await;
     let live = match brought_up {
         Ok(live) => live,
         Err(error) => {
@@ -153,7 +156,7 @@ fn is_kept_unproved(source: Source) -> bool {
 }
 
 /// Opens what the request names and refuses what is nobody's pod.
-fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolError> {
+fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Home), EnrolError> {
     let namespace = NetnsFd::open(&request.netns)
         .map_err(|error| EnrolError::new(EnrolCode::NetnsInvalid, causes(&error)))?;
     if node.foreign.contains(&namespace) {
@@ -164,7 +167,35 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
         let message = format!("{} names another namespace by now", request.netns.display());
         return Err(EnrolError::new(EnrolCode::IdentityConflict, message));
     }
-    let cgroup = Cgroup::open(&request.cgroup)
+    let home = match &request.cgroup {
+        Some(path) => Home::Cgroup(open_cgroup(node, path)?),
+        None => node.home_by_names(&request.uid, namespace.inode()),
+    };
+    let stranger = match (&home, node.programs.hooked()) {
+        (Home::Cgroup(cgroup), _) => stranger(node.host.as_ref(), cgroup, namespace.inode())?,
+        (Home::Names { host, .. }, Hooked::Root) => {
+            named_stranger(host, &request.uid, namespace.inode())?
+        }
+        (Home::Names { .. }, Hooked::Pod) => {
+            let message = "its cgroup has to be told: its hooks go there";
+            return Err(EnrolError::new(EnrolCode::CgroupInvalid, message));
+        }
+    };
+    if let Some((pid, inode)) = stranger {
+        let place = home.cgroup().map_or(Path::new("the pod"), Cgroup::path);
+        let message = format!(
+            "process {pid} of {} is in network namespace {inode} and not in {}",
+            place.display(),
+            request.netns.display()
+        );
+        return Err(EnrolError::new(EnrolCode::NetnsMismatch, message));
+    }
+    Ok((namespace, home))
+}
+
+/// Opens a pod's cgroup, and refuses one with somebody else in it.
+fn open_cgroup(node: &Node, path: &Path) -> Result<Cgroup, EnrolError> {
+    let cgroup = Cgroup::open(path)
         .map_err(|error| EnrolError::new(EnrolCode::CgroupInvalid, causes(&error)))?;
     let kubelet = node.kubelet.lock().clone();
     let reserved = [Some(node.cgroup.leaf()), Some(node.cgroup.neutral()), kubelet.as_ref()];
@@ -178,22 +209,14 @@ fn open(node: &Node, request: &EnrolRequest) -> Result<(NetnsFd, Cgroup), EnrolE
             return Err(EnrolError::new(EnrolCode::CgroupHoldsAgent, message));
         }
     }
-    if let Some((pid, inode)) = stranger(node.host.as_ref(), &cgroup, namespace.inode())? {
-        let message = format!(
-            "process {pid} of {} is in network namespace {inode} and not in {}",
-            cgroup.path().display(),
-            request.netns.display()
-        );
-        return Err(EnrolError::new(EnrolCode::NetnsMismatch, message));
-    }
-    Ok((namespace, cgroup))
+    Ok(cgroup)
 }
 
 /// Claims uid, cgroup and namespace for this request, or says who has them.
 fn reserve(
     node: &Node,
     record: &mut Record,
-    cgroup: &Cgroup,
+    home: &Home,
     namespace: &NetnsFd,
 ) -> Result<(), EnrolError> {
     let routing = ROUTING
@@ -220,8 +243,8 @@ fn reserve(
             let message = format!("{} is enrolled with this network namespace", other.uid);
             return Err(EnrolError::new(EnrolCode::NetnsTaken, message));
         }
-        let theirs = &other.cgroup_path;
-        if theirs.starts_with(cgroup.path()) || cgroup.path().starts_with(theirs) {
+        let (Some(theirs), Some(cgroup)) = (&other.cgroup, home.cgroup()) else { continue };
+        if theirs.path.starts_with(cgroup.path()) || cgroup.path().starts_with(&theirs.path) {
             let message = format!("it overlaps the cgroup of {}", other.uid);
             return Err(EnrolError::new(EnrolCode::CgroupTaken, message));
         }
@@ -245,7 +268,7 @@ fn reserve(
 /// A process in or below a cgroup, as far as visible, that lives in another network namespace than
 /// `expected`, and which. Hooks on the cgroup would refuse its connections: several pods are below it,
 /// or it is another pod's. Where that cannot be told, nothing is enrolled.
-fn stranger(
+pub(super) fn stranger(
     host: Option<&HostView>,
     cgroup: &Cgroup,
     expected: u64,
@@ -258,6 +281,19 @@ fn stranger(
     let found = found.map_err(|error| {
         let (path, error) = (cgroup.path().display(), causes(&error));
         let message = format!("the network namespaces of {path} cannot be told: {error}");
+        EnrolError::new(EnrolCode::NetnsMismatch, message)
+    })?;
+    Ok(found.into_iter().find(|(_, inode)| *inode != expected))
+}
+
+/// The same of the processes that the paths of all hierarchies call the pod's.
+fn named_stranger(
+    host: &HostView,
+    uid: &PodUid,
+    expected: u64,
+) -> Result<Option<(u32, u64)>, EnrolError> {
+    let found = host.namespaces_of_pod(uid).map_err(|error| {
+        let message = format!("its network namespaces cannot be told: {}", causes(&error));
         EnrolError::new(EnrolCode::NetnsMismatch, message)
     })?;
     Ok(found.into_iter().find(|(_, inode)| *inode != expected))

@@ -135,13 +135,17 @@ impl Node {
         if is_named {
             return Place::Same;
         }
-        let populated = live.and_then(|live| live.cgroup.is_populated());
+        let populated = live.and_then(|live| live.home.is_populated());
         match (populated, &self.host) {
             (Some(false), _) => Place::Empty,
             (Some(true), Some(host)) => {
                 // All in another one: the sandbox was made anew. The path itself may be that of a
                 // process that has ended.
-                let found = host.namespaces_below(&record.cgroup_path).unwrap_or_default();
+                let found = match &record.cgroup {
+                    Some(cgroup) => host.namespaces_below(&cgroup.path),
+                    None => host.namespaces_of_pod(&record.uid),
+                };
+                let found = found.unwrap_or_default();
                 let moved = !found.is_empty()
                     && found.iter().all(|(_, inode)| *inode != record.netns_inode);
                 if moved { Place::Moved } else { Place::Same }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enrol::redirection::Choice;
 use enrol::{Code, Failure};
 use model::{PodUid, causes};
 use netns::{NetnsFd, OpenError};
@@ -64,6 +65,7 @@ pub struct External(Arc<Inner>);
 
 struct Inner {
     config: ExternalConfig,
+    choice: Choice,
     own: NetnsFd,
     table: Mutex<Table>,
     events: mpsc::Sender<PodEvent>,
@@ -82,11 +84,15 @@ struct Served {
 
 impl External {
     /// Nothing is served before [`run`](Self::run).
-    pub fn new(config: ExternalConfig) -> Result<(Self, mpsc::Receiver<PodEvent>), OpenError> {
+    pub fn new(
+        config: ExternalConfig,
+        choice: Choice,
+    ) -> Result<(Self, mpsc::Receiver<PodEvent>), OpenError> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let inner = Inner {
             own: NetnsFd::current()?,
             config,
+            choice,
             table: Mutex::default(),
             events,
             pending: PendingTests::default(),
@@ -95,6 +101,11 @@ impl External {
             shutdown: CancellationToken::new(),
         };
         Ok((Self(Arc::new(inner)), receiver))
+    }
+
+    /// How this node captures, and why so.
+    pub fn choice(&self) -> Choice {
+        self.0.choice
     }
 
     /// Follows the CNI agent until [`stop`](Self::stop).

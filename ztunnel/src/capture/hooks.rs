@@ -4,6 +4,10 @@
 //! makes the pod's maps, the caller puts its listeners in, [`Prepared::activate`] attaches. While the
 //! hooks go on one by one the pod's settings say "inactive": calls to itself are registered from the
 //! first moment, connections are captured only when everything is in place.
+//!
+//! With hooks on the root (`root`) a pod has `sk_lookup` of its own, and the rest in common with all others.
+//! A pod that an agent of the other kind left is moved over when it is adopted: it has both for a moment, and
+//! those on the root change nothing after its own.
 
 mod maps;
 
@@ -12,6 +16,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use ebpf_abi::connect::Hooked;
 use model::PodUid;
 
 pub use self::maps::{PodMaps, PodPrefixes, PodSettings, SettingsError};
@@ -34,8 +39,8 @@ pub struct AttachSpec {
 /// What a pod's pinned links must be attached to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expected {
-    /// Id of the pod's cgroup (its inode).
-    pub cgroup_id: u64,
+    /// Id of the pod's cgroup (its inode); `None` if it need not have one.
+    pub cgroup_id: Option<u64>,
     /// Inode of the pod's network namespace.
     pub netns_inode: u64,
     /// Whether its datagrams have hooks.
@@ -50,6 +55,8 @@ pub enum HookState {
     CgroupGone,
     /// The network namespace was removed; its link is dead.
     NetnsGone,
+    /// Somebody took a hook off the root.
+    RootUnhooked,
 }
 
 /// Why hooks could not be attached, changed or detached.
@@ -59,6 +66,8 @@ pub enum HookError {
     AlreadyAttached { uid: PodUid },
     #[error("another pod is enrolled with the same network namespace")]
     NetnsTaken,
+    #[error("its hooks go onto its cgroup, and none is known")]
+    NoCgroup,
     #[error("the node has no room for another pod's maps")]
     TooManyPods,
     #[error(transparent)]
@@ -101,6 +110,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct PodHooks {
     parts: Parts,
+    dns: DnsCapture,
     links: Vec<(PodLink, OwnedFd)>,
 }
 
@@ -122,7 +132,7 @@ impl PodHooks {
     ) -> Result<Prepared, HookError> {
         let pins = programs.pins().pod(uid);
         let dns = spec.settings.dns_capture();
-        match pins.completeness(dns) {
+        match pins.completeness(dns, programs.hooked()) {
             Completeness::Absent => {}
             Completeness::Partial { .. } => purge(programs, uid)?,
             Completeness::Whole => return Err(HookError::AlreadyAttached { uid: uid.clone() }),
@@ -147,6 +157,7 @@ impl PodHooks {
     ) -> Result<Self, AdoptError> {
         let pins = programs.pins().pod(uid);
         let links = inspect(programs, uid, expected)?;
+        programs.attach_root(expected.dns).map_err(HookError::from)?;
         let maps =
             PodMaps::open(&pins, programs.cpus()).map_err(failed("open the pod's pinned maps"))?;
         if !maps.is_in(programs.pods()).map_err(failed("look for the pod in the outer maps"))? {
@@ -164,7 +175,11 @@ impl PodHooks {
                 _ => failed("replace the program of a link")(source).into(),
             })?;
         }
-        let hooks = Self { parts: Parts { programs: programs.clone(), pins, maps, steer }, links };
+        if programs.hooked() == Hooked::Root {
+            remove_own(&pins)?;
+        }
+        let parts = Parts { programs: programs.clone(), pins, maps, steer };
+        let hooks = Self { parts, dns: expected.dns, links };
         hooks.maps().set_active(true).map_err(failed("activate capture"))?;
         hooks.maps().sweep().map_err(failed("sweep the registry"))?;
         Ok(hooks)
@@ -186,16 +201,28 @@ impl PodHooks {
                 }
             }
         }
-        Ok(HookState::Attached)
+        if self.parts.programs.is_root_attached(self.dns) {
+            Ok(HookState::Attached)
+        } else {
+            Ok(HookState::RootUnhooked)
+        }
     }
 
-    /// Detaches the hooks and removes every pin. Established connections live on; outbound capture
+    /// Puts back what somebody took off the root.
+    pub fn mend_root(&self) -> Result<(), HookError> {
+        Ok(self.parts.programs.attach_root(self.dns)?)
+    }
+
+    /// Detaches the hooks and removes every pin; those on the root if no other pod needs them. Established
+    /// connections live on; outbound capture
     /// stops first, inbound steering next. Links whose target is gone are just removed. After a failure
     /// what is still attached captures again, and the call can be repeated.
     pub fn detach(&self) -> Result<(), HookError> {
         self.maps().set_active(false).map_err(failed("end capture"))?;
         let detached = self.links.iter().rev().try_for_each(|(_, fd)| detach_link(fd));
         let detached = detached.and_then(|()| self.parts.remove());
+        let programs = &self.parts.programs;
+        let detached = detached.and_then(|()| Ok(programs.settle_root()?));
         if detached.is_err() {
             // The first error is the one to tell.
             drop(self.maps().set_active(true));
@@ -211,18 +238,20 @@ impl Prepared {
     }
 
     /// Attaches the hooks, then switches capture on. On failure nothing stays attached or pinned.
-    /// `cgroup` is the pod's cgroup v2 folder, `netns` its network namespace, both opened.
+    /// `cgroup` is the pod's cgroup v2 folder, `netns` its network namespace, both opened. With hooks on
+    /// the root the cgroup is no matter.
     pub fn activate(
         mut self,
-        cgroup: BorrowedFd<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
         netns: BorrowedFd<'_>,
     ) -> Result<PodHooks, HookError> {
         let mut links = Vec::with_capacity(PodLink::ALL.len());
         let attach_all = |links: &mut Vec<(PodLink, OwnedFd)>| {
             let parts = self.parts();
-            for link in PodLink::of(self.dns) {
+            parts.programs.attach_root(self.dns)?;
+            for link in PodLink::in_folder(self.dns, parts.programs.hooked()) {
                 let (program, target) = match parts.programs.link_program(link) {
-                    Some(program) => (program, cgroup),
+                    Some(program) => (program, cgroup.ok_or(HookError::NoCgroup)?),
                     None => (parts.steer.as_fd(), netns),
                 };
                 let fd = bpf::link_create(program, target, link.attach_type())
@@ -241,7 +270,7 @@ impl Prepared {
             return Err(error);
         }
         let parts = self.parts.take().expect("taken only here");
-        Ok(PodHooks { parts, links })
+        Ok(PodHooks { parts, dns: self.dns, links })
     }
 
     fn parts(&self) -> &Parts {
@@ -253,7 +282,7 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
             // Nothing to do about a failure here: the next `prepare` clears what is left.
-            drop(parts.remove());
+            drop(parts.remove().map(|()| parts.programs.settle_root()));
         }
     }
 }
@@ -274,7 +303,8 @@ pub fn inspect(
     expected: Expected,
 ) -> Result<Vec<(PodLink, OwnedFd)>, AdoptError> {
     let pins = programs.pins().pod(uid);
-    match pins.completeness(expected.dns) {
+    let hooked = programs.hooked();
+    match pins.completeness(expected.dns, hooked) {
         Completeness::Absent => return Err(AdoptError::NotFound { uid: uid.clone() }),
         Completeness::Partial { missing } => {
             return Err(AdoptError::Incomplete { uid: uid.clone(), missing });
@@ -282,13 +312,54 @@ pub fn inspect(
         Completeness::Whole => {}
     }
     let mut links = Vec::with_capacity(PodLink::ALL.len());
-    for link in PodLink::of(expected.dns) {
+    for link in PodLink::in_folder(expected.dns, hooked) {
         let fd = bpf::get(&pins.link(link)).map_err(failed("open a pinned link"))?;
         let found = bpf::link_info(&fd).map_err(failed("inspect a pinned link"))?.target;
         verify(uid, link, found, expected)?;
         links.push((link, fd));
     }
     Ok(links)
+}
+
+/// Attaches hooks to the cgroup of a pod that has none of its own, because an earlier agent had them on the
+/// root. Those stay until no pod needs them. Can be repeated after a failure.
+pub fn attach_own(
+    programs: &Programs,
+    uid: &PodUid,
+    dns: DnsCapture,
+    cgroup: (u64, BorrowedFd<'_>),
+) -> Result<(), HookError> {
+    let pins = programs.pins().pod(uid);
+    let (id, folder) = cgroup;
+    for link in PodLink::on_cgroup(dns) {
+        let Some(program) = programs.link_program(link) else { continue };
+        let path = pins.link(link);
+        if let Ok(old) = bpf::get(&path) {
+            let found = bpf::link_info(&old).map_err(failed("inspect a pinned link"))?.target;
+            if found == (LinkTarget::Cgroup { id }) {
+                continue;
+            }
+            std::fs::remove_file(&path).map_err(failed("unpin a link"))?;
+        }
+        let fd = bpf::link_create(program, folder, link.attach_type())
+            .map_err(failed("attach a hook"))?;
+        bpf::pin(&fd, &path).map_err(failed("pin a link"))?;
+    }
+    Ok(())
+}
+
+/// Takes the hooks off a pod's own cgroup, where those on the root have taken over.
+fn remove_own(pins: &PodPins) -> Result<(), HookError> {
+    for link in PodLink::on_cgroup(DnsCapture::On).rev() {
+        let path = pins.link(link);
+        match bpf::get(&path) {
+            Ok(fd) => detach_link(&fd)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("open a pinned link")(error)),
+        }
+        std::fs::remove_file(&path).map_err(failed("unpin a link"))?;
+    }
+    Ok(())
 }
 
 /// The ports that an earlier agent told a pod's hooks for questions, as far as they are pinned. Sockets
@@ -324,6 +395,7 @@ pub fn purge(programs: &Programs, uid: &PodUid) -> Result<(), HookError> {
         }
     }
     pins.remove()?;
+    programs.settle_root()?;
     Ok(())
 }
 
@@ -365,7 +437,7 @@ fn verify(
         (_, LinkTarget::Cgroup { id: 0 }) => {
             return Err(AdoptError::CgroupGone { uid: uid.clone() });
         }
-        (_, LinkTarget::Cgroup { id }) => id == expected.cgroup_id,
+        (_, LinkTarget::Cgroup { id }) => Some(id) == expected.cgroup_id,
         (_, _) => false,
     };
     if matches {

@@ -1,9 +1,14 @@
 //! The host, as an agent in a pod sees it: its processes and its cgroups, each by a mount.
 //!
+//! Where a node has other hierarchies beside the unified one, a pod's processes may be told apart only there.
+//! Which pods' folders a process's paths lead through is kept of all of them.
+//!
 //! The agent has a network and a PID namespace of its own. `cgroup.procs` shows it other processes as 0,
 //! so who is in a cgroup is read from the host's `/proc`. The paths there are relative to the reader's
 //! cgroup namespace, and a process may be moved only within it: so the agent enters the host's before
 //! anything else.
+
+mod folders;
 
 use std::fs::{self, File};
 use std::io;
@@ -12,12 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use enrol::kubelet_names::{is_pod_named, pod_in_path};
+use enrol::redirection::PodCgroups;
+use model::PodUid;
 use netns::{NetnsFd, OpenError};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use parking_lot::Mutex;
 
 use super::agent_cgroup::CgroupError;
+pub(crate) use folders::{kubelet_roots, pod_folders};
 
 /// The network namespace of the first process that is visible: the host's, with `hostPID`.
 pub(super) const INIT_NETNS: &str = "/proc/1/ns/net";
@@ -113,8 +122,28 @@ type List = (Instant, Arc<[Process]>);
 pub struct Process {
     /// Its number in the host's PID namespace.
     pub pid: u32,
-    /// Its cgroup in the unified hierarchy, from the root.
-    pub cgroup: PathBuf,
+    /// Its cgroup in the unified hierarchy, from the root; `None` if it has none that can be told.
+    pub cgroup: Option<PathBuf>,
+    /// The folders of pods that its paths lead through, in whichever hierarchy: one, unless somebody plays
+    /// tricks.
+    pub pods: Vec<String>,
+}
+
+impl Process {
+    fn is_below(&self, cgroup: &Path) -> bool {
+        self.cgroup.as_ref().is_some_and(|own| own.starts_with(cgroup))
+    }
+
+    /// Of which it may be only one, but counts for each: a contradiction must not make it nobody's.
+    fn is_of(&self, uid: &PodUid) -> bool {
+        self.pods.iter().any(|pod| is_pod_named(pod, uid))
+    }
+
+    /// Whether its cgroup in the unified hierarchy is a pod's, or below it.
+    fn is_in_pod_cgroup(&self) -> bool {
+        let path = self.cgroup.as_deref().and_then(Path::to_str);
+        path.and_then(pod_in_path).is_some()
+    }
 }
 
 impl HostView {
@@ -122,6 +151,16 @@ impl HostView {
     #[must_use]
     pub fn new(proc: PathBuf, cgroup: PathBuf) -> Self {
         Self { proc, cgroup, processes: Arc::default() }
+    }
+
+    /// As this process sees it, for who asks for processes alone.
+    pub(super) fn of_this_process() -> Self {
+        Self::new("/proc".into(), "/".into())
+    }
+
+    /// The folders in the unified hierarchy that kubelets made for a pod.
+    pub(super) fn pod_folders(&self, uid: &PodUid) -> Vec<PathBuf> {
+        pod_folders(&kubelet_roots(&self.cgroup), uid)
     }
 
     /// Where the root of the unified hierarchy is mounted.
@@ -170,7 +209,7 @@ impl HostView {
         let Ok(relative) = folder.strip_prefix(&self.cgroup) else { return Ok(Vec::new()) };
         let cgroup = Path::new("/").join(relative);
         let all = self.processes()?;
-        Ok(all.iter().filter(|process| process.cgroup.starts_with(&cgroup)).cloned().collect())
+        Ok(all.iter().filter(|process| process.is_below(&cgroup)).cloned().collect())
     }
 
     /// The same, read anew and whole, for who must not miss one: what cannot be read is an error. Only a
@@ -183,13 +222,49 @@ impl HostView {
         let cgroup = Path::new("/").join(relative);
         let mut found = Vec::new();
         for process in list_processes(&self.proc)? {
-            if process.cgroup.starts_with(&cgroup)
+            if process.is_below(&cgroup)
                 && let Some(inode) = namespace_unless_ended(&self.proc, process.pid)?
             {
                 found.push((process.pid, inode));
             }
         }
         Ok(found)
+    }
+
+    /// The processes that any hierarchy's path calls the pod's, and the inodes of their network namespaces,
+    /// read anew and whole. Only a process that has ended is left out.
+    pub fn namespaces_of_pod(&self, uid: &PodUid) -> Result<Vec<(u32, u64)>, HostError> {
+        let mut found = Vec::new();
+        for process in list_processes(&self.proc)?.iter().filter(|process| process.is_of(uid)) {
+            if let Some(inode) = namespace_unless_ended(&self.proc, process.pid)? {
+                found.push((process.pid, inode));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether any process is in this network namespace.
+    pub(super) fn is_inhabited(&self, netns_inode: u64) -> Result<bool, HostError> {
+        let all = self.processes()?;
+        Ok(all.iter().any(|process| namespace_of(&self.proc, process.pid) == Some(netns_inode)))
+    }
+
+    /// Where pods' cgroups are, by the hierarchies of the first process and by the pods that are there.
+    pub fn pod_cgroups(&self) -> Result<PodCgroups, HostError> {
+        let path = self.proc.join("1/cgroup");
+        let init = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        if init.lines().all(|line| line.starts_with("0::")) {
+            return Ok(PodCgroups::NoOther);
+        }
+        let all = self.processes()?;
+        let mut of_pods = all.iter().filter(|process| !process.pods.is_empty()).peekable();
+        Ok(if of_pods.peek().is_none() {
+            PodCgroups::NoneSeen
+        } else if of_pods.all(Process::is_in_pod_cgroup) {
+            PodCgroups::Seen
+        } else {
+            PodCgroups::Elsewhere
+        })
     }
 
     /// When a process started, in the kernel's ticks since the boot; `None`: it has ended.
@@ -210,8 +285,9 @@ impl HostView {
             let folder = self.proc.join(process.pid.to_string());
             let comm = fs::read_to_string(folder.join("comm"));
             let named = comm.is_ok_and(|comm| KUBELETS.contains(&comm.trim_end()));
+            let path = process.cgroup.as_ref().map(|path| path.to_string_lossy());
             let in_pod =
-                process.cgroup.iter().any(|part| part.to_string_lossy().contains("kubepods"));
+                !process.pods.is_empty() || path.is_some_and(|path| path.contains("kubepods"));
             named
                 && !in_pod
                 && is_root(&folder)
@@ -222,7 +298,8 @@ impl HostView {
         if let Some(other) = kubelets.find(|other| other.cgroup != kubelet.cgroup) {
             return Err(KubeletError::Ambiguous { one: kubelet.pid, other: other.pid });
         }
-        match kubelet.cgroup.strip_prefix("/") {
+        let cgroup = kubelet.cgroup.as_ref().ok_or(KubeletError::Root)?;
+        match cgroup.strip_prefix("/") {
             Ok(relative) if !relative.as_os_str().is_empty() => Ok(self.cgroup.join(relative)),
             Ok(_) | Err(_) => Err(KubeletError::Root),
         }
@@ -256,12 +333,32 @@ fn list_processes(proc: &Path) -> Result<Vec<Process>, HostError> {
             Err(error) if has_ended(&error) => continue,
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        let unified = membership.lines().find_map(|line| line.strip_prefix("0::"));
-        if let Some(cgroup) = unified.and_then(plain) {
-            processes.push(Process { pid, cgroup });
-        }
+        processes.push(process(pid, &membership));
     }
     Ok(processes)
+}
+
+/// Reads a `/proc/PID/cgroup`: a line for each hierarchy, with its number, its controllers and the path
+/// (cgroups(7)).
+fn process(pid: u32, membership: &str) -> Process {
+    let mut found = Process { pid, cgroup: None, pods: Vec::new() };
+    for line in membership.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(number), Some(_), Some(path)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let Some(path) = plain(path) else { continue };
+        if let Some(pod) = path.to_str().and_then(pod_in_path)
+            && !found.pods.iter().any(|other| other == pod)
+        {
+            found.pods.push(pod.to_owned());
+        }
+        if number == "0" {
+            found.cgroup = Some(path);
+        }
+    }
+    found
 }
 
 /// A path from the root. One that leads above it belongs to no pod of this node.

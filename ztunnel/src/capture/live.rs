@@ -11,13 +11,14 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use ebpf_abi::connect::Hooked;
 use enrol::{Inbound, Switches};
 use ipnet::IpNet;
 use netns::{Family, LocalAddress, NetlinkError, NetnsFd, RoutingError, SocketError, addresses};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::agent_cgroup::Cgroup;
+use super::home::Home;
 use super::hooks::{
     self, AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
 };
@@ -74,7 +75,7 @@ pub enum AttachError {
 /// A pod with hooks.
 pub(super) struct LivePod {
     pub(super) pod: Arc<CapturedPod>,
-    pub(super) cgroup: Cgroup,
+    pub(super) home: Home,
     /// Serialises work on this pod: watching, testing, leaving.
     pub(super) work: tokio::sync::Mutex<()>,
     /// What the kernel is to be told of it.
@@ -173,7 +174,7 @@ pub(super) async fn bring_up(
     node: &Node,
     record: &Record,
     namespace: &NetnsFd,
-    cgroup: &Cgroup,
+    home: &Home,
     origin: Origin,
 ) -> Result<Arc<LivePod>, AttachError> {
     let found = addresses(namespace)?;
@@ -189,7 +190,7 @@ pub(super) async fn bring_up(
     let hooks = node.seats.while_owner(|| {
         ROUTING.install(namespace)?;
         match origin {
-            Origin::Fresh => attach(node, record, namespace, cgroup, &applied, &listeners),
+            Origin::Fresh => attach(node, record, namespace, home, &applied, &listeners),
             Origin::Pinned => adopt(node, record, &applied, &listeners),
         }
     })??;
@@ -205,7 +206,7 @@ pub(super) async fn bring_up(
     let acceptors = acceptors(node, &pod, listeners, questions);
     let live = Arc::new(LivePod {
         pod: Arc::clone(&pod),
-        cgroup: cgroup.clone(),
+        home: home.clone(),
         switches: Mutex::new(record.switches.clone()),
         work: tokio::sync::Mutex::new(()),
         hooks: Mutex::new(Some(hooks)),
@@ -294,11 +295,12 @@ fn attach(
     node: &Node,
     record: &Record,
     namespace: &NetnsFd,
-    cgroup: &Cgroup,
+    home: &Home,
     applied: &Applied,
     listeners: &[ThreadListeners],
 ) -> Result<PodHooks, AttachError> {
-    let folder = File::open(cgroup.path()).map_err(AttachError::Cgroup)?;
+    let folder = home.cgroup().map(|cgroup| File::open(cgroup.path())).transpose();
+    let folder = folder.map_err(AttachError::Cgroup)?;
     let spec = AttachSpec {
         netns_cookie: namespace.cookie(),
         settings: applied.settings.clone(),
@@ -306,7 +308,7 @@ fn attach(
     };
     let prepared = PodHooks::prepare(&node.programs, &record.uid, &spec)?;
     fill_slots(prepared.maps(), listeners)?;
-    Ok(prepared.activate(folder.as_fd(), namespace.as_fd())?)
+    Ok(prepared.activate(folder.as_ref().map(AsFd::as_fd), namespace.as_fd())?)
 }
 
 fn adopt(
@@ -315,8 +317,11 @@ fn adopt(
     applied: &Applied,
     listeners: &[ThreadListeners],
 ) -> Result<PodHooks, AttachError> {
-    let expected =
-        Expected { cgroup_id: record.cgroup_id, netns_inode: record.netns_inode, dns: record.dns };
+    let expected = Expected {
+        cgroup_id: record.cgroup.as_ref().map(|cgroup| cgroup.id),
+        netns_inode: record.netns_inode,
+        dns: record.dns,
+    };
     let hooks = PodHooks::adopt(&node.programs, &record.uid, expected)?;
     // Addresses and thread count may have changed while nobody watched. Listeners come before
     // settings: a thread count that reaches an empty slot would lose connections.
@@ -353,7 +358,11 @@ pub(super) async fn prove(node: &Node, live: &LivePod) -> Result<(), SelfTestErr
     };
     let subject = Subject {
         namespace: live.pod.namespace(),
-        cgroup: &live.cgroup,
+        // Hooks on the root see a process wherever it is. With hooks of its own only the pod's will do.
+        cgroup: match node.programs.hooked() {
+            Hooked::Pod => live.home.cgroup().unwrap_or(node.cgroup.neutral()),
+            Hooked::Root => node.cgroup.neutral(),
+        },
         neutral: node.cgroup.neutral(),
         addresses: &primary,
         incoming,

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebpf_abi::connect::Hooked;
+use enrol::redirection::Choice;
 use ipnet::IpNet;
 use model::{PodUid, causes};
 use netns::{MarkRouting, NetnsFd, OpenError};
@@ -21,13 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agent_cgroup::{AgentCgroup, Cgroup, CgroupError};
-use super::host::{self, HostView, KubeletError};
+use super::ground::Ground;
+use super::host::{self, HostError, HostView, KubeletError};
 use super::live::LivePod;
+use super::moving::{self, CannotMove};
 use super::pending::PendingTests;
 use super::pins::{PinError, PinRoot};
 use super::pod::{CapturedPod, ThreadAcceptors};
-use super::probe::{self, KernelFeatures, ProbeError};
-use super::programs::{Predecessor, Programs, ProgramsError, RolesConfig};
+use super::probe::{KernelFeatures, ProbeError};
+use super::programs::{HookPlace, Predecessor, Programs, ProgramsError, RolesConfig};
 use super::records::{self, Record, RecordError, Records};
 use super::succession::{self, Claim, Incumbent, Seats};
 
@@ -60,6 +64,8 @@ pub struct CaptureConfig {
     pub kubelet_cgroup: Option<PathBuf>,
     /// The host, seen from a pod; `None`: this process is one of the host's.
     pub host: Option<HostView>,
+    /// The root of the unified hierarchy, for hooks that go there.
+    pub cgroup_root: PathBuf,
     /// Addresses that are not captured.
     pub bypass: Vec<IpNet>,
     /// Data-plane threads with listeners, 1 to [`ebpf_abi::MAX_THREADS`].
@@ -101,6 +107,18 @@ pub enum CaptureError {
     /// A kernel feature.
     #[error("this node cannot capture with eBPF")]
     Probe(#[from] ProbeError),
+    /// The root of the hierarchy, where it is needed.
+    #[error("this node cannot capture with hooks on the root of the cgroup hierarchy")]
+    Root(#[source] ProbeError),
+    /// None was left to choose.
+    #[error("no mode of capture works on this node")]
+    NoMode,
+    /// The processes of the host.
+    #[error("cannot tell where pods' cgroups are")]
+    Host(#[from] HostError),
+    /// Pods that this mode cannot have.
+    #[error(transparent)]
+    CannotMove(#[from] CannotMove),
     /// The folder of pins.
     #[error("cannot use the folder of pins")]
     Pins(#[from] PinError),
@@ -129,6 +147,8 @@ pub struct Candidate {
     config: CaptureConfig,
     cgroup: AgentCgroup,
     features: KernelFeatures,
+    choice: Choice,
+    place: HookPlace,
     kubelet: Option<Cgroup>,
     kubelet_problem: Option<String>,
     own: NetnsFd,
@@ -152,6 +172,8 @@ pub(super) struct Node {
     pub(super) foreign: Vec<NetnsFd>,
     pub(super) programs: Programs,
     pub(super) features: KernelFeatures,
+    /// How this node captures, and why so.
+    pub(super) choice: Choice,
     pub(super) records: Records,
     pub(super) pending: PendingTests,
     pub(super) boot_id: String,
@@ -219,16 +241,15 @@ impl Slot {
 }
 
 impl Capture {
-    /// Makes this process fit to be an agent: moves it into its cgroup and probes the kernel. Nothing
-    /// that is pinned is touched.
-    ///
-    /// Must run before any socket of the data plane exists, because sockets keep the cgroup they
-    /// were made in.
-    pub fn prepare(config: CaptureConfig) -> Result<Candidate, CaptureError> {
-        let mount = config.host.as_ref().map(HostView::cgroup);
-        let cgroup = AgentCgroup::establish(config.cgroup.as_deref(), mount, &config.node_name)
-            .map_err(CaptureError::Cgroup)?;
-        let features = probe::probe(cgroup.leaf().path(), &config.pin_dir)?;
+    /// Makes this process fit to be an agent on ground that was surveyed. Nothing that is pinned is touched.
+    pub(super) fn prepare(
+        config: CaptureConfig,
+        ground: Ground,
+        choice: Choice,
+    ) -> Result<Candidate, CaptureError> {
+        let place = ground.place(choice.mode);
+        let Ground { cgroup, kernel, .. } = ground;
+        let features = kernel?;
         let kubelet = config.kubelet_cgroup.as_deref().map(Cgroup::open);
         let kubelet = kubelet.transpose().map_err(CaptureError::KubeletCgroup)?;
         let own = NetnsFd::current()?;
@@ -246,8 +267,18 @@ impl Capture {
             Err(error) => (None, Some(causes(&error))),
         };
         let pins = PinRoot::open(&config.pin_dir)?;
-        let candidate =
-            Candidate { config, cgroup, features, kubelet, kubelet_problem, own, host_netns, pins };
+        let candidate = Candidate {
+            config,
+            cgroup,
+            features,
+            choice,
+            place,
+            kubelet,
+            kubelet_problem,
+            own,
+            host_netns,
+            pins,
+        };
         Ok(candidate)
     }
 
@@ -256,9 +287,29 @@ impl Capture {
         self.0.features
     }
 
+    /// How this node captures, and why so.
+    pub fn choice(&self) -> Choice {
+        self.0.choice
+    }
+
+    /// Where the pods' hooks are.
+    pub fn hooked(&self) -> Hooked {
+        self.0.programs.hooked()
+    }
+
     /// Counters of the programs that belong to no pod.
     pub fn counters(&self) -> io::Result<Vec<(&'static str, u64)>> {
         self.0.programs.counters()
+    }
+
+    /// Removes the agent's own cgroups, when the product leaves the node and no pod is left. With hooks on
+    /// the root they may be in nobody's folder; elsewhere they go with the agent's container.
+    pub fn remove_cgroups(&self) {
+        if self.hooked() == Hooked::Root
+            && let Err(error) = self.0.cgroup.remove()
+        {
+            tracing::warn!(error = %causes(&error), "the agent's cgroups stay on the node");
+        }
     }
 
     /// Ends the watching of pods. Hooks stay, for the next agent.
@@ -277,16 +328,18 @@ impl Candidate {
         // What can fail without the seat comes before it: a predecessor does not come back.
         let records = Records::open(&self.config.run_dir)?;
         let boot_id = records::boot_id()?;
+        moving::check(&records, self.place.hooked(), self.config.host.as_ref())?;
         let Claim { owner, succession, predecessor } =
             succession::claim(&self.pins, self.config.incumbent).await?;
-        let Self { config, cgroup, features, kubelet, kubelet_problem, own, host_netns, .. } = self;
+        let Self { config, cgroup, features, choice, place, .. } = self;
+        let Self { kubelet, kubelet_problem, own, host_netns, .. } = self;
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: cgroup.leaf().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
             host_netns_cookie: host_netns.cookie(),
         };
-        let programs = Programs::load(&config.pin_dir, roles)?;
+        let programs = Programs::load(&config.pin_dir, place, roles)?;
         let agent_folder = open_folder(cgroup.leaf().path())?;
         let kubelet_folder =
             kubelet.as_ref().map(|kubelet| open_folder(kubelet.path())).transpose()?;
@@ -315,6 +368,7 @@ impl Candidate {
             foreign,
             programs,
             features,
+            choice,
             events,
         };
         let node = Arc::new(node);

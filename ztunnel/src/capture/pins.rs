@@ -2,7 +2,8 @@
 //!
 //! Pins keep hooks alive while no agent runs. Another layout has another folder, which is never touched;
 //! with pods in it, this one is not opened, because each pod would be captured twice.
-//! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::of`] is in it;
+//! A pod's folder counts as whole only when every pin of [`POD_MAPS`] and [`PodLink::of`] is in it, or with
+//! hooks on the root, which are pinned among what is shared, of the maps and `sk_lookup`;
 //! links are pinned after the maps, so a crash leaves a folder that is recognised and cleared.
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ebpf_abi::LAYOUT;
+use ebpf_abi::{LAYOUT, connect::Hooked};
 use model::PodUid;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, statfs};
@@ -93,7 +94,20 @@ impl PodLink {
         })
     }
 
-    const fn is_for_datagrams(self) -> bool {
+    /// Those of a pod's cgroup, or of the root in its place.
+    pub fn on_cgroup(dns: DnsCapture) -> impl DoubleEndedIterator<Item = Self> {
+        Self::of(dns).filter(|link| *link != Self::SkLookup)
+    }
+
+    /// Those in a pod's own folder.
+    pub fn in_folder(dns: DnsCapture, hooked: Hooked) -> impl DoubleEndedIterator<Item = Self> {
+        Self::of(dns).filter(move |link| match hooked {
+            Hooked::Pod => true,
+            Hooked::Root => *link == Self::SkLookup,
+        })
+    }
+
+    pub(super) const fn is_for_datagrams(self) -> bool {
         matches!(self, Self::Recvmsg4 | Self::Recvmsg6 | Self::Sendmsg4 | Self::Sendmsg6)
     }
 
@@ -271,6 +285,11 @@ impl PinRoot {
         self.0.join("shared").join(name)
     }
 
+    /// Path of the pin of a hook on the root.
+    pub fn root_link(&self, link: PodLink) -> PathBuf {
+        self.shared(&format!("root_{}", link.name()))
+    }
+
     /// The folder of a pod, which need not exist.
     pub fn pod(&self, uid: &PodUid) -> PodPins {
         PodPins(self.0.join("pods").join(uid.as_str()))
@@ -323,19 +342,27 @@ impl PodPins {
         fs::create_dir(&self.0).map_err(io_error("create", &self.0))
     }
 
+    /// Whether hooks on the root capture this pod, because some of its own are missing.
+    pub fn needs_root(&self) -> bool {
+        PodLink::on_cgroup(DnsCapture::Off).any(|link| !self.link(link).exists())
+    }
+
     /// Looks for every pin by name. Links that the pod should not have count as missing ones: both are
-    /// mended by attaching all anew.
-    pub fn completeness(&self, dns: DnsCapture) -> Completeness {
+    /// mended by attaching all anew. With hooks on the root those of its own cgroup are no matter.
+    pub fn completeness(&self, dns: DnsCapture, hooked: Hooked) -> Completeness {
         if !self.0.exists() {
             return Completeness::Absent;
         }
-        let names = POD_MAPS.into_iter().chain(PodLink::of(dns).map(PodLink::name));
+        let links = PodLink::in_folder(dns, hooked).map(PodLink::name);
+        let names = POD_MAPS.into_iter().chain(links);
         for name in names {
             if !self.0.join(name).exists() {
                 return Completeness::Partial { missing: name };
             }
         }
-        let surplus = |link: &PodLink| dns == DnsCapture::Off && link.is_for_datagrams();
+        let surplus = |link: &PodLink| {
+            hooked == Hooked::Pod && dns == DnsCapture::Off && link.is_for_datagrams()
+        };
         if PodLink::ALL.iter().filter(|link| surplus(link)).any(|link| self.link(*link).exists()) {
             return Completeness::Partial { missing: "the switch for its questions" };
         }

@@ -47,6 +47,15 @@ struct Helper {
     number: i32,
 }
 
+/// What only hooks on the root need.
+const OF_ROOT: Helper = Helper {
+    feature: "the current cgroup's id in setsockopt hooks",
+    since: "5.7",
+    program: ProgramType::CgroupSockopt,
+    attach: AttachType::Setsockopt,
+    number: CURRENT_CGROUP_ID,
+};
+
 const HELPERS: [Helper; 7] = [
     Helper {
         feature: "the current cgroup's id in connect hooks",
@@ -103,16 +112,34 @@ const HELPERS: [Helper; 7] = [
 /// may be attached to for a moment (the agent's own); `pin_root` is where pins will be.
 pub fn probe(cgroup: &Path, pin_root: &Path) -> Result<KernelFeatures, ProbeError> {
     PinRoot::open(pin_root)?;
-    let found = statfs(cgroup)
-        .map_err(|errno| ProbeError::Cgroup { path: cgroup.to_owned(), source: errno.into() })?;
-    if found.filesystem_type() != CGROUP2_SUPER_MAGIC {
-        return Err(ProbeError::NotCgroup2 { path: cgroup.to_owned() });
-    }
+    is_cgroup2(cgroup)?;
     for helper in &HELPERS {
         require(helper)?;
     }
     cgroup_link(cgroup)?;
     Ok(KernelFeatures { ingress_ifindex: has_ingress_ifindex() })
+}
+
+/// Probes what hooks on the root of the hierarchy need beside that. A program without effect is attached to
+/// it for a moment.
+pub fn probe_root(root: &Path) -> Result<(), ProbeError> {
+    could_use_root(root)?;
+    cgroup_link(root)
+}
+
+/// The same without attaching anything.
+pub fn could_use_root(root: &Path) -> Result<(), ProbeError> {
+    is_cgroup2(root)?;
+    require(&OF_ROOT)
+}
+
+fn is_cgroup2(cgroup: &Path) -> Result<(), ProbeError> {
+    let found = statfs(cgroup)
+        .map_err(|errno| ProbeError::Cgroup { path: cgroup.to_owned(), source: errno.into() })?;
+    if found.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        return Err(ProbeError::NotCgroup2 { path: cgroup.to_owned() });
+    }
+    Ok(())
 }
 
 /// What capture needs of the kernel: each feature, the version that brought it, and whether it is here.

@@ -16,13 +16,17 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{Program, ProgramError},
 };
-use ebpf_abi::{Address, DNS_RESOLVERS, GlobalCounter, Roles, SocketRole, dns::ResolverKey};
+use ebpf_abi::{
+    Address, DNS_RESOLVERS, GlobalCounter, Roles, SocketRole, connect::Hooked, dns::ResolverKey,
+};
 use parking_lot::Mutex;
 
 use super::{
+    agent_cgroup::Cgroup,
     bpf::{self, AttachType, LinkTarget, Map, Update},
     pins::{POD_MAPS, PinError, PinRoot, PodLink, PodPins, SHARED_MAPS},
     probe,
+    root::RootLinks,
 };
 
 /// Built by `cargo xtask ebpf`, embedded by `build.rs`; empty when they were missing then.
@@ -69,6 +73,30 @@ impl Predecessor {
     }
 }
 
+/// Where the hooks of pods go that are not in their network namespaces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HookPlace {
+    /// On each pod's own cgroup.
+    Pods,
+    /// Once, on the root of the hierarchy, for all pods.
+    Root {
+        /// The root.
+        cgroup: Cgroup,
+        /// Where the self-test plays a stranger, see [`ebpf_abi::Roles::is_exempt`].
+        neutral_cgroup_id: u64,
+    },
+}
+
+impl HookPlace {
+    /// The same without the details.
+    pub const fn hooked(&self) -> Hooked {
+        match self {
+            Self::Pods => Hooked::Pod,
+            Self::Root { .. } => Hooked::Root,
+        }
+    }
+}
+
 /// Who has a role on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RolesConfig {
@@ -96,6 +124,8 @@ pub enum ProgramsError {
     Program { program: &'static str, source: ProgramError },
     #[error("open the shared map {map}")]
     Map { map: &'static str, source: io::Error },
+    #[error("the root of the hierarchy cannot be opened")]
+    Root(#[source] io::Error),
     #[error("{operation}")]
     Kernel { operation: &'static str, source: io::Error },
 }
@@ -107,6 +137,9 @@ pub struct Programs(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     pins: PinRoot,
+    place: HookPlace,
+    /// The hooks on the root that this agent holds.
+    root: RootLinks,
     programs: HashMap<&'static str, OwnedFd>,
     pods: OuterMaps,
     resolvers: Map<ResolverKey, Address>,
@@ -153,24 +186,21 @@ const CGROUP_PROGRAMS: [&str; 13] = [
 ];
 
 impl Programs {
-    /// Loads the shared programs, reusing pinned maps under `pin_root`, and sets the roles.
-    pub fn load(pin_root: &Path, roles: RolesConfig) -> Result<Self, ProgramsError> {
+    /// Loads the shared programs, reusing pinned maps under `pin_root`, sets the roles, and replaces the
+    /// programs of hooks that an earlier agent has left on the root.
+    pub fn load(
+        pin_root: &Path,
+        place: HookPlace,
+        roles: RolesConfig,
+    ) -> Result<Self, ProgramsError> {
         if POD_CGROUP.is_empty() || POD_NETNS.is_empty() {
             return Err(ProgramsError::NotBuilt);
         }
         let pins = PinRoot::open(pin_root)?;
-        let object = "pod-cgroup";
-        // Programs use only stable contexts, so the kernel's own BTF is not needed; it is megabytes.
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        let programs = load_shared(&pins, &place)?;
+        let mut loader = bare_loader();
         for map in SHARED_MAPS {
             loader.map_pin_path(map, pins.shared(map));
-        }
-        let mut loaded =
-            loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;
-        let mut programs = HashMap::new();
-        for name in CGROUP_PROGRAMS {
-            programs.insert(name, load_program(&mut loaded, object, name)?);
         }
         loader.override_global("HAS_INGRESS", has_ingress(), true);
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| ProgramsError::Kernel {
@@ -178,6 +208,8 @@ impl Programs {
             source,
         })?;
         let inner = Inner {
+            place,
+            root: RootLinks::default(),
             programs,
             pods: OuterMaps {
                 tuples: open(&pins, "POD_TUPLES")?,
@@ -195,7 +227,9 @@ impl Programs {
             pins,
         };
         inner.set_roles(roles)?;
-        Ok(Self(Arc::new(inner)))
+        let programs = Self(Arc::new(inner));
+        programs.adopt_root()?;
+        Ok(programs)
     }
 
     /// The predecessor has ended: nobody in its cgroup has a role any more.
@@ -317,6 +351,15 @@ impl Programs {
         &self.0.pins
     }
 
+    /// Where the pods' hooks go.
+    pub fn place(&self) -> &HookPlace {
+        &self.0.place
+    }
+
+    pub(super) fn root(&self) -> &RootLinks {
+        &self.0.root
+    }
+
     pub(super) fn pods(&self) -> &OuterMaps {
         &self.0.pods
     }
@@ -356,7 +399,7 @@ impl Programs {
         load_program(&mut loaded, object, "steer")
     }
 
-    fn program(&self, name: &'static str) -> BorrowedFd<'_> {
+    pub(super) fn program(&self, name: &'static str) -> BorrowedFd<'_> {
         self.0.programs.get(name).expect("every name of CGROUP_PROGRAMS was loaded").as_fd()
     }
 }
@@ -386,8 +429,7 @@ pub fn rehearse() -> Result<(), ProgramsError> {
     if POD_CGROUP.is_empty() || POD_NETNS.is_empty() {
         return Err(ProgramsError::NotBuilt);
     }
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
+    let mut loader = bare_loader();
     let object = "pod-cgroup";
     let mut loaded =
         loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;
@@ -399,6 +441,36 @@ pub fn rehearse() -> Result<(), ProgramsError> {
     let mut loaded =
         loader.load(POD_NETNS).map_err(|source| ProgramsError::Object { object, source })?;
     load_program(&mut loaded, object, "steer").map(drop)
+}
+
+/// Programs use only stable contexts, so the kernel's own BTF is not needed; it is megabytes.
+fn bare_loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
+}
+
+/// The programs of cgroups, made for where they will be.
+fn load_shared(
+    pins: &PinRoot,
+    place: &HookPlace,
+) -> Result<HashMap<&'static str, OwnedFd>, ProgramsError> {
+    let object = "pod-cgroup";
+    let mut loader = bare_loader();
+    for map in SHARED_MAPS {
+        loader.map_pin_path(map, pins.shared(map));
+    }
+    if let HookPlace::Root { neutral_cgroup_id, .. } = place {
+        loader.override_global("AT_ROOT", &1_u32, true);
+        loader.override_global("NEUTRAL_CGROUP", neutral_cgroup_id, true);
+    }
+    let mut loaded =
+        loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;
+    let mut programs = HashMap::new();
+    for name in CGROUP_PROGRAMS {
+        programs.insert(name, load_program(&mut loaded, object, name)?);
+    }
+    Ok(programs)
 }
 
 /// Value of the programs' HAS_INGRESS.

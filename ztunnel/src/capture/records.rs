@@ -9,12 +9,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use ebpf_abi::connect::Hooked;
 use enrol::{Inbound, Source, Switches};
 use ipnet::IpNet;
 use model::{PodUid, WorkloadKey};
 use netns::MarkSysctls;
 use serde::{Deserialize, Serialize};
 
+use super::agent_cgroup::Cgroup;
 use super::questions::DnsCapture;
 
 /// Raised when a field changes its meaning; other versions are unreadable.
@@ -35,6 +37,21 @@ pub enum Progress {
     Leaving,
 }
 
+/// A pod's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedCgroup {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its id.
+    pub id: u64,
+}
+
+impl From<&Cgroup> for RecordedCgroup {
+    fn from(cgroup: &Cgroup) -> Self {
+        Self { path: cgroup.path().to_owned(), id: cgroup.id() }
+    }
+}
+
 /// One pod's enrolment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -42,10 +59,10 @@ pub struct Record {
     pub uid: PodUid,
     /// Which workload it is.
     pub workload: WorkloadKey,
-    /// Path of its cgroup.
-    pub cgroup_path: PathBuf,
-    /// Id of its cgroup.
-    pub cgroup_id: u64,
+    /// Its cgroup; with hooks on the root it need not be known.
+    pub cgroup: Option<RecordedCgroup>,
+    /// Where its hooks are.
+    pub hooked: Hooked,
     /// Path of its network namespace.
     pub netns_path: PathBuf,
     /// Inode of its network namespace.
@@ -74,8 +91,14 @@ struct OnDisk {
     version: u32,
     uid: String,
     workload: String,
-    cgroup_path: PathBuf,
-    cgroup_id: u64,
+    // Absent where hooks are on the root and nobody told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup_path: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup_id: Option<u64>,
+    // Absent in records of agents that knew one place only, which refuse what has it.
+    #[serde(default, skip_serializing_if = "OnDiskHooked::is_pod")]
+    hooked: OnDiskHooked,
     netns_path: PathBuf,
     netns_inode: u64,
     netns_cookie: u64,
@@ -99,6 +122,22 @@ struct OnDisk {
     fwmark_reflect_ipv6: bool,
     progress: Progress,
     boot_id: String,
+}
+
+/// Where the hooks of a pod are, in the words of the file.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OnDiskHooked {
+    #[default]
+    Pod,
+    Root,
+}
+
+impl OnDiskHooked {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+    fn is_pod(&self) -> bool {
+        *self == Self::Pod
+    }
 }
 
 /// What went wrong with a record or its folder.
@@ -256,8 +295,12 @@ impl From<&Record> for OnDisk {
             version: VERSION,
             uid: record.uid.to_string(),
             workload: record.workload.to_string(),
-            cgroup_path: record.cgroup_path.clone(),
-            cgroup_id: record.cgroup_id,
+            cgroup_path: record.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
+            cgroup_id: record.cgroup.as_ref().map(|cgroup| cgroup.id),
+            hooked: match record.hooked {
+                Hooked::Pod => OnDiskHooked::Pod,
+                Hooked::Root => OnDiskHooked::Root,
+            },
             netns_path: record.netns_path.clone(),
             netns_inode: record.netns_inode,
             netns_cookie: record.netns_cookie,
@@ -291,8 +334,15 @@ impl OnDisk {
         Ok(Record {
             uid: PodUid::parse(&self.uid).map_err(|error| error.to_string())?,
             workload: WorkloadKey::parse(&self.workload).map_err(|error| error.to_string())?,
-            cgroup_path: self.cgroup_path,
-            cgroup_id: self.cgroup_id,
+            cgroup: match (self.cgroup_path, self.cgroup_id, self.hooked) {
+                (Some(path), Some(id), _) => Some(RecordedCgroup { path, id }),
+                (None, None, OnDiskHooked::Root) => None,
+                _ => return Err("it has no cgroup, or half of one".to_owned()),
+            },
+            hooked: match self.hooked {
+                OnDiskHooked::Pod => Hooked::Pod,
+                OnDiskHooked::Root => Hooked::Root,
+            },
             netns_path: self.netns_path,
             netns_inode: self.netns_inode,
             netns_cookie: self.netns_cookie,

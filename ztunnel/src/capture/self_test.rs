@@ -1,7 +1,8 @@
 //! The proof that a pod is captured: connections through its own hooks, made by a child process.
 //!
 //! The child first plays a stranger: from the neutral cgroup it dials the pod and must reach the
-//! plaintext listener. Then it plays the application: from a leaf cgroup below the pod's it dials a
+//! plaintext listener. Then it plays the application: from a leaf cgroup below the pod's (with hooks on the
+//! root, below the neutral one, which is exempt from them by its exact id) it dials a
 //! documentation address (RFC 5737, RFC 3849) and must reach the outbound listener, with exactly
 //! that original destination. Reaching it is proved by a token that only the agent knows.
 //! Nothing leaves the pod: a connection that is not captured meets a port or a network without an
@@ -95,9 +96,9 @@ pub enum SelfTestError {
 /// What is tested.
 pub(super) struct Subject<'a> {
     pub(super) namespace: &'a NetnsFd,
-    /// The pod's cgroup.
+    /// Below which a process is captured: the pod's cgroup.
     pub(super) cgroup: &'a Cgroup,
-    /// A cgroup without hooks and without a role.
+    /// A cgroup without a role, in which a process is not captured.
     pub(super) neutral: &'a Cgroup,
     /// The pod's address of each family it has.
     pub(super) addresses: &'a [IpAddr],

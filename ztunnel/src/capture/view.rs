@@ -59,6 +59,8 @@ pub enum HooksView {
     CgroupGone,
     /// Their namespace is gone.
     NetnsGone,
+    /// One of those on the root was taken off.
+    RootUnhooked,
     /// The kernel does not say.
     Unknown(String),
 }
@@ -73,6 +75,7 @@ impl HooksView {
             Self::Elsewhere => "external",
             Self::CgroupGone => "cgroup-gone",
             Self::NetnsGone => "netns-gone",
+            Self::RootUnhooked => "root-unhooked",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -134,7 +137,9 @@ fn view(row: Row) -> PodView {
         status: row.status,
         source: record.map(|record| record.source),
         switches: record.map(|record| record.switches.clone()).unwrap_or_default(),
-        cgroup: record.map(|record| (record.cgroup_path.clone(), record.cgroup_id)),
+        cgroup: record.and_then(|record| {
+            record.cgroup.as_ref().map(|cgroup| (cgroup.path.clone(), cgroup.id))
+        }),
         netns: record.map(|record| (record.netns_path.clone(), record.netns_inode)),
         addresses: live.map(|live| live.applied.lock().global.clone()).unwrap_or_default(),
         dns: record.map(|record| record.dns).unwrap_or_default(),
@@ -154,6 +159,7 @@ fn hooks_view(hooks: &PodHooks) -> HooksView {
         Ok(HookState::Attached) => HooksView::Attached,
         Ok(HookState::CgroupGone) => HooksView::CgroupGone,
         Ok(HookState::NetnsGone) => HooksView::NetnsGone,
+        Ok(HookState::RootUnhooked) => HooksView::RootUnhooked,
         Err(error) => HooksView::Unknown(error.to_string()),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebpf_abi::TUPLE_LIFETIME_NS;
+use ebpf_abi::{TUPLE_LIFETIME_NS, connect::Hooked};
 use model::causes;
 use netns::{AddressWatch, NetnsFd, addresses};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -29,6 +29,8 @@ enum Presence {
     Gone(&'static str),
     /// The kernel does not say, or says what cannot be.
     Unknown(String),
+    /// It is there, and somebody took a hook off the root.
+    RootUnhooked,
 }
 
 impl Node {
@@ -65,6 +67,7 @@ impl Node {
                     Presence::Unknown(reason) => {
                         node.set_status(&record.uid, Status::Degraded(reason));
                     }
+                    Presence::RootUnhooked => node.mend_root(&record, &live),
                     Presence::Here => node.repair(&record, &live).await,
                 }
                 if sweep_at.is_some_and(|at| Instant::now() >= at) {
@@ -79,27 +82,47 @@ impl Node {
         let mut unhooked = false;
         let state = live.hooks.lock().as_ref().map(super::hooks::PodHooks::state);
         match state {
-            Some(Ok(HookState::CgroupGone)) if !live.cgroup.exists() => {
+            Some(Ok(HookState::CgroupGone)) if !live.home.exists() => {
                 return Presence::Gone("cgroup removed");
             }
             // A link that was taken off looks like one whose target is gone. This process keeps the
             // namespace alive, so that cannot be gone.
             Some(Ok(HookState::CgroupGone | HookState::NetnsGone)) => unhooked = true,
+            // No link tells of the cgroup then.
+            Some(Ok(HookState::Attached | HookState::RootUnhooked))
+                if record.hooked == Hooked::Root && !live.home.exists() =>
+            {
+                return Presence::Gone("cgroup removed");
+            }
+            Some(Ok(HookState::RootUnhooked)) => return Presence::RootUnhooked,
             Some(Ok(HookState::Attached)) | None => {}
             Some(Err(error)) => return Presence::Unknown(causes(&error)),
         }
         // Its end shows only in its path and in the absence of the pod's processes.
         if !names(&record.netns_path, record.netns_cookie) {
-            match live.cgroup.is_populated() {
+            match live.home.is_populated() {
                 Some(false) => return Presence::Gone("network namespace and processes gone"),
                 Some(true) => {}
-                None => return Presence::Unknown("its cgroup cannot be read".to_owned()),
+                None => return Presence::Unknown("its processes cannot be told".to_owned()),
             }
         }
         if unhooked {
             return Presence::Unknown("a hook was taken off the pod".to_owned());
         }
         Presence::Here
+    }
+
+    /// The pod was not captured for a moment. It is shown so until the next look has tested it.
+    fn mend_root(&self, record: &Record, live: &LivePod) {
+        let mended = self.seats.while_owner(|| {
+            live.hooks.lock().as_ref().map_or(Ok(()), super::hooks::PodHooks::mend_root)
+        });
+        let reason = match mended {
+            Ok(Ok(())) => "a hook was taken off the root; it is back".to_owned(),
+            Ok(Err(error)) => format!("a hook was taken off the root: {}", causes(&error)),
+            Err(_) => return,
+        };
+        self.set_status(&record.uid, Status::Degraded(reason));
     }
 
     async fn repair(&self, record: &Record, live: &LivePod) {

@@ -7,12 +7,14 @@
 mod capabilities;
 mod cluster;
 mod kernel;
+mod mode;
 mod places;
 mod report;
 
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use enrol::redirection::Ability;
 
 use crate::config::{Config, Environment};
 use places::Places;
@@ -54,7 +56,11 @@ fn checks() -> Vec<Check> {
     let places = Places::read(variable);
     let mut checks = vec![settings(variable("NODE_NAME").is_some())];
     checks.extend(capabilities::checks(places.is_kubernetes));
-    checks.extend(kernel::checks());
+    let kernel = kernel::checks();
+    let works = kernel.iter().all(|check| check.outcome.is_good());
+    let works = if works { Ability::Works } else { Ability::Fails };
+    checks.extend(kernel);
+    checks.push(mode::check(&places, works, variable));
     checks.extend(places.checks());
     if places.is_kubernetes {
         let untaints = variable("WARREN_NODE_TAINT").is_some_and(|value| value == "true");

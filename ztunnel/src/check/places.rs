@@ -11,8 +11,8 @@ use crate::config::SETTINGS;
 
 /// Magic of bpffs (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
-/// Where the unified hierarchy is, on a node with it alone and on one with the old ones beside it.
-const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// Where hierarchies are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// What makes answers leave a pod by the way that its question came, and whether every pod needs it.
 const SYSCTLS: [(&str, bool); 3] = [
     ("sys/net/ipv4/tcp_fwmark_accept", true),
@@ -29,10 +29,10 @@ pub(super) struct Places {
     pins: PathBuf,
     run: PathBuf,
     state: PathBuf,
-    cgroup: PathBuf,
+    pub(super) cgroup: PathBuf,
     own_cgroup: Option<PathBuf>,
     kubelet_cgroup: Option<PathBuf>,
-    proc: PathBuf,
+    pub(super) proc: PathBuf,
     netns: PathBuf,
     cni: Option<Cni>,
 }
@@ -67,7 +67,7 @@ impl Places {
             pins: path("WARREN_BPF_PIN_DIR", "/sys/fs/bpf/warren"),
             run: path("WARREN_RUN_DIR", "/run/warren"),
             state: path("WARREN_STATE_DIR", "/var/lib/warren"),
-            cgroup: optional("WARREN_HOST_CGROUP").unwrap_or_else(default_cgroup),
+            cgroup: unified(optional("WARREN_HOST_CGROUP").unwrap_or_else(|| CGROUPS.into())),
             own_cgroup: optional("WARREN_CGROUP"),
             kubelet_cgroup: optional("WARREN_KUBELET_CGROUP"),
             proc: path("WARREN_HOST_PROC", "/proc"),
@@ -129,10 +129,11 @@ impl Places {
     }
 }
 
-fn default_cgroup() -> PathBuf {
-    let [alone, beside] = CGROUPS.map(Path::new);
+/// The unified hierarchy in a folder: itself, or where the old ones are beside it.
+fn unified(folder: PathBuf) -> PathBuf {
     let is_there = |path: &Path| magic(path) == Ok(CGROUP2_SUPER_MAGIC);
-    if !is_there(alone) && is_there(beside) { beside.into() } else { alone.into() }
+    let beside = folder.join("unified");
+    if !is_there(&folder) && is_there(&beside) { beside } else { folder }
 }
 
 fn magic(path: &Path) -> Result<FsType, nix::Error> {

@@ -11,6 +11,7 @@ pub(super) enum Kind {
     Settings,
     Capability,
     Kernel,
+    Mode,
     Mount,
     Folder,
     Sysctl,
@@ -23,6 +24,7 @@ impl Kind {
             Self::Settings => "settings",
             Self::Capability => "capability",
             Self::Kernel => "kernel",
+            Self::Mode => "mode",
             Self::Mount => "mount",
             Self::Folder => "folder",
             Self::Sysctl => "sysctl",
@@ -60,7 +62,7 @@ impl Outcome {
         }
     }
 
-    fn is_good(&self) -> bool {
+    pub(super) fn is_good(&self) -> bool {
         match self {
             Self::Fine | Self::Limited(_) => true,
             Self::Missing(_) | Self::Unknown(_) => false,

@@ -8,8 +8,10 @@ use super::values::{self, Reader};
 
 /// Namespaces in `WARREN_EXCLUDED_NAMESPACES`; each is written into the plugin's configuration.
 const NAMESPACES_MAX: usize = 256;
-/// Where the unified hierarchy is, on a host with it alone and on one with the old ones beside it.
-const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// Where hierarchies are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// The unified one, where the old ones are beside it.
+const UNIFIED: &str = "unified";
 
 /// Who says which pods are captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +53,11 @@ pub struct CniPlaces {
     pub program: PathBuf,
 }
 
-pub(super) fn enrolment(r: &mut Reader<'_>) -> Option<Enrolment> {
+pub(super) fn enrolment(r: &mut Reader<'_>, host_cgroup: Option<PathBuf>) -> Option<Enrolment> {
     let mode = r.parse(&schema::WARREN_ENROLMENT, mode);
     let excluded = r.parse(&schema::WARREN_EXCLUDED_NAMESPACES, namespaces);
     let release = r.parse(&schema::POD_NAMESPACE, values::text);
     let host_proc = r.parse(&schema::WARREN_HOST_PROC, values::path);
-    let host_cgroup = r.optional(&schema::WARREN_HOST_CGROUP, values::path);
     let netns_dir = r.parse(&schema::WARREN_HOST_NETNS_DIR, values::path);
     let cni_socket = r.parse(&schema::WARREN_CNI_SOCKET, values::path);
     let conf_dir = r.optional(&schema::WARREN_CNI_CONF_DIR, values::path);
@@ -85,7 +86,7 @@ pub(super) fn enrolment(r: &mut Reader<'_>) -> Option<Enrolment> {
     Some(Enrolment::Kubernetes(Box::new(KubernetesSettings {
         excluded_namespaces,
         host_proc: host_proc?,
-        host_cgroup: host_cgroup?.unwrap_or_else(default_cgroup),
+        host_cgroup: host_cgroup?,
         netns_dir: netns_dir?,
         cni_socket: cni_socket?,
         node_taint: node_taint?,
@@ -128,9 +129,30 @@ fn namespaces(value: &str) -> Result<BTreeSet<String>, String> {
     Ok(names)
 }
 
-/// The one that is cgroup2: it has this file at its root.
-fn default_cgroup() -> PathBuf {
-    let [alone, beside] = CGROUPS.map(Path::new);
-    let unified = [alone, beside].into_iter().find(|path| path.join("cgroup.procs").exists());
-    unified.unwrap_or(alone).to_owned()
+/// The root of the unified hierarchy: the folder itself, or below it where the old ones are there too. Nodes
+/// of one cluster may differ in that.
+pub(super) fn cgroup_root(given: Option<PathBuf>) -> PathBuf {
+    let folder = given.unwrap_or_else(|| CGROUPS.into());
+    let below = folder.join(UNIFIED);
+    // What is cgroup2 has this file at its root.
+    let is_root = |path: &Path| path.join("cgroup.procs").exists();
+    if !is_root(&folder) && is_root(&below) { below } else { folder }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_where_the_unified_hierarchy_is() {
+        let top = tempfile::tempdir().expect("a folder");
+        let given = || cgroup_root(Some(top.path().to_owned()));
+        assert_eq!(given(), top.path(), "neither: the error names what was given");
+        let beside = top.path().join("unified");
+        std::fs::create_dir(&beside).expect("a folder");
+        std::fs::write(beside.join("cgroup.procs"), "").expect("a file");
+        assert_eq!(given(), beside);
+        std::fs::write(top.path().join("cgroup.procs"), "").expect("a file");
+        assert_eq!(given(), top.path(), "a cgroup that is called so");
+    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use authz::UnenforceableDeny;
 use daemon::LogFormat;
+use enrol::redirection::Wish;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use names::ClusterDomain;
@@ -26,7 +27,7 @@ use tls::Compliance;
 pub use control_plane::{ControlPlaneError, ControlPlaneSettings, TokenSetting};
 pub use environment::Environment;
 pub use kubernetes::{CniPlaces, Enrolment, KubernetesSettings};
-pub use schema::{SETTINGS, Setting, markdown};
+pub use schema::{SETTINGS, Setting, markdown, setting_default};
 use values::Reader;
 pub use values::{ConfigError, ConfigErrors};
 
@@ -75,18 +76,6 @@ pub enum Authority {
     Development(PathBuf),
     /// `istio.v1.auth.IstioCertificateService`.
     ControlPlane(Box<ControlPlaneSettings>),
-}
-
-/// Who brings pods' connections to this proxy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CaptureMode {
-    /// Our own hooks where the kernel can, else what a CNI agent redirects if there is one.
-    #[default]
-    Auto,
-    /// Our own hooks, or not at all.
-    Ebpf,
-    /// What a CNI agent redirects.
-    External,
 }
 
 /// TCP keepalive of proxied sockets.
@@ -172,8 +161,10 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// The kubelet's cgroup, whose probes pass.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// The root of the unified hierarchy, as the host has it.
+    pub cgroup_root: PathBuf,
     /// Who redirects pods' traffic.
-    pub redirection: CaptureMode,
+    pub redirection: Wish,
     /// Socket of Istio's CNI agent.
     pub zds_socket: PathBuf,
     /// What its rules know the proxy's packets by.
@@ -298,16 +289,17 @@ impl Config {
             r.refuse_set(&schema::WARREN_REQUIRE_WAYPOINT, cause);
         }
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
-        let enrolment = kubernetes::enrolment(r);
+        let cgroup_root = r.optional(&schema::WARREN_HOST_CGROUP, values::path);
+        let cgroup_root = cgroup_root.map(kubernetes::cgroup_root);
+        let enrolment = kubernetes::enrolment(r, cgroup_root.clone());
         let redirection = r.parse(&schema::WARREN_REDIRECTION, values::redirection);
         let redirection = match (&enrolment, redirection) {
             // Two would say which pods there are.
-            (Some(Enrolment::Kubernetes(_)), Some(CaptureMode::External)) => {
+            (Some(Enrolment::Kubernetes(_)), Some(Wish::External)) => {
                 let cause = "refused together with WARREN_ENROLMENT=kubernetes";
                 r.refuse_set(&schema::WARREN_REDIRECTION, cause);
                 None
             }
-            (Some(Enrolment::Kubernetes(_)), Some(CaptureMode::Auto)) => Some(CaptureMode::Ebpf),
             (_, chosen) => chosen,
         };
         Some(Self {
@@ -330,6 +322,7 @@ impl Config {
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
             kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
+            cgroup_root: cgroup_root?,
             enrolment: enrolment?,
             take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,
             redirection: redirection?,

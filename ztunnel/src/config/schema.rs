@@ -74,7 +74,7 @@ settings! {
     WARREN_STATE_DIR = "/var/lib/warren", "Folder of the control plane's last state, for a start without it; mode 0700. Should outlive a reboot.";
     WARREN_BPF_PIN_DIR = "/sys/fs/bpf/warren", "Folder on bpffs that holds pinned links and maps. One agent a folder.";
     WARREN_TAKE_OVER = "false", "Take the place of an agent that runs on the same pins, instead of not starting. It serves the connections that it has to their end. Needs a `WARREN_CGROUP` of its own. The one that was replaced ends with exit code 75, and must not be started again.";
-    WARREN_REDIRECTION = "auto", "Who brings pods' connections here: `ebpf` (hooks of this agent), `external` (Istio's CNI agent, over `INPOD_UDS`), or `auto`: `ebpf` where the kernel can, else `external` if its socket is there. With `WARREN_ENROLMENT=kubernetes` always `ebpf`.";
+    WARREN_REDIRECTION = "auto", "Who brings pods' connections here ([modes](capture.md)): `ebpf` (hooks on each pod's own cgroup), `ebpf-root` (hooks on the root of the unified cgroup hierarchy, for nodes whose pods have no cgroups there), `external` (Istio's CNI agent, over `INPOD_UDS`), or `auto`: the first that works of these, `external` only if its socket is there. `external` is refused together with `WARREN_ENROLMENT=kubernetes`.";
     INPOD_UDS = "/var/run/ztunnel/ztunnel.sock", "Socket of Istio's CNI agent (ZDS), for `external`.";
     INPOD_MARK = "1337", "Mark by which the rules of Istio's CNI agent know this proxy's packets, for `external`.";
     WARREN_CGROUP = "", "This agent's own leaf cgroup (cgroup v2 path). Default: `warren-agent-<node>` below the cgroup it was started in.";
@@ -82,7 +82,7 @@ settings! {
     WARREN_ENROLMENT = "local", "Who says which pods are captured: `local` (the CLI alone) or `kubernetes` (labels by the API server, sandboxes by the CNI plugin, and the CLI where these are silent).";
     WARREN_EXCLUDED_NAMESPACES = "kube-system", "Comma-separated namespaces whose pods are never captured, and which start without an agent. The agent's own (`POD_NAMESPACE`) is always one of them.";
     WARREN_HOST_PROC = "/proc", "The host's `/proc`, where the agent is in a pod.";
-    WARREN_HOST_CGROUP = "", "The root of the host's unified cgroup hierarchy. Default: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` where the old hierarchies are beside it.";
+    WARREN_HOST_CGROUP = "", "The root of the host's unified cgroup hierarchy, or the folder in which it is `unified` beside the old ones; in the mode `ebpf-root` hooks go there. Default: `/sys/fs/cgroup`.";
     WARREN_HOST_NETNS_DIR = "/var/run/netns", "Folder where the container runtime keeps named network namespaces.";
     WARREN_CNI_SOCKET = "/run/warren/cni.sock", "Unix socket of the CNI plugin, at the same path for the host; mode 0600, root only.";
     WARREN_CNI_CONF_DIR = "", "The host's folder of network configurations. If unset, the plugin is not installed.";
@@ -115,6 +115,12 @@ settings! {
     POOL_UNUSED_RELEASE_TIMEOUT = "10s", "A tunnel without streams is closed after this.";
     RUST_LOG = "info", "Log filter.";
     LOG_FORMAT = "plain", "`plain` or `json`.";
+}
+
+/// A setting's default; empty for none, and for what is no setting.
+#[must_use]
+pub fn setting_default(name: &str) -> &'static str {
+    SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
 }
 
 /// The documentation page, `docs/configuration.md`.

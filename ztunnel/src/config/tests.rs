@@ -236,7 +236,7 @@ fn enrolment_on_kubernetes_is_read_whole() {
         ("WARREN_NODE_TAINT", "true"),
     ])
     .expect("valid");
-    assert_eq!(config.redirection, CaptureMode::Ebpf, "nothing else says which pods there are");
+    assert_eq!(config.redirection, Wish::Auto);
     let Enrolment::Kubernetes(settings) = config.enrolment else { panic!("local") };
     let excluded: Vec<_> = settings.excluded_namespaces.iter().map(String::as_str).collect();
     assert_eq!(excluded, ["kube-system", "storage", "warren-system"]);

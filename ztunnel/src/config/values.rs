@@ -9,13 +9,14 @@ use std::time::Duration;
 use authz::UnenforceableDeny;
 use daemon::LogFormat;
 use ebpf_abi::MAX_THREADS;
+use enrol::redirection::Wish;
 use ipnet::IpNet;
 use model::{Network, TrustDomain};
 use names::ClusterDomain;
 use resolve::{RequireWaypoint, SameNode, TunnelAddress};
 use tls::Compliance;
 
-use super::{CaptureMode, Environment, Setting, schema};
+use super::{Environment, Setting, schema};
 
 /// Prefixes in `WARREN_BYPASS_CIDRS`; they are copied into a map of every pod.
 const BYPASS_MAX: usize = 64;
@@ -348,13 +349,8 @@ pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
     }
 }
 
-pub(super) fn redirection(value: &str) -> Result<CaptureMode, String> {
-    match value {
-        "auto" => Ok(CaptureMode::Auto),
-        "ebpf" => Ok(CaptureMode::Ebpf),
-        "external" => Ok(CaptureMode::External),
-        _ => Err("expected auto, ebpf or external".to_owned()),
-    }
+pub(super) fn redirection(value: &str) -> Result<Wish, String> {
+    Wish::parse(value).ok_or_else(|| "expected auto, ebpf, ebpf-root or external".to_owned())
 }
 
 /// A mark is told from others by its low twelve bits; zero is that of everybody.

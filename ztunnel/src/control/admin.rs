@@ -9,6 +9,7 @@ use admin::{
     PodCounts, PodState, Reply, Request, Response, Status,
 };
 use authz::UnenforceableDeny;
+use enrol::redirection::Choice;
 use enrol::{Report, Standing, Switches};
 use model::{PodUid, WorkloadKey};
 use resolve::SameNode;
@@ -99,10 +100,14 @@ impl AdminHandler {
         };
         let pods = self.list().await?;
         let open: u64 = pods.iter().map(|pod| pod.connections).sum();
+        let Choice { mode, reason } = self.capture.choice();
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.config.node_name.clone(),
-            mode: self.capture.mode().to_owned(),
+            mode: mode.as_str().to_owned(),
+            mode_code: reason.code().to_owned(),
+            mode_reason: reason.to_string(),
+            mode_limits: mode.limits().iter().map(|&limit| limit.to_owned()).collect(),
             same_node: match self.config.same_node {
                 SameNode::Relay => "relay",
                 SameNode::Tunnel => "tunnel",
@@ -230,7 +235,8 @@ impl AdminHandler {
         self.may_change(&uid).await?;
         tracing::info!(
             pod = %uid, workload = %request.workload, netns = %request.netns.display(),
-            cgroup = %request.cgroup.display(), "asked to enrol a pod"
+            cgroup = request.cgroup.as_deref().map(|path| tracing::field::display(path.display())),
+            "asked to enrol a pod"
         );
         self.capture
             .enrol(request)

@@ -1,5 +1,6 @@
 //! Finding a pod by what the kernel shows: the cgroup that its kubelet made for its uid, the network
-//! namespace that all its processes share, and the addresses in it.
+//! namespace that all its processes share, and the addresses in it. With hooks on the root no cgroup in the
+//! unified hierarchy is asked for: whom any hierarchy's path calls the pod's is one of its processes.
 //!
 //! Each is checked again before every act. What contradicts another is a conflict, and the pod is not
 //! served; what is not there is not there, and never taken for good.
@@ -10,19 +11,15 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use ebpf_abi::connect::Hooked;
 use enrol::{Code, Failure, Sandbox, Wanted};
 use ipnet::IpNet;
 use model::{PodUid, causes};
 use netns::NetnsFd;
 use parking_lot::Mutex;
 
-use crate::capture::HostView;
+use crate::capture::{HostError, HostView, kubelet_roots, pod_folders};
 
-/// Folders between the root of the hierarchy and a pod's: nested nodes and user-given roots included.
-const DEPTH_MAX: usize = 12;
-/// Folders that are looked at for one pod. A node has some for each pod and service; with more, what was
-/// not found counts as not there.
-const FOLDERS_MAX: usize = 65_536;
 /// What a self-test's leaf is called. Its process is the agent's, for as long as it is on its way.
 const SELF_TEST: &str = "warren-self-test-";
 /// Where runtimes keep named network namespaces, as they name it. Both are one folder.
@@ -31,8 +28,8 @@ const NETNS_DIRS: [&str; 2] = ["/run/netns", "/var/run/netns"];
 /// Where a pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Its cgroup.
-    pub(crate) cgroup: PathBuf,
+    /// Its cgroup; none with hooks on the root.
+    pub(crate) cgroup: Option<PathBuf>,
     /// A path of its network namespace that stays.
     pub(crate) netns: PathBuf,
     /// What that path named.
@@ -42,6 +39,8 @@ pub(crate) struct Found {
 /// Looks for pods.
 pub(crate) struct Finder {
     host: HostView,
+    /// Where hooks go, and so what has to be found.
+    hooked: Hooked,
     netns_dir: PathBuf,
     /// Addresses that are nobody's business: secondary networks.
     bypass: Vec<IpNet>,
@@ -50,14 +49,27 @@ pub(crate) struct Finder {
 }
 
 impl Finder {
-    pub(crate) fn new(host: HostView, netns_dir: PathBuf, bypass: Vec<IpNet>) -> Self {
-        Self { host, netns_dir, bypass, roots: Mutex::default() }
+    pub(crate) fn new(
+        host: HostView,
+        hooked: Hooked,
+        netns_dir: PathBuf,
+        bypass: Vec<IpNet>,
+    ) -> Self {
+        Self { host, hooked, netns_dir, bypass, roots: Mutex::default() }
     }
 
     /// Where a pod is, or why it cannot be told.
     pub(crate) fn find(&self, wanted: &Wanted) -> Result<Found, Failure> {
-        let cgroup = self.cgroup(wanted)?;
-        let processes = self.processes(&cgroup)?;
+        let (cgroup, processes) = match self.hooked {
+            Hooked::Pod => {
+                let cgroup = self.cgroup(wanted)?;
+                let processes = self.processes(&cgroup)?;
+                (Some(cgroup), processes)
+            }
+            Hooked::Root => {
+                (None, self.host.namespaces_of_pod(&wanted.uid).map_err(|error| unknown(&error))?)
+            }
+        };
         let (netns, netns_inode) = match &wanted.sandbox {
             Some(sandbox) => self.of_sandbox(sandbox, &processes)?,
             None => self.of_processes(wanted, &processes)?,
@@ -120,14 +132,16 @@ impl Finder {
     }
 
     fn processes(&self, cgroup: &Path) -> Result<Vec<(u32, u64)>, Failure> {
-        let unknown = |error| Failure::new(Code::PodNotFound, causes(&error));
-        let all = self.host.processes_below(cgroup).map_err(unknown)?;
+        let all = self.host.processes_below(cgroup).map_err(|error| unknown(&error))?;
         let own: BTreeSet<u32> = all
             .iter()
-            .filter(|process| process.cgroup.to_string_lossy().contains(SELF_TEST))
+            .filter(|process| {
+                let path = process.cgroup.as_ref().map(|path| path.to_string_lossy());
+                path.is_some_and(|path| path.contains(SELF_TEST))
+            })
             .map(|process| process.pid)
             .collect();
-        let namespaces = self.host.namespaces_below(cgroup).map_err(unknown)?;
+        let namespaces = self.host.namespaces_below(cgroup).map_err(|error| unknown(&error))?;
         Ok(namespaces.into_iter().filter(|(pid, _)| !own.contains(pid)).collect())
     }
 
@@ -211,6 +225,10 @@ impl Finder {
     }
 }
 
+fn unknown(error: &HostError) -> Failure {
+    Failure::new(Code::PodNotFound, causes(error))
+}
+
 fn conflict(message: String) -> Failure {
     Failure::new(Code::IdentityConflict, message)
 }
@@ -227,78 +245,6 @@ fn named(folder: &Path, inode: u64) -> Option<PathBuf> {
     entries.filter_map(Result::ok).map(|entry| entry.path()).find(|path| {
         fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.ino() == inode)
     })
-}
-
-/// The topmost folders of kubelets: `kubepods`, or `kubepods.slice` with whatever before it.
-fn kubelet_roots(root: &Path) -> Vec<PathBuf> {
-    let is_root = |name: &str| {
-        name == "kubepods" || name == "kubepods.slice" || name.ends_with("-kubepods.slice")
-    };
-    walk(&[root.to_owned()], |name| if is_root(name) { Step::Take } else { Step::Below })
-}
-
-/// The folders below `roots` that a kubelet made for a pod. Below any pod's folder nobody looks: that is
-/// the pod's to fill.
-fn pod_folders(roots: &[PathBuf], uid: &PodUid) -> Vec<PathBuf> {
-    let plain = format!("pod{uid}");
-    // systemd takes `-` for the nesting of slices, so the uid has `_` there.
-    let slice = format!("-pod{}.slice", uid.as_str().replace('-', "_"));
-    walk(roots, |name| {
-        if name == plain || name.ends_with(&slice) {
-            Step::Take
-        } else if name.starts_with("pod") || name.contains("-pod") || !is_qos(name) {
-            Step::Skip
-        } else {
-            Step::Below
-        }
-    })
-}
-
-/// A folder between a kubelet's root and its pods.
-fn is_qos(name: &str) -> bool {
-    ["burstable", "besteffort", "guaranteed"].iter().any(|qos| {
-        name == *qos
-            || name.strip_suffix(".slice").is_some_and(|name| name.ends_with(&format!("-{qos}")))
-    })
-}
-
-enum Step {
-    Take,
-    Below,
-    Skip,
-}
-
-fn walk(roots: &[PathBuf], step: impl Fn(&str) -> Step) -> Vec<PathBuf> {
-    let mut taken = Vec::new();
-    let mut looked = 0;
-    let mut level: Vec<PathBuf> = roots.to_vec();
-    for _ in 0..DEPTH_MAX {
-        let mut below = Vec::new();
-        for folder in &level {
-            // One that is gone meanwhile has nothing below it.
-            let Ok(entries) = fs::read_dir(folder) else { continue };
-            for entry in entries.filter_map(Result::ok) {
-                looked += 1;
-                if looked > FOLDERS_MAX {
-                    tracing::warn!(FOLDERS_MAX, "the node has too many cgroups to look through");
-                    return taken;
-                }
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                match step(&entry.file_name().to_string_lossy()) {
-                    Step::Take => taken.push(entry.path()),
-                    Step::Below => below.push(entry.path()),
-                    Step::Skip => {}
-                }
-            }
-        }
-        if below.is_empty() {
-            break;
-        }
-        level = below;
-    }
-    taken
 }
 
 #[cfg(test)]

@@ -139,7 +139,8 @@ pub(crate) fn start(parts: Parts<'_>) -> Result<Enrolling, EnrolmentError> {
     let Parts { config, settings, host, capture, svids, uninstall, readiness } = parts;
     let mut tasks = JoinSet::new();
     let (api, objects) = (uninstall.api.clone(), uninstall.objects.clone());
-    let finder = Finder::new(host, settings.netns_dir.clone(), config.bypass.clone());
+    let hooked = capture.hooked();
+    let finder = Finder::new(host, hooked, settings.netns_dir.clone(), config.bypass.clone());
     let kernel = Arc::new(Captor::new(capture, finder));
     let certificates = Certificates::new(svids);
     let (driver, inputs, mut view) = Driver::new(

@@ -95,6 +95,7 @@ impl Uninstall {
             // Without its pins a hook ends with this process.
             tracing::warn!("some pods were not let go in time");
         }
+        self.capture.remove_cgroups();
         for folder in &self.folders {
             if let Err(error) = remove(folder, &self.host_proc) {
                 tracing::error!(folder = %folder.display(), %error, "a folder stays on the node");

@@ -4,8 +4,8 @@ fn record(uid: &str) -> Record {
     Record {
         uid: PodUid::parse(uid).expect("valid"),
         workload: WorkloadKey::parse("shop/cart-1/cart").expect("valid"),
-        cgroup_path: "/sys/fs/cgroup/pod".into(),
-        cgroup_id: 77,
+        cgroup: Some(RecordedCgroup { path: "/sys/fs/cgroup/pod".into(), id: 77 }),
+        hooked: Hooked::Pod,
         netns_path: "/run/netns/pod".into(),
         netns_inode: 4_026_531_840,
         netns_cookie: 5,
@@ -117,5 +117,26 @@ fn source_and_switches_are_kept() {
         let loaded = records.load().expect("load");
         assert_eq!(*loaded[0].record.as_ref().expect("readable"), saved);
     }
+    fs::remove_dir_all(run).expect("clean up");
+}
+
+#[test]
+fn where_hooks_are_is_kept_and_old_records_mean_the_pods_cgroup() {
+    let run = folder("hooked");
+    let records = Records::open(&run).expect("open");
+    let on_root = Record { hooked: Hooked::Root, ..record("a") };
+    let without = Record { cgroup: None, hooked: Hooked::Root, ..record("b") };
+    for record in [&on_root, &without, &record("c"), &Record { cgroup: None, ..record("d") }] {
+        records.save(record).expect("save");
+    }
+    // As agents wrote it that knew one place only, and as they can read it.
+    let text = fs::read_to_string(run.join("pods/c.json")).expect("read");
+    assert!(!text.contains("hooked") && text.contains("cgroup_id"), "{text}");
+    let loaded = records.load().expect("load");
+    assert_eq!(*loaded[0].record.as_ref().expect("readable"), on_root);
+    assert_eq!(*loaded[1].record.as_ref().expect("readable"), without);
+    assert_eq!(*loaded[2].record.as_ref().expect("readable"), record("c"));
+    let refused = loaded[3].record.as_ref().expect_err("its hooks are on no cgroup");
+    assert!(refused.to_string().contains("no cgroup"), "{refused}");
     fs::remove_dir_all(run).expect("clean up");
 }

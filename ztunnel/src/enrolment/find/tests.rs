@@ -25,9 +25,13 @@ impl Host {
     }
 
     fn finder(&self, bypass: &[&str]) -> Finder {
+        self.finder_for(Hooked::Pod, bypass)
+    }
+
+    fn finder_for(&self, hooked: Hooked, bypass: &[&str]) -> Finder {
         let at = |name: &str| self.0.path().join(name);
         let bypass = bypass.iter().map(|net| net.parse().expect("a network")).collect();
-        Finder::new(HostView::new(at("proc"), at("cgroup")), at("netns"), bypass)
+        Finder::new(HostView::new(at("proc"), at("cgroup")), hooked, at("netns"), bypass)
     }
 
     fn cgroup(&self, path: &str) -> PathBuf {
@@ -39,7 +43,9 @@ impl Host {
     fn process(&self, pid: u32, cgroup: &str, netns: &str) {
         let folder = self.0.path().join("proc").join(pid.to_string());
         fs::create_dir_all(folder.join("ns")).expect("a process");
-        fs::write(folder.join("cgroup"), format!("0::{cgroup}\n")).expect("cgroup");
+        // Several lines, or the unified one alone.
+        let lines = if cgroup.contains(':') { cgroup.to_owned() } else { format!("0::{cgroup}\n") };
+        fs::write(folder.join("cgroup"), lines).expect("cgroup");
         symlink(netns, folder.join("ns/net")).expect("netns");
     }
 }
@@ -125,6 +131,31 @@ fn processes_must_agree_and_be_nobody_elses() {
         host.process(99, &format!("{pod}0/container"), "net:[7]");
         let found = host.finder(&[]).find(&wanted());
         assert_eq!(code(&found), Some(expected), "{processes:?}: {found:?}");
+    }
+}
+
+#[test]
+fn with_hooks_on_the_root_a_pod_is_found_without_a_unified_cgroup() {
+    let other = |path: &str| format!("4:memory:{path}\n0::/\n");
+    let hosts = format!("net:[{}]", NetnsFd::current().expect("ours").inode());
+    let pod = format!("/kubepods/burstable/pod{UID}/c");
+    for (processes, expected) in [
+        (&[][..], Code::PodNotFound),
+        (&[(pod.as_str(), "net:[5]"), (&pod, "net:[6]")], Code::IdentityConflict),
+        (&[(&pod, hosts.as_str())], Code::IdentityConflict),
+        // Found, and its process's file is no namespace.
+        (&[(&pod, "net:[5]"), (&pod, "net:[5]")], Code::NetnsInvalid),
+        (&[(&format!("{pod}0"), "net:[5]"), ("/user.slice", "net:[5]")], Code::NetnsInvalid),
+    ] {
+        let host = Host::new();
+        for (pid, (path, netns)) in (10..).zip(processes) {
+            host.process(pid, &other(path), netns);
+        }
+        host.process(99, &other("/kubepods/podother/c"), "net:[7]");
+        let found = host.finder_for(Hooked::Root, &[]).find(&wanted());
+        assert_eq!(code(&found), Some(expected), "{processes:?}: {found:?}");
+        // Where hooks go onto pods' own cgroups it is not there at all.
+        assert_eq!(code(&host.finder(&[]).find(&wanted())), Some(Code::PodNotFound));
     }
 }
 
