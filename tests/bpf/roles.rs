@@ -8,7 +8,7 @@ use ztunnel::capture::{
     programs::{Predecessor, Programs},
 };
 
-use crate::world::{Agent, Node, POD4, POD6, counter, eventually};
+use crate::world::{Agent, Node, POD4, POD6, WORLD4, counter, eventually};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
@@ -32,6 +32,11 @@ fn the_agents_connections_pass_and_only_theirs() {
     assert_eq!(counter(hooks.maps(), "passed_proxy"), 2);
     let left = || hooks.maps().tuples_len().expect("read");
     assert_eq!(left(), 0, "accepted, so nobody asks for them any more");
+    let mut server = node.actor("other", "world");
+    let listener = server.listen(&format!("{WORLD4}:80"));
+    agent.actor.connect(&format!("{WORLD4}:80"), "").expect("connect");
+    server.accept(&listener).expect("outside");
+    assert_eq!(left(), 0, "it has left the pod");
     for port in [POD4.to_owned(), format!("[{POD6}]")].map(|host| format!("{host}:81")) {
         assert_eq!(agent.actor.connect(&port, "").map(drop), Err(libc::ECONNREFUSED));
     }

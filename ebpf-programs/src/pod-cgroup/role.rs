@@ -3,7 +3,9 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops},
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops,
+    },
     helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie},
     programs::{SockAddrContext, SockOpsContext},
 };
@@ -11,7 +13,7 @@ use ebpf_abi::{Counter, GlobalCounter, Role, Roles, SocketRole, Tuple};
 use ebpf_programs::access::{insert, lookup, only, remove};
 
 use crate::{
-    connect::{ALLOW, is_tcp},
+    connect::{ALLOW, is_tcp, prefix},
     maps::{POD_TUPLES, PROBES, ROLES, count, count_global},
     sock_ops::{DONE, Moment, accepted, forget, moment, netns_cookie, opened, tuple, watch_state},
     socket,
@@ -49,6 +51,7 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
             _ => {}
         },
         Moment::Other(BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) => inherit(ctx, ops),
+        Moment::Other(BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) => leave(ctx, ops),
         Moment::Other(_) => {}
     }
     DONE
@@ -77,6 +80,18 @@ fn register(ctx: &SockOpsContext, ops: *mut bpf_sock_ops) {
             }
         }
         _ => {}
+    }
+}
+
+/// A connection that the proxy opened is established. One that left the pod is accepted where nobody knows
+/// this registry. One to the pod's own address goes when the application accepts it, which may come later.
+#[inline(always)]
+fn leave(ctx: &SockOpsContext, ops: *mut bpf_sock_ops) {
+    if socket::of_ops(ops).is_some_and(|stored| stored.role == Role::PROXY_TO_APP) {
+        let (cookie, key) = (netns_cookie(ctx), opened(ops));
+        if !prefix(cookie, &key.local).is_own() {
+            forget(cookie, &key);
+        }
     }
 }
 
