@@ -1,4 +1,4 @@
-//! The addresses of a namespace, and notice of their changes.
+//! The addresses of a namespace, and notice of changes of its network.
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,9 +19,9 @@ const IFA_FLAGS: u16 = 8;
 /// Duplicate address detection has not ended, or found a duplicate: not usable yet.
 const IFA_F_UNUSABLE: u32 = 0x40 | 0x08;
 
-const RTMGRP_LINK: u32 = 0x1;
-const RTMGRP_IPV4_IFADDR: u32 = 0x10;
-const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+/// Groups of notices (linux/rtnetlink.h): links; addresses, routes and rules of both families. The last is
+/// `RTNLGRP_IPV6_RULE`, which has no name as a bit.
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
 
 /// One address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,17 +95,17 @@ fn parse_ip(value: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(|octets| Ipv6Addr::from(octets).into())).ok()
 }
 
-/// Wakes when an address or link of a namespace changes. Says that, not what: the reader looks
-/// again with [`addresses`], so a lost notice costs nothing.
+/// Wakes when an address, link, route or rule of a namespace changes. Says that, not what: the reader
+/// looks again, so a lost notice costs nothing.
 #[derive(Debug)]
-pub struct AddressWatch(AsyncFd<Socket>);
+pub struct NetworkWatch(AsyncFd<Socket>);
 
-impl AddressWatch {
+impl NetworkWatch {
     /// Must be called within a tokio runtime with I/O enabled.
     pub fn new(namespace: &NetnsFd) -> Result<Self, NetlinkError> {
         let socket = within(namespace, || {
             let socket = netlink::netlink_socket(libc::NETLINK_ROUTE)?;
-            netlink::subscribe(&socket, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)?;
+            netlink::subscribe(&socket, GROUPS)?;
             Ok::<_, NetlinkError>(socket)
         })??;
         let failed = |cause| NetlinkError::Socket { operation: "register", cause };

@@ -120,6 +120,14 @@ impl NetnsFd {
         Ok(Self(Arc::new(Inner { fd, device: metadata.dev(), inode: metadata.ino(), cookie })))
     }
 
+    /// Whether a path names this namespace now. Costs one call, and cannot be wrong while this handle lives:
+    /// the kernel uses no number of a namespace that is still there for another one.
+    #[must_use]
+    pub fn is_named(&self, path: &Path) -> bool {
+        std::fs::metadata(path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.0.device, self.0.inode))
+    }
+
     /// The inode number, which names the namespace while it lives.
     #[must_use]
     pub fn inode(&self) -> u64 {

@@ -13,7 +13,7 @@ mod netlink;
 mod routing;
 mod sockets;
 
-pub use addresses::{AddressWatch, LocalAddress, addresses};
+pub use addresses::{LocalAddress, NetworkWatch, addresses};
 pub use datagrams::{
     Datagram, answer_datagram, connected_datagrams, own_datagrams, receive_datagram,
 };

@@ -170,6 +170,11 @@ impl MarkRouting {
         })?
     }
 
+    /// The sysctls alone. Of their changes nobody tells.
+    pub fn sysctls(namespace: &NetnsFd) -> Result<MarkSysctls, RoutingError> {
+        within(namespace, read_sysctls)?
+    }
+
     fn add(&self, channel: &mut Channel, words: FamilyWords) -> Result<(), RoutingError> {
         // A second identical rule would be accepted as a duplicate unless it is asked for
         // exclusively; a route is replaced in place.

@@ -1,14 +1,14 @@
 //! Watching an enrolled pod: the kernel's state is compared with what it should be, every two
-//! seconds and whenever an address changes. Nothing is remembered as done; what is wrong is
+//! seconds and whenever its network changes. What the kernel tells changes of is then looked at only every
+//! tenth time, since a node may have hundreds of pods. Nothing is remembered as done; what is wrong is
 //! repaired, what cannot be repaired is shown.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ebpf_abi::{TUPLE_LIFETIME_NS, connect::Hooked};
 use model::causes;
-use netns::{AddressWatch, NetnsFd, addresses};
+use netns::{MarkRouting, MarkSysctls, NetworkWatch, addresses};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::hooks::HookState;
@@ -18,10 +18,20 @@ use super::records::{Progress, Record};
 
 /// Between two looks at a pod.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Of so many looks one is at everything. A notice that was lost is made good by it.
+const WHOLE_LOOK_EVERY: u32 = 10;
 /// After an address change: several usually come at once.
 const SETTLE: Duration = Duration::from_millis(50);
 /// After an adoption: by then, nothing that the earlier agent registered counts any more.
 const SWEEP_AFTER: Duration = Duration::from_nanos(TUPLE_LIFETIME_NS);
+
+/// How much of a pod is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Whole,
+    /// What the kernel tells no changes of.
+    Untold,
+}
 
 /// Whether the pod is still there.
 enum Presence {
@@ -39,7 +49,7 @@ impl Node {
         let node = Arc::clone(self);
         let mut sweep_at = (origin == Origin::Pinned).then(|| Instant::now() + SWEEP_AFTER);
         self.tasks.spawn(async move {
-            let mut notices = AddressWatch::new(live.pod.namespace())
+            let mut notices = NetworkWatch::new(live.pod.namespace())
                 .inspect_err(|error| {
                     let error = causes(error);
                     tracing::warn!(pod = %record.uid, error, "no notice of address changes");
@@ -47,11 +57,19 @@ impl Node {
                 .ok();
             let mut ticks = tokio::time::interval(WATCH_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut looks: u32 = 0;
             loop {
+                let mut look = Look::Whole;
                 tokio::select! {
                     () = live.pod.stopping().cancelled() => return,
                     () = node.shutdown.cancelled() => return,
-                    _ = ticks.tick() => {}
+                    _ = ticks.tick() => {
+                        // The first tick comes at once.
+                        if notices.is_some() && !looks.is_multiple_of(WHOLE_LOOK_EVERY) {
+                            look = Look::Untold;
+                        }
+                        looks = looks.wrapping_add(1);
+                    }
                     () = change(notices.as_mut()) => tokio::time::sleep(SETTLE).await,
                 }
                 let _turn = live.work.lock().await;
@@ -68,7 +86,7 @@ impl Node {
                         node.set_status(&record.uid, Status::Degraded(reason));
                     }
                     Presence::RootUnhooked => node.mend_root(&record, &live),
-                    Presence::Here => node.repair(&record, &live).await,
+                    Presence::Here => node.repair(&record, &live, look).await,
                 }
                 if sweep_at.is_some_and(|at| Instant::now() >= at) {
                     sweep_at = None;
@@ -99,7 +117,7 @@ impl Node {
             Some(Err(error)) => return Presence::Unknown(causes(&error)),
         }
         // Its end shows only in its path and in the absence of the pod's processes.
-        if !names(&record.netns_path, record.netns_cookie) {
+        if !live.pod.namespace().is_named(&record.netns_path) {
             match live.home.is_populated() {
                 Some(false) => return Presence::Gone("network namespace and processes gone"),
                 Some(true) => {}
@@ -125,7 +143,7 @@ impl Node {
         self.set_status(&record.uid, Status::Degraded(reason));
     }
 
-    async fn repair(&self, record: &Record, live: &LivePod) {
+    async fn repair(&self, record: &Record, live: &LivePod, look: Look) {
         let degrade = |reason| self.set_status(&record.uid, Status::Degraded(reason));
         if live.pod.take_broken() {
             // At most once a look, so a pod that goes on destroying them only harms itself.
@@ -133,6 +151,19 @@ impl Node {
             if let Err(error) = live::reopen(self, live).await {
                 return degrade(causes(&error));
             }
+        }
+        let uid = record.uid.as_str();
+        let verified = self.pods.lock().get(uid).is_some_and(|s| s.status == Status::Verified);
+        // What is wrong is looked at until it is right.
+        if look == Look::Untold && verified {
+            return match MarkRouting::sysctls(live.pod.namespace()) {
+                Ok(sysctls) if has_sysctls(live, sysctls) => {}
+                Ok(_) | Err(_) => {
+                    if let Err(reason) = restore_routing(live) {
+                        degrade(reason);
+                    }
+                }
+            };
         }
         // What the agent that has the pods meanwhile has told the hooks must stay.
         let Ok(followed) = self.seats.while_owner(|| self.follow_addresses(record, live)) else {
@@ -148,8 +179,6 @@ impl Node {
         if global.is_empty() {
             return degrade("the pod has no address".to_owned());
         }
-        let uid = record.uid.as_str();
-        let verified = self.pods.lock().get(uid).is_some_and(|s| s.status == Status::Verified);
         // What was wrong once is right again only when a test says so.
         if (global != proved || !verified)
             && let Err(error) = live::prove(self, live).await
@@ -204,21 +233,20 @@ fn restore_routing(live: &LivePod) -> Result<(), String> {
     let namespace = live.pod.namespace();
     let state = ROUTING.inspect(namespace).map_err(|error| causes(&error))?;
     let ipv6 = live.applied.lock().settings.v6.is_some();
-    let (families, sysctls) = (state.ipv4 && (state.ipv6 || !ipv6), state.sysctls);
-    let answers = sysctls.reflect_ipv4 && (sysctls.reflect_ipv6 || !ipv6);
-    let whole = families && sysctls.accept && answers;
-    if !whole {
+    let families = state.ipv4 && (state.ipv6 || !ipv6);
+    if !families || !has_sysctls(live, state.sysctls) {
         tracing::warn!(pod = %live.pod.uid(), ?state, "routing was changed; putting it back");
         ROUTING.install(namespace).map_err(|error| causes(&error))?;
     }
     Ok(())
 }
 
-fn names(path: &Path, cookie: u64) -> bool {
-    NetnsFd::open(path).is_ok_and(|namespace| namespace.cookie() == cookie)
+fn has_sysctls(live: &LivePod, sysctls: MarkSysctls) -> bool {
+    let ipv6 = live.applied.lock().settings.v6.is_some();
+    sysctls.accept && sysctls.reflect_ipv4 && (sysctls.reflect_ipv6 || !ipv6)
 }
 
-pub(super) async fn change(notices: Option<&mut AddressWatch>) {
+pub(super) async fn change(notices: Option<&mut NetworkWatch>) {
     match notices {
         // A broken watch must not spin: the ticks go on.
         Some(notices) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use enrol::{Code, Failure};
 use model::{PodUid, causes};
-use netns::{AddressWatch, Dial, NetnsFd, Source, TcpTuning, addresses};
+use netns::{Dial, NetnsFd, NetworkWatch, Source, TcpTuning, addresses};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -216,7 +216,7 @@ fn own_addresses(namespace: &NetnsFd) -> Result<Vec<IpAddr>, ServeError> {
 
 /// Follows a pod's addresses and proves its redirection, until it is withdrawn.
 async fn attend(inner: &Arc<Inner>, uid: &PodUid, served: &Served) {
-    let mut notices = AddressWatch::new(served.pod.namespace()).ok();
+    let mut notices = NetworkWatch::new(served.pod.namespace()).ok();
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut proved = Instant::now();
