@@ -149,11 +149,13 @@ fn a_kubelet_in_a_pod_of_another_hierarchy_is_none() {
     assert!(matches!(proc.view().kubelet(&host), Err(KubeletError::Absent)));
 }
 
+/// Processes: number, unified cgroup, line of another hierarchy.
+type Rows<'a> = &'a [(u32, &'a str, &'a str)];
+
 #[test]
 fn where_pods_are_is_seen_by_their_processes() {
     let other = "4:memory:/";
     let of_pod = "4:memory:/kubepods/podaaaa-1/c";
-    type Rows<'a> = &'a [(u32, &'a str, &'a str)];
     let cases: [(Rows<'_>, PodCgroups); 6] = [
         (&[(1, "/init", "")], PodCgroups::NoOther),
         (&[(1, "/init", other)], PodCgroups::NoneSeen),
