@@ -7,7 +7,7 @@
 pub const NOT_READY_TAINT: &str = "warren.dev/not-ready";
 
 /// What an agent has proved. That it loaded its hooks and tested the pods of an earlier one goes without
-/// saying: otherwise nothing asks.
+/// saying: otherwise nothing asks. One of those that failed keeps its hooks, and no other pod waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The pods of this node and all namespaces, from the API server.

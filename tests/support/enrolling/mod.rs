@@ -298,6 +298,8 @@ fn settings(
         .set("KUBERNETES_SERVICE_HOST", &api.host)
         .set("KUBERNETES_SERVICE_PORT", api.port)
         .set("WARREN_ENROLMENT", "kubernetes")
+        // Left to itself, an agent without any pod of a kubelet around it would hook this machine's root.
+        .set("WARREN_REDIRECTION", "ebpf")
         .set("WARREN_HOST_CGROUP", path(&cgroup::mount()?))
         .set("WARREN_HOST_NETNS_DIR", "/run/netns")
         .set("WARREN_RUN_DIR", path(&disk.path().join("run")))

@@ -139,9 +139,30 @@ pub(super) fn cgroup_root(given: Option<PathBuf>) -> PathBuf {
     if !is_root(&folder) && is_root(&below) { below } else { folder }
 }
 
+/// A cgroup that was named below the folder of hierarchies, in the unified one.
+pub(super) fn below_root(path: PathBuf, root: &Path) -> PathBuf {
+    let folder = root.parent().filter(|_| root.ends_with(UNIFIED) && !path.starts_with(root));
+    match folder.and_then(|folder| path.strip_prefix(folder).ok()) {
+        Some(relative) => root.join(relative),
+        None => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_is_in_the_unified_hierarchy_wherever_that_is() {
+        for (root, path, expected) in [
+            ("/host/cgroup", "/host/cgroup/kubelet", "/host/cgroup/kubelet"),
+            ("/host/cgroup/unified", "/host/cgroup/a/k3s", "/host/cgroup/unified/a/k3s"),
+            ("/host/cgroup/unified", "/host/cgroup/unified/k3s", "/host/cgroup/unified/k3s"),
+            ("/host/cgroup/unified", "/elsewhere/k3s", "/elsewhere/k3s"),
+        ] {
+            assert_eq!(below_root(path.into(), Path::new(root)), Path::new(expected), "{path}");
+        }
+    }
 
     #[test]
     fn the_root_is_where_the_unified_hierarchy_is() {

@@ -11,7 +11,7 @@ mod values;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use authz::UnenforceableDeny;
@@ -291,6 +291,10 @@ impl Config {
         let node_name = r.require(&schema::NODE_NAME, values::file_name);
         let cgroup_root = r.optional(&schema::WARREN_HOST_CGROUP, values::path);
         let cgroup_root = cgroup_root.map(kubernetes::cgroup_root);
+        let kubelet_cgroup = r.optional(&schema::WARREN_KUBELET_CGROUP, values::path).map(|path| {
+            let root = cgroup_root.as_deref().unwrap_or(Path::new("/"));
+            path.map(|path| kubernetes::below_root(path, root))
+        });
         let enrolment = kubernetes::enrolment(r, cgroup_root.clone());
         let redirection = r.parse(&schema::WARREN_REDIRECTION, values::redirection);
         let redirection = match (&enrolment, redirection) {
@@ -321,7 +325,7 @@ impl Config {
             state_dir: r.parse(&schema::WARREN_STATE_DIR, values::path)?,
             bpf_pin_dir: r.parse(&schema::WARREN_BPF_PIN_DIR, values::path)?,
             cgroup: r.optional(&schema::WARREN_CGROUP, values::path)?,
-            kubelet_cgroup: r.optional(&schema::WARREN_KUBELET_CGROUP, values::path)?,
+            kubelet_cgroup: kubelet_cgroup?,
             cgroup_root: cgroup_root?,
             enrolment: enrolment?,
             take_over: r.parse(&schema::WARREN_TAKE_OVER, values::boolean)?,

@@ -33,13 +33,15 @@ impl NodeTaint {
     /// Waits until the agent is verified and removes the taint. Does not end.
     pub(super) async fn run(self) {
         let mut told = None;
-        while let Some(lacks) = self.proof().lacks() {
-            if told.replace(lacks) != Some(lacks) {
-                tracing::info!(waits_for = ?lacks, "the node keeps its taint, if it has one");
-            }
-            sleep(LOOK_INTERVAL).await;
-        }
         loop {
+            // Also after a failure: what was proved may be gone meanwhile.
+            if let Some(lacks) = self.proof().lacks() {
+                if told.replace(lacks) != Some(lacks) {
+                    tracing::info!(waits_for = ?lacks, "the node keeps its taint, if it has one");
+                }
+                sleep(LOOK_INTERVAL).await;
+                continue;
+            }
             match self.remove().await {
                 Ok(0) => tracing::info!("the agent is verified; the node has no taint of ours"),
                 Ok(taints) => tracing::info!(taints, "the agent is verified; pods may come"),

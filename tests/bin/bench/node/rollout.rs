@@ -76,7 +76,7 @@ pub(crate) fn figures() -> anyhow::Result<Vec<Figure>> {
     Ok(vec![
         none_of(&format!("of {attempts} new connections in a rollout, failed"), failed)?,
         none_of(
-            &format!("of {} open ones, broken before the drain time ended", held.len()),
+            &format!("of {} open ones, broken when both agents were replaced", held.len()),
             u64::try_from(broken)?,
         )?,
     ])
