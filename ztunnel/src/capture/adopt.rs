@@ -134,7 +134,13 @@ impl Node {
                 self.leave(record, namespace, None).await;
             }
             Plan::Adopt { namespace, home } => match self.move_over(record, &home) {
-                Ok(record) => self.adopt(record, namespace, home).await,
+                Ok(record) => {
+                    // Whatever is written of the pod later is written from this.
+                    if let Some(slot) = self.pods.lock().get_mut(uid.as_str()) {
+                        slot.record = Some(record.clone());
+                    }
+                    self.adopt(record, namespace, home).await;
+                }
                 Err(reason) => self.set_status(&uid, Status::Degraded(reason)),
             },
         }

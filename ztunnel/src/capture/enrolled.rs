@@ -108,8 +108,9 @@ async fn update(
         saved.map_err(|error| EnrolError::new(EnrolCode::RecordFailed, causes(&error)))
     });
     if let Err(error) = told.map_err(|error| AttachError::from(error).into()).flatten() {
-        // The next look puts the kernel back.
         *live.switches.lock() = before;
+        // If the kernel cannot be put back now, the next whole look does it.
+        let _ = node.seats.while_owner(|| node.follow_addresses(&record, &live));
         return Err(error);
     }
     if let Some(slot) = node.pods.lock().get_mut(uid.as_str()) {

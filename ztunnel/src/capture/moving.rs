@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 
 use ebpf_abi::connect::Hooked;
 use model::{PodUid, causes};
+use netns::NetnsFd;
 
 use super::agent_cgroup::Cgroup;
 use super::enrol::stranger;
@@ -15,7 +16,7 @@ use super::home::Home;
 use super::hooks;
 use super::host::HostView;
 use super::node::Node;
-use super::records::{Record, RecordedCgroup, Records};
+use super::records::{Progress, Record, RecordedCgroup, Records};
 
 /// Why an agent with hooks on pods' own cgroups cannot have the pods of one with hooks on the root.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,8 @@ pub struct CannotMove {
     uid: PodUid,
 }
 
-/// Refuses a start that would leave pods behind. What cannot be read is adopted by nobody, and no reason.
+/// Refuses a start that would leave pods behind. What cannot be read is adopted by nobody, and no reason; nor
+/// is a pod that has gone, or was about to.
 pub(super) fn check(
     records: &Records,
     hooked: Hooked,
@@ -39,7 +41,11 @@ pub(super) fn check(
     }
     let entries = records.load().unwrap_or_default();
     for record in entries.into_iter().filter_map(|entry| entry.record.ok()) {
-        if record.hooked == Hooked::Root && known_cgroup(&record, host).is_none() {
+        if record.hooked == Hooked::Root
+            && record.progress == Progress::Verified
+            && NetnsFd::open(&record.netns_path).is_ok_and(|n| n.inode() == record.netns_inode)
+            && known_cgroup(&record, host).is_none()
+        {
             return Err(CannotMove { uid: record.uid });
         }
     }

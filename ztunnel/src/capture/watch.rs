@@ -22,6 +22,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 const WHOLE_LOOK_EVERY: u32 = 10;
 /// After an address change: several usually come at once.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Between two looks for the sake of a notice: a pod that changes its routes all the time is looked at no
+/// more often.
+const NOTICE_INTERVAL: Duration = Duration::from_millis(500);
 /// After an adoption: by then, nothing that the earlier agent registered counts any more.
 const SWEEP_AFTER: Duration = Duration::from_nanos(TUPLE_LIFETIME_NS);
 
@@ -57,7 +60,7 @@ impl Node {
                 .ok();
             let mut ticks = tokio::time::interval(WATCH_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut looks: u32 = 0;
+            let (mut looks, mut notice_at): (u32, _) = (0, Instant::now());
             loop {
                 let mut look = Look::Whole;
                 tokio::select! {
@@ -70,7 +73,11 @@ impl Node {
                         }
                         looks = looks.wrapping_add(1);
                     }
-                    () = change(notices.as_mut()) => tokio::time::sleep(SETTLE).await,
+                    () = change(notices.as_mut()) => {
+                        let settled = Instant::now() + SETTLE;
+                        tokio::time::sleep_until(settled.max(notice_at + NOTICE_INTERVAL)).await;
+                        notice_at = Instant::now();
+                    }
                 }
                 let _turn = live.work.lock().await;
                 if live.hooks.lock().is_none() {
