@@ -226,7 +226,9 @@ mod tests {
             ),
             ("pods enrol --uid a --netns n --cgroup c --workload a/b", false),
             ("pods enrol --uid a --netns n --cgroup c --workload a/b/c --probe-port 0", false),
-            ("pods enrol --uid a --netns n --workload a/b/c", false),
+            // By its names, where hooks are on the root; the agent refuses it elsewhere.
+            ("pods enrol --uid a --netns n --workload a/b/c", true),
+            ("pods enrol --uid a --cgroup c --workload a/b/c", false),
             ("flows -f -n 3", true),
             ("flows -n -1", false),
             ("why shop/web 10.0.0.1:80", true),
