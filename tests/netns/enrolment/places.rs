@@ -10,6 +10,8 @@ use crate::stage::{REPAIR, Stage, leaves_nothing, problems, told};
 
 /// A failed installation is tried again after this at the latest.
 const INSTALLED_AGAIN: Duration = Duration::from_secs(11);
+/// Longer than a list of processes is used.
+const LISTED: Duration = Duration::from_millis(200);
 /// Until an agent that cannot work has ended.
 const ENDED: Duration = Duration::from_secs(15);
 
@@ -25,11 +27,14 @@ fn a_full_disk_keeps_pods_from_starting_until_there_is_room() -> anyhow::Result<
     let why = answer.json["details"].as_str().unwrap_or_default();
     ensure!(why.contains("No space left"), "it does not say why: {answer:?}");
     leaves_nothing(node, &pod)?;
-    // One that runs cannot join either, and its owner is told.
+    // One that runs cannot join either, and its owner is told. An agent uses a list of processes for a tenth of
+    // a second, and the next event comes only after a pause: the first look is to see the pod.
+    std::thread::sleep(LISTED);
     node.label("later", Some("ambient"))?;
-    eventually("its owner is told", REPAIR, || {
+    eventually("its owner is told", REPAIR * 4, || {
         Ok(told(node, &late.pod).contains(&"RECORD_FAILED".to_owned()).then_some(()))
-    })?;
+    })
+    .with_context(|| format!("{:?}, {:?}", told(node, &late.pod), node.shown(&late.pod)))?;
     ensure!(!node.is_annotated(&late.pod)?, "announced without a record");
     leaves_nothing(node, &late.pod)?;
     stage.is_untouched()?;

@@ -81,7 +81,7 @@ fn a_pod_that_cannot_be_looked_at_is_kept_and_adopted_later() -> anyhow::Result<
         let silent = Hidden::by(&events, Path::new("/dev/null"))?;
         let nameless = Nameless::make(web)?;
         let reason = wait_degraded(west, web.pod.uid())?;
-        ensure!(reason.contains("cgroup cannot be read"), "{reason}");
+        ensure!(reason.contains("its processes cannot be told"), "{reason}");
         let mark = west.log_mark();
         web.greet(shop, "captured still")?;
         west.wait_access(mark, "a tunnel", |line| line.path == "hbone" && line.code == "OK")?;
