@@ -525,6 +525,15 @@ impl Agent {
         Ok(answer.body)
     }
 
+    /// `POST /logging` with a query; the status and the text.
+    pub fn change_logging(&self, query: &str) -> anyhow::Result<(u16, String)> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, DUMP_PORT));
+        let path =
+            if query.is_empty() { "/logging".to_owned() } else { format!("/logging?{query}") };
+        let answer = http::post_within(self.node.namespace(), address, &path)?;
+        Ok((answer.status, answer.body))
+    }
+
     /// `/metrics`, in the format of Prometheus.
     pub fn metrics(&self) -> anyhow::Result<String> {
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, STATS_PORT));

@@ -66,13 +66,32 @@ pub(crate) fn get_within(
     target: SocketAddr,
     path: &str,
 ) -> anyhow::Result<HttpAnswer> {
+    ask_within(namespace, target, path, &get(target, path, ""))
+}
+
+/// The same with a POST that has no body.
+pub(crate) fn post_within(
+    namespace: &Namespace,
+    target: SocketAddr,
+    path: &str,
+) -> anyhow::Result<HttpAnswer> {
+    let request = format!("POST {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    ask_within(namespace, target, path, &request)
+}
+
+fn ask_within(
+    namespace: &Namespace,
+    target: SocketAddr,
+    path: &str,
+    request: &str,
+) -> anyhow::Result<HttpAnswer> {
     let mut stream = namespace
         .within(|| TcpStream::connect_timeout(&target, LOCAL_TIMEOUT))?
         .with_context(|| format!("connect to {target} in {}", namespace.name()))?;
     stream.set_read_timeout(Some(LOCAL_TIMEOUT)).context("set a timeout")?;
     stream.set_write_timeout(Some(LOCAL_TIMEOUT)).context("set a timeout")?;
     let mut answer = Vec::new();
-    stream.write_all(get(target, path, "").as_bytes()).context("send a request")?;
+    stream.write_all(request.as_bytes()).context("send a request")?;
     stream.read_to_end(&mut answer).context("read the answer")?;
     let local = stream.local_addr().context("ask for the own address")?;
     parse(&answer, local).with_context(|| format!("{target}{path} gave no HTTP answer"))

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use daemon::{
-    ErrorCounter, HttpPort, HttpPortError, Readiness, Reply, Routes, SignalError, StopSignals,
-    metrics_reply,
+    ErrorCounter, HttpPort, HttpPortError, LogFilter, LogGuard, Readiness, Reply, Routes,
+    SignalError, StopSignals, log_reply, metrics_reply,
 };
 use enrol::redirection::{Choice, CniAgent};
 use http::StatusCode;
@@ -109,7 +109,7 @@ pub enum End {
 }
 
 /// Runs the agent until it is told to stop, or another one has its place.
-pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError> {
+pub fn run(config: Config, log: &LogGuard) -> Result<End, AppError> {
     let started = Instant::now();
     let process = |operation| move |source| AppError::Process { operation, source };
     daemon::raise_descriptor_limit();
@@ -135,7 +135,8 @@ pub fn run(config: Config, dropped_lines: ErrorCounter) -> Result<End, AppError>
         .build()
         .map_err(process("starting the control runtime"))?;
     let config = Arc::new(config);
-    let start = Start { program, host, dropped_lines, started };
+    let start =
+        Start { program, host, dropped_lines: log.dropped_lines(), filter: log.filter(), started };
     runtime.block_on(run_on(config, mesh, driver, start))
 }
 
@@ -144,6 +145,7 @@ struct Start {
     program: PathBuf,
     host: Option<HostView>,
     dropped_lines: ErrorCounter,
+    filter: LogFilter,
     started: Instant,
 }
 
@@ -163,7 +165,7 @@ async fn run_on(
     driver: Option<xds_client::Driver>,
     start: Start,
 ) -> Result<End, AppError> {
-    let Start { program, host, dropped_lines, started } = start;
+    let Start { program, host, dropped_lines, filter, started } = start;
     let mut signals = StopSignals::install()?;
     // First, because sockets keep the cgroup they were made in, and this moves the process.
     let candidate = Prepared::choose(
@@ -249,8 +251,10 @@ async fn run_on(
         telemetry: telemetry.clone(),
     };
     let dump = move |path: &str| (path == "/config_dump").then(|| dump_reply(&dump));
-    fronts
-        .spawn(port(config.dump_address, "the configuration dump", Arc::new(dump)).await?.serve());
+    let logging =
+        move |path: &str, query: &str| (path == "/logging").then(|| log_reply(&filter, query));
+    let dumps = port(config.dump_address, "the configuration dump", Arc::new(dump)).await?;
+    fronts.spawn(dumps.with_changes(Arc::new(logging)).serve());
     let handler = AdminHandler {
         config: config.clone(),
         capture: capture.clone(),

@@ -65,7 +65,7 @@ fn proxy() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match app::run(config, log.dropped_lines()) {
+    match app::run(config, &log) {
         Ok(End::Stopped) => ExitCode::SUCCESS,
         Ok(End::Replaced) => ExitCode::from(REPLACED),
         Err(error) => {

@@ -1,4 +1,5 @@
-//! Small HTTP/1.1 ports for scrapers and probes: GET only, bounded, no bodies read.
+//! Small HTTP/1.1 ports for scrapers and probes: bounded, no bodies read. GET, and POST where a port has
+//! something to change.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -43,6 +44,9 @@ impl Reply {
 /// Answers a path, or `None` for 404.
 pub type Routes = dyn Fn(&str) -> Option<Reply> + Send + Sync;
 
+/// Answers a POST to a path with its query, or `None` for 404.
+pub type Changes = dyn Fn(&str, &str) -> Option<Reply> + Send + Sync;
+
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("listening on {address} for {purpose}")]
@@ -57,6 +61,7 @@ pub struct HttpPortError {
 pub struct HttpPort {
     listener: TcpListener,
     routes: Arc<Routes>,
+    changes: Option<Arc<Changes>>,
 }
 
 impl HttpPort {
@@ -71,7 +76,13 @@ impl HttpPort {
             purpose,
             source,
         })?;
-        Ok(Self { listener, routes })
+        Ok(Self { listener, routes, changes: None })
+    }
+
+    /// Serves POST, too.
+    #[must_use]
+    pub fn with_changes(self, changes: Arc<Changes>) -> Self {
+        Self { changes: Some(changes), ..self }
     }
 
     /// The bound address, with the real port where 0 was asked for.
@@ -94,10 +105,10 @@ impl HttpPort {
                     continue;
                 }
             };
-            let routes = self.routes.clone();
+            let (routes, changes) = (self.routes.clone(), self.changes.clone());
             connections.spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = answer(&request, &*routes);
+                    let response = answer(&request, &*routes, changes.as_deref());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 // A client that hangs up early is no event.
@@ -112,13 +123,18 @@ impl HttpPort {
     }
 }
 
-fn answer(request: &Request<Incoming>, routes: &Routes) -> Response<Full<Bytes>> {
-    let reply = if request.method() == Method::GET || request.method() == Method::HEAD {
-        routes(request.uri().path())
-            .unwrap_or_else(|| Reply::text(StatusCode::NOT_FOUND, "not found\n"))
-    } else {
-        Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n")
+fn answer(
+    request: &Request<Incoming>,
+    routes: &Routes,
+    changes: Option<&Changes>,
+) -> Response<Full<Bytes>> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let found = match (request.method(), changes) {
+        (&Method::GET | &Method::HEAD, _) => routes(path),
+        (&Method::POST, Some(changes)) => changes(path, query),
+        _ => Some(Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n")),
     };
+    let reply = found.unwrap_or_else(|| Reply::text(StatusCode::NOT_FOUND, "not found\n"));
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = reply.status;
     response

@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod http_port;
+mod log_route;
 mod logging;
 mod posts;
 mod readiness;
@@ -10,8 +11,9 @@ mod signals;
 
 pub use descriptors::raise_descriptor_limit;
 pub use http::StatusCode;
-pub use http_port::{HttpPort, HttpPortError, Reply, Routes, metrics_reply};
-pub use logging::{LogFormat, LogGuard, LoggingError, init_logging};
+pub use http_port::{Changes, HttpPort, HttpPortError, Reply, Routes, metrics_reply};
+pub use log_route::log_reply;
+pub use logging::{LogFilter, LogFormat, LogGuard, LoggingError, init_logging};
 pub use posts::{PostRoutes, serve_posts};
 pub use readiness::{Pending, Readiness};
 pub use signals::{SignalError, StopSignals};

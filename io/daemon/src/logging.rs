@@ -4,7 +4,9 @@
 //! a slow disk must never stall a connection.
 
 use std::fmt;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -51,6 +53,62 @@ pub enum LoggingError {
 pub struct LogGuard {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
+    filter: LogFilter,
+}
+
+/// What is logged; it can be changed while the process runs. Clones change the same.
+#[derive(Clone)]
+pub struct LogFilter(Arc<Inner>);
+
+struct Inner {
+    first: String,
+    now: Mutex<String>,
+    reload: Box<Reload>,
+}
+
+type Reload = dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync;
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogFilter").field(&*self.0.now.lock()).finish()
+    }
+}
+
+impl LogFilter {
+    fn new(first: &str, reload: Box<Reload>) -> Self {
+        Self(Arc::new(Inner { first: first.to_owned(), now: Mutex::new(first.to_owned()), reload }))
+    }
+
+    /// One that changes nothing but what it says.
+    #[cfg(test)]
+    pub(crate) fn fixed(first: &str) -> Self {
+        Self::new(first, Box::new(|_| Ok(())))
+    }
+
+    /// In `RUST_LOG` syntax.
+    #[must_use]
+    pub fn now(&self) -> String {
+        self.0.now.lock().clone()
+    }
+
+    /// Logs by this filter from now on. One that cannot be parsed changes nothing.
+    pub fn set(&self, filter: &str) -> Result<(), LoggingError> {
+        let parsed = parse(filter)?;
+        let mut now = self.0.now.lock();
+        (self.0.reload)(parsed).map_err(LoggingError::Install)?;
+        filter.clone_into(&mut now);
+        Ok(())
+    }
+
+    /// Logs as at the start.
+    pub fn reset(&self) -> Result<(), LoggingError> {
+        self.set(&self.0.first)
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::try_new(filter)
+        .map_err(|e| LoggingError::Filter { filter: filter.to_owned(), cause: e.to_string() })
 }
 
 impl LogGuard {
@@ -59,24 +117,31 @@ impl LogGuard {
     pub fn dropped_lines(&self) -> ErrorCounter {
         self.dropped.clone()
     }
+
+    /// What is logged.
+    #[must_use]
+    pub fn filter(&self) -> LogFilter {
+        self.filter.clone()
+    }
 }
 
 /// Starts logging to standard output with a filter in `RUST_LOG` syntax.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<LogGuard, LoggingError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| LoggingError::Filter { filter: filter.to_owned(), cause: e.to_string() })?;
+    let parsed = parse(filter)?;
     let (writer, worker) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .lossy(true)
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
         .with_writer(writer)
         .event_format(Layout(format))
-        .try_init()
-        .map_err(|e| LoggingError::Install(e.to_string()))?;
-    Ok(LogGuard { _worker: worker, dropped })
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    subscriber.try_init().map_err(|e| LoggingError::Install(e.to_string()))?;
+    let reload = Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()));
+    Ok(LogGuard { _worker: worker, dropped, filter: LogFilter::new(filter, reload) })
 }
 
 struct Layout(LogFormat);

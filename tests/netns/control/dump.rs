@@ -6,6 +6,28 @@ use tests::{AgentOptions, talk};
 
 use crate::land::Land;
 
+/// As `istioctl ztunnel-config log` asks.
+#[test]
+fn what_is_logged_is_told_and_changed() -> anyhow::Result<()> {
+    let land = Land::new(&AgentOptions::default())?;
+    let talked = |land: &Land| {
+        let mark = land.west.log_mark();
+        land.web.greet(&land.shop, "logged or not")?;
+        let logged = land.west.wait_access(mark, "the connection", |_| true);
+        anyhow::Ok(logged.is_ok())
+    };
+    ensure!(land.west.change_logging("")? == (200, "current log level is info\n".to_owned()));
+    ensure!(talked(&land)?, "the access log is silent at the start");
+    let (status, text) = land.west.change_logging("level=info,access:off")?;
+    ensure!(status == 200 && text.contains("access=off"), "{status}: {text}");
+    ensure!(!talked(&land)?, "the access log goes on");
+    let (status, text) = land.west.change_logging("level=loud")?;
+    ensure!(status == 400 && text.contains("that is no level"), "{status}: {text}");
+    ensure!(land.west.change_logging("reset")?.1.contains("is info"), "not reset");
+    ensure!(talked(&land)?, "the access log stays silent");
+    Ok(())
+}
+
 #[test]
 fn the_dump_shows_the_mesh_the_certificates_and_what_is_open() -> anyhow::Result<()> {
     let land = Land::new(&AgentOptions::default())?;

@@ -96,7 +96,7 @@ settings! {
     WARREN_SAME_NODE = "relay", "Traffic between two pods of this node: `relay` (joined in this process) or `tunnel` (encrypted anyway).";
     WARREN_REQUIRE_WAYPOINT = "off", "Whether a waypoint can be gone past: `off` (yes, where policy allows it, as in Istio) or `enforce` (a destination that has a waypoint takes connections from nobody else; `WAYPOINT_REQUIRED`).";
     LOCALHOST_APP_TUNNEL = "true", "Dial application tunnels that take PROXY headers on the pod's loopback, where nothing outside the pod can forge one; otherwise on the pod's address.";
-    WARREN_DUMP_ADDR = "127.0.0.1:15000", "Address of `/config_dump` for `istioctl ztunnel-config`. Loopback only: a dump tells all of the mesh.";
+    WARREN_DUMP_ADDR = "127.0.0.1:15000", "Address of `/config_dump` and `POST /logging` for `istioctl ztunnel-config`. Loopback only: a dump tells all of the mesh.";
     WARREN_STATS_ADDR = "[::]:15020", "Address of `/metrics`.";
     WARREN_READINESS_ADDR = "[::]:15021", "Address of `/healthz/ready`.";
     ZTUNNEL_WORKER_THREADS = "", "Data-plane threads, 1 to 16; `0` or unset: one for each core.";
