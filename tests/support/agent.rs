@@ -149,9 +149,6 @@ pub struct Agent {
 /// Set to `1`, agents run in the mode `external`: the tests' own CNI agent redirects by rules of
 /// netfilter and tells them of pods, and so every test of traffic, identity and policy runs unchanged.
 const EXTERNAL_VARIABLE: &str = "WARREN_TEST_EXTERNAL";
-/// Set to `1`, agents have their hooks on the root of the cgroup hierarchy, unless a test says otherwise: so
-/// every suite can be run in that mode. What then fails is what `docs/capture.md` says of it.
-const ROOT_VARIABLE: &str = "WARREN_TEST_ROOT";
 const REDIRECTION: &str = "WARREN_REDIRECTION";
 /// Until a pod of the CNI agent is verified: the proxy looks at it every two seconds.
 const EXTERNAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -200,10 +197,6 @@ impl Agent {
         ];
         let mut variables: Vec<_> =
             fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let is_on = |name| std::env::var_os(name).is_some_and(|value| value == "1");
-        if is_on(ROOT_VARIABLE) {
-            variables.push((REDIRECTION.to_owned(), "ebpf-root".to_owned()));
-        }
         let cni =
             options.external.then(|| CniAgent::start(run_dir.join("zds.sock"))).transpose()?;
         if let Some(cni) = &cni {

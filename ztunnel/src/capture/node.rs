@@ -305,7 +305,10 @@ impl Capture {
     /// Removes the agent's own cgroups, when the product leaves the node and no pod is left. With hooks on
     /// the root they may be in nobody's folder; elsewhere they go with the agent's container.
     pub fn remove_cgroups(&self) {
+        // A pod that could not be let go is served still, and the agent's role is its cgroup.
+        let is_free = self.0.programs.pins().pods().is_ok_and(|pods| pods.is_empty());
         if self.hooked() == Hooked::Root
+            && is_free
             && let Err(error) = self.0.cgroup.remove()
         {
             tracing::warn!(error = %causes(&error), "the agent's cgroups stay on the node");

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::hooks::HookState;
 use super::live::{self, LivePod, Origin};
-use super::node::{Node, ROUTING, Status};
+use super::node::{Node, ROUTING, Slot, Status};
 use super::records::{Progress, Record};
 
 /// Between two looks at a pod.
@@ -137,7 +137,8 @@ impl Node {
         Presence::Here
     }
 
-    /// The pod was not captured for a moment. It is shown so until the next look has tested it.
+    /// No pod was captured for a moment. All are shown so until their next looks have tested them: the others
+    /// find the hook where it should be.
     fn mend_root(&self, record: &Record, live: &LivePod) {
         let mended = self.seats.while_owner(|| {
             live.hooks.lock().as_ref().map_or(Ok(()), super::hooks::PodHooks::mend_root)
@@ -147,7 +148,14 @@ impl Node {
             Ok(Err(error)) => format!("a hook was taken off the root: {}", causes(&error)),
             Err(_) => return,
         };
-        self.set_status(&record.uid, Status::Degraded(reason));
+        let verified = |slot: &Slot| {
+            let record = slot.record.as_ref().filter(|_| slot.status == Status::Verified)?;
+            Some(record.uid.clone())
+        };
+        let others: Vec<_> = self.pods.lock().values().filter_map(verified).collect();
+        for uid in others.iter().chain([&record.uid]) {
+            self.set_status(uid, Status::Degraded(reason.clone()));
+        }
     }
 
     async fn repair(&self, record: &Record, live: &LivePod, look: Look) {
