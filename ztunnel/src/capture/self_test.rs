@@ -32,8 +32,9 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(12);
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
 /// Tries to remove the temporary cgroup; the child may be leaving it still. After that it stays,
 /// empty, until the pod's own cgroup is removed.
-const REMOVE_TRIES: u32 = 20;
-const REMOVE_PAUSE: Duration = Duration::from_millis(10);
+const REMOVE_TRIES: u32 = 200;
+/// A sandbox waits for it, and the child is gone in less.
+const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 /// Nonce ports: above the mesh's own and below the usual ephemeral range.
 const NONCE_PORTS: std::ops::Range<u16> = 20_000..30_000;
 

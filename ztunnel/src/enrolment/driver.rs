@@ -29,6 +29,8 @@ const INPUTS_MAX: usize = 256;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What comes within this is looked at together.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// The same where somebody waits: a pod's start.
+const CLAIM_PAUSE: Duration = Duration::from_millis(1);
 /// Events being written; a further one is dropped, and the log has it.
 const EVENTS_MAX: usize = 16;
 
@@ -130,8 +132,14 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
                     look_at = look_at.min(Instant::now() + LOOK_PAUSE);
                 }
                 Some(input) = self.inputs.recv() => {
+                    let pause = match &input {
+                        Input::Claim { .. } => CLAIM_PAUSE,
+                        Input::SandboxGone(_)
+                        | Input::KeepSandboxes(_)
+                        | Input::MayOthers { .. } => LOOK_PAUSE,
+                    };
                     self.hear(input);
-                    look_at = look_at.min(Instant::now() + LOOK_PAUSE);
+                    look_at = look_at.min(Instant::now() + pause);
                 }
                 Some(ended) = self.acts.join_next(), if !self.acts.is_empty() => {
                     if let Ok((uid, act, result)) = ended {
