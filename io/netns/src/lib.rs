@@ -20,7 +20,7 @@ pub use datagrams::{
 pub use diag::{half_open_connections, marked_sockets};
 pub use enter::{EnterError, NetnsFd, OpenError, within};
 pub use netlink::NetlinkError;
-pub use routing::{MarkRouting, MarkSysctls, RoutingError, RoutingState};
+pub use routing::{MarkRouting, MarkSysctls, OpenSysctls, RoutingError, RoutingState};
 pub use sockets::{
     Dial, DialError, Family, Keepalive, SocketError, Source, TcpTuning, limit_unsent, listener,
     redirected_from, shared_listener,

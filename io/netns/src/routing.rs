@@ -8,11 +8,13 @@
 //! closed port would leave for the true client, and the proxy would wait for it in vain.
 
 mod procfs;
+mod sysctls;
 
 use std::io;
 
 use nix::errno::Errno;
 
+pub use self::sysctls::{MarkSysctls, OpenSysctls};
 use crate::netlink::{self, Channel, NetlinkError, Request, attributes, u32_at};
 use crate::{EnterError, NetnsFd, within};
 
@@ -41,11 +43,6 @@ const HEADER: usize = 12;
 /// Loopback is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// The sysctls, relative to the namespace of the thread that opens them.
-const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
-const FWMARK_REFLECT_IPV4: &str = "/proc/sys/net/ipv4/fwmark_reflect";
-const FWMARK_REFLECT_IPV6: &str = "/proc/sys/net/ipv6/fwmark_reflect";
-
 /// What to install. The same in every pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkRouting {
@@ -57,22 +54,6 @@ pub struct MarkRouting {
     pub table: u32,
     /// Priority of the rule: after `local` (0), before `main` (32766).
     pub priority: u32,
-}
-
-/// Which of the kernel's settings for marks are on; all are off by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MarkSysctls {
-    /// `net.ipv4.tcp_fwmark_accept`, for both families.
-    pub accept: bool,
-    /// `net.ipv4.fwmark_reflect`.
-    pub reflect_ipv4: bool,
-    /// `net.ipv6.fwmark_reflect`; a kernel without IPv6 does not have it.
-    pub reflect_ipv6: bool,
-}
-
-impl MarkSysctls {
-    /// As preserved client addresses need them.
-    pub const ALL: Self = Self { accept: true, reflect_ipv4: true, reflect_ipv6: true };
 }
 
 /// What a namespace holds of a [`MarkRouting`].
@@ -107,7 +88,7 @@ pub enum RoutingError {
     /// node's `/proc` is not mounted to be written.
     #[error("cannot {action} {path}")]
     Sysctl {
-        /// `read` or `write`.
+        /// `open`, `read` or `write`.
         action: &'static str,
         /// Which.
         path: &'static str,
@@ -138,8 +119,8 @@ impl MarkRouting {
                 Err(RoutingError::Netlink { cause, .. }) if no_ipv6(&cause) => {}
                 result => result?,
             }
-            let before = read_sysctls()?;
-            write_sysctls(MarkSysctls::ALL)?;
+            let before = sysctls::read()?;
+            sysctls::write(MarkSysctls::ALL)?;
             Ok(before)
         })?
     }
@@ -154,7 +135,7 @@ impl MarkRouting {
                 let route = self.route_request("remove", RTM_DELROUTE, netlink::ACK, words);
                 tolerate_absence(channel.ask(route, |_, _| {}), words.route)?;
             }
-            write_sysctls(sysctls)
+            sysctls::write(sysctls)
         })?
     }
 
@@ -165,14 +146,9 @@ impl MarkRouting {
             Ok(RoutingState {
                 ipv4: self.is_there(&mut channel, IPV4)?,
                 ipv6: self.is_there(&mut channel, IPV6)?,
-                sysctls: read_sysctls()?,
+                sysctls: sysctls::read()?,
             })
         })?
-    }
-
-    /// The sysctls alone. Of their changes nobody tells.
-    pub fn sysctls(namespace: &NetnsFd) -> Result<MarkSysctls, RoutingError> {
-        within(namespace, read_sysctls)?
     }
 
     fn add(&self, channel: &mut Channel, words: FamilyWords) -> Result<(), RoutingError> {
@@ -298,42 +274,4 @@ fn tolerate_absence(
 fn no_ipv6(error: &NetlinkError) -> bool {
     let no = [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES, Errno::ENODEV];
     error.refusal().is_some_and(|errno| no.contains(&errno))
-}
-
-fn read_sysctls() -> Result<MarkSysctls, RoutingError> {
-    Ok(MarkSysctls {
-        accept: read_sysctl(FWMARK_ACCEPT)?,
-        reflect_ipv4: read_sysctl(FWMARK_REFLECT_IPV4)?,
-        reflect_ipv6: unless_absent(read_sysctl(FWMARK_REFLECT_IPV6))?,
-    })
-}
-
-fn write_sysctls(values: MarkSysctls) -> Result<(), RoutingError> {
-    write_sysctl(FWMARK_ACCEPT, values.accept)?;
-    write_sysctl(FWMARK_REFLECT_IPV4, values.reflect_ipv4)?;
-    unless_absent(write_sysctl(FWMARK_REFLECT_IPV6, values.reflect_ipv6))
-}
-
-/// A kernel without IPv6 does not have its sysctls: they are off, and cannot be set.
-fn unless_absent<T: Default>(result: Result<T, RoutingError>) -> Result<T, RoutingError> {
-    match result {
-        Err(RoutingError::Sysctl { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-            Ok(T::default())
-        }
-        result => result,
-    }
-}
-
-fn read_sysctl(path: &'static str) -> Result<bool, RoutingError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| RoutingError::Sysctl {
-        action: "read",
-        path,
-        cause,
-    })?;
-    Ok(text.trim() != "0")
-}
-
-fn write_sysctl(path: &'static str, on: bool) -> Result<(), RoutingError> {
-    let written = procfs::write(path.trim_start_matches("/proc/"), if on { "1" } else { "0" });
-    written.map_err(|cause| RoutingError::Sysctl { action: "write", path, cause })
 }

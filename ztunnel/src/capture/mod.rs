@@ -12,6 +12,7 @@ mod adopt;
 mod agent_cgroup;
 pub mod bpf;
 mod capturing;
+mod cgroup_child;
 mod enrol;
 mod enrolled;
 mod external;

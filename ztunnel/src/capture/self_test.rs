@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
+use model::causes;
 use netns::{NetnsFd, within};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::agent_cgroup::{Cgroup, CgroupError};
+use super::cgroup_child;
 use super::pending::{Expected, PendingTests, Token};
 
 /// Bytes of the agent's answer.
@@ -274,22 +276,28 @@ fn obey(order: &Order) -> Result<(), String> {
         return Err(format!("{} is another namespace now", order.namespace.display()));
     }
     for step in &order.steps {
-        enter(step).map_err(|error| format!("{}: {error}", step.name))?;
-        let dialled = within(&namespace, || dial(step));
-        dialled
-            .map_err(|error| error.to_string())
-            .and_then(|result| result)
-            .map_err(|error| format!("{} {error}", step.name))?;
+        take(step, &namespace).map_err(|error| format!("{} {error}", step.name))?;
     }
     Ok(())
 }
 
-fn enter(step: &Step) -> Result<(), String> {
-    let cgroup = Cgroup::open(&step.cgroup).map_err(|error| error.to_string())?;
-    cgroup.enter().map_err(|error| error.to_string())?;
-    let here = cgroup.processes().map_err(|error| error.to_string())?;
+/// One step, by a process of its cgroup: a child that is born there, or else this one, moved.
+fn take(step: &Step, namespace: &NetnsFd) -> Result<(), String> {
+    let cgroup = Cgroup::open(&step.cgroup).map_err(|error| causes(&error))?;
+    let work = || {
+        require_membership(step, &cgroup)?;
+        within(namespace, || dial(step)).map_err(|error| causes(&error))?
+    };
+    cgroup_child::run(&cgroup, work).unwrap_or_else(|_| {
+        cgroup.enter().map_err(|error| causes(&error))?;
+        work()
+    })
+}
+
+fn require_membership(step: &Step, cgroup: &Cgroup) -> Result<(), String> {
+    let here = cgroup.processes().map_err(|error| causes(&error))?;
     if cgroup.id() != step.cgroup_id || !here.contains(&std::process::id()) {
-        return Err(format!("{} is another cgroup now", step.cgroup.display()));
+        return Err(format!("finds {} to be another cgroup now", step.cgroup.display()));
     }
     Ok(())
 }

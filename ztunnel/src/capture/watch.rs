@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ebpf_abi::{TUPLE_LIFETIME_NS, connect::Hooked};
 use model::causes;
-use netns::{MarkRouting, MarkSysctls, NetworkWatch, addresses};
+use netns::{MarkSysctls, NetworkWatch, OpenSysctls, RoutingError, addresses};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::hooks::HookState;
@@ -58,6 +58,8 @@ impl Node {
                     tracing::warn!(pod = %record.uid, error, "no notice of address changes");
                 })
                 .ok();
+            // Without them every look opens them anew.
+            let sysctls = OpenSysctls::open(live.pod.namespace()).ok();
             let mut ticks = tokio::time::interval(WATCH_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let (mut looks, mut notice_at): (u32, _) = (0, Instant::now());
@@ -93,7 +95,9 @@ impl Node {
                         node.set_status(&record.uid, Status::Degraded(reason));
                     }
                     Presence::RootUnhooked => node.mend_root(&record, &live),
-                    Presence::Here => node.repair(&record, &live, look).await,
+                    Presence::Here => {
+                        node.repair(&record, &live, look, sysctls.as_ref()).await;
+                    }
                 }
                 if sweep_at.is_some_and(|at| Instant::now() >= at) {
                     sweep_at = None;
@@ -158,7 +162,13 @@ impl Node {
         }
     }
 
-    async fn repair(&self, record: &Record, live: &LivePod, look: Look) {
+    async fn repair(
+        &self,
+        record: &Record,
+        live: &LivePod,
+        look: Look,
+        sysctls: Option<&OpenSysctls>,
+    ) {
         let degrade = |reason| self.set_status(&record.uid, Status::Degraded(reason));
         if live.pod.take_broken() {
             // At most once a look, so a pod that goes on destroying them only harms itself.
@@ -171,7 +181,7 @@ impl Node {
         let verified = self.pods.lock().get(uid).is_some_and(|s| s.status == Status::Verified);
         // What is wrong is looked at until it is right.
         if look == Look::Untold && verified {
-            return match MarkRouting::sysctls(live.pod.namespace()) {
+            return match read_sysctls(live, sysctls) {
                 Ok(sysctls) if has_sysctls(live, sysctls) => {}
                 Ok(_) | Err(_) => {
                     if let Err(reason) = restore_routing(live) {
@@ -254,6 +264,13 @@ fn restore_routing(live: &LivePod) -> Result<(), String> {
         ROUTING.install(namespace).map_err(|error| causes(&error))?;
     }
     Ok(())
+}
+
+fn read_sysctls(live: &LivePod, open: Option<&OpenSysctls>) -> Result<MarkSysctls, RoutingError> {
+    match open {
+        Some(open) => open.read(),
+        None => OpenSysctls::open(live.pod.namespace())?.read(),
+    }
 }
 
 fn has_sysctls(live: &LivePod, sysctls: MarkSysctls) -> bool {
