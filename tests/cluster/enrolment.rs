@@ -19,7 +19,7 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     let (echo, http) = (at(&server, 9090), at(&server, 8080));
     all_answered(&outside.ask("stranger", &http, 1)?)?;
 
-    let held = room.hold("client", &echo, 20)?;
+    let held = room.hold("client", &echo)?;
     room.label(true)?;
     let took = cluster.wait_until_captured(&[&server, &client], CAPTURED)?;
     println!("captured {:.1} s after the label", took.as_secs_f64());

@@ -6,6 +6,8 @@ mod health;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,9 +56,13 @@ enum Verb {
         /// The source address; without one the kernel chooses
         #[arg(long)]
         from: Option<IpAddr>,
+        /// Ends early once a line comes in, and says so
+        #[arg(long)]
+        until_told: bool,
     },
-    /// Holds one connection to an echo server for so many seconds; prints `open` once it is, and at the
-    /// end as JSON how many beats came back, in which time, and why it broke if it did
+    /// Holds one connection to an echo server for so many seconds, or until a line comes in; prints `open`
+    /// once it is, and at the end as JSON how many beats came back, in which time, whether it was told to
+    /// end, and why it broke if it did
     Hold {
         /// HOST:PORT
         target: String,
@@ -73,8 +79,10 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Serve { http, echo, health } => serve(http, echo, health),
-        Verb::Ask { target, count, every, at_once, from } => {
-            let questions = Questions { target, from, count, every: Duration::from_millis(every) };
+        Verb::Ask { target, count, every, at_once, from, until_told } => {
+            let told = if until_told { Told::by_a_line() } else { Told::default() };
+            let every = Duration::from_millis(every);
+            let questions = Questions { target, from, count, every, told };
             println!("{}", ask_at_once(&questions, at_once));
             Ok(())
         }
@@ -141,11 +149,33 @@ fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
+/// Whether somebody outside of the pod has said that it is enough.
+#[derive(Clone, Default)]
+struct Told(Arc<AtomicBool>);
+
+impl Told {
+    /// By a line of the input. That the input ends says nothing.
+    fn by_a_line() -> Self {
+        let told = Self::default();
+        let teller = told.clone();
+        thread::spawn(move || {
+            let said = std::io::stdin().read_line(&mut String::new());
+            teller.0.store(said.is_ok_and(|bytes| bytes > 0), Ordering::Relaxed);
+        });
+        told
+    }
+
+    fn enough(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 struct Questions {
     target: String,
     from: Option<IpAddr>,
     count: u32,
     every: Duration,
+    told: Told,
 }
 
 /// What became of questions.
@@ -183,14 +213,18 @@ fn ask_at_once(questions: &Questions, at_once: u32) -> Value {
     json!({
         "answered": all.answered, "failed": all.failed, "first_error": all.first_error,
         "answer": all.last, "slowest_ms": ms(all.slowest), "took_ms": ms(start.elapsed()),
+        "told": questions.told.enough(),
     })
 }
 
 fn ask(questions: &Questions) -> Asked {
-    let Questions { target, from, count, every } = questions;
+    let Questions { target, from, count, every, told } = questions;
     let mut asked = Asked::default();
     let begin = Instant::now();
     for number in 0..*count {
+        if told.enough() {
+            break;
+        }
         let start = Instant::now();
         match question(target, *from) {
             Ok(answer) => {
@@ -252,9 +286,10 @@ fn connect_from(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStre
 fn hold(target: &str, time: Duration) -> anyhow::Result<()> {
     let mut stream = connect(target, None)?;
     println!("open");
+    let told = Told::by_a_line();
     let start = Instant::now();
     let (mut beats, mut broke) = (0_u32, None);
-    while start.elapsed() < time && broke.is_none() {
+    while start.elapsed() < time && broke.is_none() && !told.enough() {
         let sent = beats.to_be_bytes();
         let mut received = [0; 4];
         match stream.write_all(&sent).and_then(|()| stream.read_exact(&mut received)) {
@@ -265,6 +300,7 @@ fn hold(target: &str, time: Duration) -> anyhow::Result<()> {
         thread::sleep(BEAT);
     }
     let held = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    println!("{}", json!({ "beats": beats, "held_ms": held, "broke": broke }));
+    let told = told.enough();
+    println!("{}", json!({ "beats": beats, "held_ms": held, "told": told, "broke": broke }));
     Ok(())
 }

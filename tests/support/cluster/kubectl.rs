@@ -96,7 +96,7 @@ impl Kubernetes {
         kubectl.output().context("run kubectl exec")
     }
 
-    /// Starts a program in a pod; its output is the child's.
+    /// Starts a program in a pod; its input and its output are the child's.
     pub fn start_exec(
         &self,
         namespace: &str,
@@ -104,8 +104,8 @@ impl Kubernetes {
         command: &[&str],
     ) -> anyhow::Result<Child> {
         let mut kubectl = self.kubectl_command()?;
-        kubectl.args(["exec", "-n", namespace, pod, "--"]).args(command);
-        kubectl.stdout(Stdio::piped()).stderr(Stdio::piped());
+        kubectl.args(["exec", "--stdin", "-n", namespace, pod, "--"]).args(command);
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         kubectl.spawn().context("start kubectl exec")
     }
 }

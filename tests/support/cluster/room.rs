@@ -1,6 +1,6 @@
 //! A namespace of a test, and the pods that talk in it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
@@ -11,6 +11,10 @@ use super::kubernetes::Kubernetes;
 
 /// What a test's objects name as their namespace.
 const PLACEHOLDER: &str = "NAMESPACE";
+/// Questions of one that asks, and seconds that a connection is held, if nobody ends them: far more than
+/// what is done meanwhile takes.
+const QUESTIONS_MAX: u32 = 100_000;
+const HELD_SECONDS_MAX: u64 = 300;
 /// Until a pod whose image is there runs and is Ready.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -78,25 +82,26 @@ impl<'c> Room<'c> {
         serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
     }
 
-    /// Has a pod begin to ask; what became of it is asked for later.
+    /// Has a pod ask until it is told to end.
     pub fn start_asking(
         &self,
         pod: &str,
         target: &str,
         questions: Questions,
     ) -> anyhow::Result<Asking> {
-        let Questions { at_once, each, every } = questions;
-        let every = every.as_millis();
-        let numbers = [at_once.to_string(), each.to_string(), every.to_string()];
-        let [at_once, each, every] = &numbers;
-        let command = ["--at-once", at_once, "--count", each, "--every", every];
-        let command: Vec<_> = ["/bin/pod", "ask", target].into_iter().chain(command).collect();
+        let Questions { at_once, every } = questions;
+        let (at_once, every) = (at_once.to_string(), every.as_millis().to_string());
+        let count = QUESTIONS_MAX.to_string();
+        let command = ["/bin/pod", "ask", target, "--until-told", "--count", &count];
+        let pace = ["--at-once", &at_once, "--every", &every];
+        let command: Vec<_> = command.into_iter().chain(pace).collect();
         Ok(Asking(self.cluster.start_exec(&self.name, pod, &command)?))
     }
 
-    /// Has a pod hold a connection to `HOST:PORT` for so many seconds; it is open on return.
-    pub fn hold(&self, pod: &str, target: &str, seconds: u64) -> anyhow::Result<Held> {
-        let command = ["/bin/pod", "hold", target, "--seconds", &seconds.to_string()];
+    /// Has a pod hold a connection to `HOST:PORT` until it is told to end; it is open on return.
+    pub fn hold(&self, pod: &str, target: &str) -> anyhow::Result<Held> {
+        let seconds = HELD_SECONDS_MAX.to_string();
+        let command = ["/bin/pod", "hold", target, "--seconds", &seconds];
         let mut child = self.cluster.start_exec(&self.name, pod, &command)?;
         let mut output = BufReader::new(child.stdout.take().context("the pod's output")?);
         let mut line = String::new();
@@ -111,8 +116,6 @@ impl<'c> Room<'c> {
 pub struct Questions {
     /// How many ask at a time.
     pub at_once: u32,
-    /// How often each of them asks.
-    pub each: u32,
     /// Between the beginnings of two of one.
     pub every: Duration,
 }
@@ -122,17 +125,23 @@ pub struct Questions {
 pub struct Asking(Child);
 
 impl Asking {
-    /// Whether they go on.
-    pub fn goes_on(&mut self) -> anyhow::Result<bool> {
-        Ok(self.0.try_wait().context("look at questions")?.is_none())
-    }
-
-    /// Waits for their end; what they came to, as [`Room::ask`] says it.
-    pub fn report(self) -> anyhow::Result<Value> {
+    /// Ends them; what they came to, as [`Room::ask`] says it. An error if they had ended already: what was
+    /// done meanwhile was not done under questions.
+    pub fn end(mut self) -> anyhow::Result<Value> {
+        tell(&mut self.0);
         let output = self.0.wait_with_output().context("wait for questions")?;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "asking failed: {complaint}");
-        serde_json::from_slice(&output.stdout).context("read a report")
+        let report: Value = serde_json::from_slice(&output.stdout).context("read a report")?;
+        ensure!(report["told"] == true, "questions had ended before: {report}");
+        Ok(report)
+    }
+}
+
+/// Tells what a pod does to end. Where it has ended nobody hears: its report says so.
+fn tell(child: &mut Child) {
+    if let Some(mut input) = child.stdin.take() {
+        let _ = input.write_all(b"enough\n");
     }
 }
 
@@ -144,10 +153,18 @@ pub struct Held {
 }
 
 impl Held {
-    /// Waits for its end; an error with the reason if it broke.
+    /// Ends it; an error with the reason if it did not last until now.
     pub fn end(self) -> anyhow::Result<()> {
+        self.end_after(Duration::MAX)
+    }
+
+    /// The same, where it may have broken once it was this old.
+    pub fn end_after(mut self, least: Duration) -> anyhow::Result<()> {
+        tell(&mut self.child);
         let report = self.report()?;
-        ensure!(report["broke"].is_null(), "a connection that was open broke: {report}");
+        let lasted = report["told"] == true && report["broke"].is_null();
+        let lived = Duration::from_millis(report["held_ms"].as_u64().unwrap_or_default());
+        ensure!(lasted || lived >= least, "a connection that was open ended: {report}");
         Ok(())
     }
 
