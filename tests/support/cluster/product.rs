@@ -1,5 +1,6 @@
 //! Our product on a cluster: installed by helm from its charts, and asked by its own tool.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -78,10 +79,33 @@ impl Kubernetes {
 
     /// What the agent of a pod's node says about the pod; none: it does not know it.
     pub fn state_of(&self, pod: &Value) -> anyhow::Result<Option<Value>> {
-        let node = pod["spec"]["nodeName"].as_str().context("a pod on a node")?;
-        let pods = self.warren_json(node, &["pods"])?;
+        let pods = self.warren_json(node_of(pod)?, &["pods"])?;
         let pods = pods.as_array().cloned().unwrap_or_default();
         Ok(pods.into_iter().find(|one| one["uid"] == pod["metadata"]["uid"]))
+    }
+
+    /// Waits until every pod is verified by the kernel; says how long it took. All of them are asked about
+    /// at once, which counts.
+    pub fn wait_until_verified(
+        &self,
+        pods: &[&Value],
+        limit: Duration,
+    ) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        let nodes: BTreeSet<_> = pods.iter().map(|pod| node_of(pod)).collect::<Result<_, _>>()?;
+        let mut seen = Vec::new();
+        let verified = eventually(&format!("{} pods are verified", pods.len()), limit, || {
+            seen.clear();
+            for node in &nodes {
+                let said = self.warren_json(node, &["pods"])?;
+                seen.extend(said.as_array().cloned().unwrap_or_default());
+            }
+            seen.retain(|one| pods.iter().any(|pod| pod["metadata"]["uid"] == one["uid"]));
+            let all = seen.len() == pods.len() && seen.iter().all(is_verified);
+            Ok(all.then(|| start.elapsed()))
+        });
+        let (namespace, _) = pods.first().map(|pod| names(pod)).context("no pods")?;
+        verified.with_context(|| format!("agents say {seen:?}{}", self.events(namespace)))
     }
 
     /// Waits until every pod is verified by the kernel, then until it is marked; says how long the
@@ -91,17 +115,7 @@ impl Kubernetes {
         pods: &[&Value],
         limit: Duration,
     ) -> anyhow::Result<Duration> {
-        let start = Instant::now();
-        for pod in pods {
-            let (namespace, name) = names(pod);
-            let mut seen = Value::Null;
-            let captured = eventually(&format!("{name} is captured"), limit, || {
-                seen = self.state_of(pod)?.unwrap_or_default();
-                Ok((seen["state"]["state"] == "verified").then_some(()))
-            });
-            captured.with_context(|| format!("the agent says {seen}{}", self.events(namespace)))?;
-        }
-        let took = start.elapsed();
+        let took = self.wait_until_verified(pods, limit)?;
         for pod in pods {
             let (namespace, name) = names(pod);
             eventually(&format!("{name} is marked"), limit, || {
@@ -124,6 +138,15 @@ impl Kubernetes {
         }
         Ok(())
     }
+}
+
+/// Whether an agent says of a pod that a connection through its own hooks has proved it captured.
+fn is_verified(pod: &Value) -> bool {
+    pod["kernel_verified"] == true && pod["state"]["state"] == "verified"
+}
+
+fn node_of(pod: &Value) -> anyhow::Result<&str> {
+    pod["spec"]["nodeName"].as_str().context("a pod on a node")
 }
 
 /// Namespace and name of an object.
