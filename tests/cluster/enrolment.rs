@@ -6,18 +6,18 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tests::{Room, eventually};
 
-use crate::stage::{CAPTURED, SETTLE, START, STRICT, all_answered, at, installed, none_answered};
+use crate::stage::{CAPTURED, START, STRICT, all_answered, at, installed};
+use crate::stranger::Stranger;
 
 #[test]
 fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyhow::Result<()> {
     let cluster = installed()?;
     let room = Room::new(cluster, "labelled", false)?;
-    let outside = Room::new(cluster, "outside", false)?;
+    let stranger = Stranger::new(cluster, "outside", "node2")?;
     let server = room.pod("server", "node1")?;
     let client = room.pod("client", "node2")?;
-    outside.pod("stranger", "node2")?;
     let (echo, http) = (at(&server, 9090), at(&server, 8080));
-    all_answered(&outside.ask("stranger", &http, 1)?)?;
+    stranger.is_answered(&http)?;
 
     let held = room.hold("client", &echo)?;
     room.label(true)?;
@@ -29,18 +29,12 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
     ensure!(seen, "the client was not seen by name: {flows}");
 
     // Without a policy plaintext still passes; with one it does not, and the mesh still does.
-    all_answered(&outside.ask("stranger", &http, 1)?)?;
-    room.apply(STRICT)?;
-    eventually("plaintext from outside is refused", SETTLE, || {
-        let report = outside.ask("stranger", &http, 1)?;
-        Ok((report["answered"] == 0).then_some(()))
-    })?;
-    none_answered(&outside.ask("stranger", &http, 5)?)?;
+    stranger.shut_out(&room, &http)?;
     all_answered(&room.ask("client", &http, 20)?)?;
 
     room.label(false)?;
     cluster.wait_until_released(&[&server, &client], CAPTURED)?;
-    all_answered(&outside.ask("stranger", &http, 1)?)?;
+    stranger.is_answered(&http)?;
     held.end()
 }
 
@@ -48,10 +42,12 @@ fn a_label_takes_running_pods_in_and_out_without_touching_connections() -> anyho
 fn a_pod_starts_inside_the_mesh_and_its_first_words_have_its_name() -> anyhow::Result<()> {
     let cluster = installed()?;
     let room = Room::new(cluster, "starting", true)?;
-    room.apply(STRICT)?;
+    let stranger = Stranger::new(cluster, "not-starting", "node2")?;
     let server = room.pod("server", "node1")?;
     cluster.wait_until_captured(&[&server], CAPTURED)?;
     let http = at(&server, 8080);
+    // Whoever is outside when it speaks is not answered.
+    stranger.shut_out(&room, &http)?;
     // The first process of each speaks at once: an init container, a sidecar, a job.
     let ask = format!("/bin/pod ask {http} | grep '\"answered\":1'");
     room.apply(&format!(
@@ -87,13 +83,15 @@ spec:
         ensure!(seen["status"]["failed"].as_u64().unwrap_or(0) == 0, "{}", seen["status"]);
         Ok((seen["status"]["succeeded"] == 1).then_some(()))
     })
-    .with_context(|| format!("{}{}", seen["status"], cluster.events(room.name())))
+    .with_context(|| format!("{}{}", seen["status"], cluster.events(room.name())))?;
+    stranger.let_in(&room, &http)
 }
 
 #[test]
 fn every_kind_of_probe_passes_under_strict() -> anyhow::Result<()> {
     let cluster = installed()?;
     let room = Room::new(cluster, "probed", true)?;
+    let stranger = Stranger::new(cluster, "unprobed", "node2")?;
     room.apply(STRICT)?;
     let probes = [
         ("http", "httpGet: {path: /, port: 8080}"),
@@ -133,5 +131,7 @@ spec:
         let status = &pod["status"]["containerStatuses"][0];
         ensure!(status["restartCount"] == 0 && status["ready"] == true, "{name}: {status}");
     }
-    Ok(())
+    // Others than the kubelet were refused all the while.
+    let http = cluster.get("pod", room.name(), "http")?.context("the pod is gone")?;
+    stranger.let_in(&room, &at(&http, 8080))
 }

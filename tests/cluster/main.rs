@@ -14,4 +14,5 @@ mod reboot;
 mod serving;
 mod soak;
 mod stage;
+mod stranger;
 mod taints;

@@ -47,6 +47,11 @@ impl<'c> Room<'c> {
         self.cluster.apply(&yaml.replace(PLACEHOLDER, &self.name))
     }
 
+    /// Removes an object of it.
+    pub fn remove(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+        self.cluster.kubectl(["-n", &self.name, "delete", kind, name]).map(drop)
+    }
+
     /// Puts the namespace into the mesh, or takes it out.
     pub fn label(&self, in_the_mesh: bool) -> anyhow::Result<()> {
         let mode = if in_the_mesh { "ambient" } else { "none" };
