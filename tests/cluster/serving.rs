@@ -76,6 +76,8 @@ fn the_example_policies_do_what_they_say() -> anyhow::Result<()> {
     cluster.wait_until_captured(&[&cart, &front, &other], CAPTURED)?;
     let target = at(&cart, 8080);
     all_answered(&room.ask("other", &target, 1)?)?;
+    let other_port = at(&cart, 9090);
+    let before = room.hold("front", &other_port)?;
     room.apply(&example("deny-by-default.yaml")?)?;
     eventually("others are refused", SETTLE, || {
         Ok((room.ask("other", &target, 1)?["answered"] == 0).then_some(()))
@@ -85,7 +87,10 @@ fn the_example_policies_do_what_they_say() -> anyhow::Result<()> {
         Ok((room.ask("front", &target, 1)?["answered"] == 1).then_some(()))
     })?;
     all_answered(&room.ask("front", &target, 5)?)?;
-    let report = room.ask("front", &at(&cart, 9090), 1)?;
-    ensure!(report["answered"] == 0, "another port is not allowed: {report}");
+    // It was open to the front end, and is not any more.
+    let report = before.report()?;
+    ensure!(report["beats"] != 0 && !report["broke"].is_null(), "it was not cut: {report}");
+    let report = room.hold("front", &other_port)?.report()?;
+    ensure!(report["beats"] == 0 && !report["broke"].is_null(), "it is open: {report}");
     Ok(())
 }
