@@ -19,6 +19,8 @@ const HELD_BACK: Duration = Duration::from_secs(30);
 const HBONE: u16 = 15008;
 /// What every question of a pod begins with, once it is readable.
 const QUESTION: &[u8] = b"GET / HTTP/1.1";
+/// A namespace that the charts exclude: its pods start without an agent.
+const PASSING: &str = "kube-system";
 /// Between two looks at pods.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -47,6 +49,8 @@ fn after_a_reboot_no_pod_of_the_mesh_runs_or_speaks_before_its_agent() -> anyhow
         anyhow::Ok(inside)
     })();
     release(cluster, node)?;
+    let remove = ["delete", "pod", "passing", "--ignore-not-found", "--wait=false"];
+    cluster.kubectl(["-n", PASSING].into_iter().chain(remove))?;
     let inside = held?;
 
     let before = client;
@@ -55,6 +59,9 @@ fn after_a_reboot_no_pod_of_the_mesh_runs_or_speaks_before_its_agent() -> anyhow
     cluster.wait_until_captured(&[&client, &eager], CAPTURED)?;
     all_answered(&room.ask("client", &at(&server, 8080), 5)?)?;
     all_answered(&room.ask("server", &at(&client, 8080), 5)?)?;
+    // The node is looked at where bytes would be seen, too.
+    all_answered(&outside.ask("stranger", &at(&client, 8080), 1)?)?;
+    ensure!(inside.look(|seen| seen.tcp_payload_contains(QUESTION)), "no plaintext is seen there");
     // They go to an address that nobody may have any more.
     questions.kill().context("end the questions")?;
     questions.wait().context("wait for questions")?;
@@ -79,6 +86,7 @@ fn hold(
 ) -> anyhow::Result<()> {
     cluster.wait_until_ready(node)?;
     room.apply(&eager(target))?;
+    cluster.apply(&passing(node))?;
     let deadline = Instant::now() + HELD_BACK;
     while Instant::now() < deadline {
         for (name, restarts) in [("client", 1), ("eager", 0)] {
@@ -88,6 +96,10 @@ fn hold(
         }
         std::thread::sleep(LOOK);
     }
+    // The agent is what they lack: one that needs none has started meanwhile.
+    cluster.wait_for_pods(PASSING, "app=passing", 1, LOOK)?;
+    let why = cluster.events(room.name());
+    ensure!(why.contains("AGENT_AWAY"), "{why}");
     Ok(())
 }
 
@@ -145,6 +157,24 @@ spec:
     command: [/bin/sh, -c, {command:?}]
     readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
 "
+    )
+}
+
+/// A pod that needs no agent.
+fn passing(node: &KubeNode) -> String {
+    format!(
+        r"apiVersion: v1
+kind: Pod
+metadata: {{name: passing, namespace: {PASSING}, labels: {{app: passing}}}}
+spec:
+  nodeName: {}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: pod
+    image: warren.test/pod:test
+    args: [serve]
+",
+        node.name()
     )
 }
 
