@@ -1,7 +1,7 @@
 //! What the API server refuses because the charts say so: changes of an agent beyond its own, and
 //! policies that nobody could enforce.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use tests::{Kubernetes, Room, eventually};
 
 use crate::stage::{SETTLE, installed};
@@ -56,14 +56,29 @@ fn an_agent_marks_pods_of_its_own_node_and_changes_nothing_else() -> anyhow::Res
         (r#"{"status":{"podIP":"10.9.9.9","podIPs":[{"ip":"10.9.9.9"}]}}"#, "nothing of a pod"),
     ];
     for (change, reason) in refused {
-        match patch(cluster, &room, "node1", STATUS, change) {
-            Ok(said) => ensure!(said.contains("no change"), "{change} was taken: {said}"),
-            Err(error) => ensure!(format!("{error:#}").contains(reason), "{change}: {error:#}"),
-        }
+        let Err(error) = patch(cluster, &room, "node1", STATUS, change) else {
+            bail!("{change} was taken");
+        };
+        ensure!(format!("{error:#}").contains(reason), "{change}: {error:#}");
+        would_be_taken(cluster, &room, STATUS, change)?;
     }
     // The rest of a pod is not even asked about: it has no right to it.
     let error = patch(cluster, &room, "node1", &[], MARK).expect_err("no right to change pods");
     ensure!(format!("{error:#}").contains("forbidden"), "{error:#}");
+    would_be_taken(cluster, &room, &[], r#"{"metadata":{"annotations":{"other":"x"}}}"#)
+}
+
+/// Somebody else may: there is nothing wrong with the change itself.
+fn would_be_taken(
+    cluster: &Kubernetes,
+    room: &Room<'_>,
+    subresource: &[&str],
+    change: &str,
+) -> anyhow::Result<()> {
+    let patch = ["patch", "pod", "server", "--type=merge", "--dry-run=server", "-p", change];
+    let all = ["-n", room.name()].into_iter().chain(patch).chain(subresource.iter().copied());
+    let said = cluster.kubectl(all)?;
+    ensure!(!said.contains("no change"), "{change} changes nothing: {said}");
     Ok(())
 }
 
