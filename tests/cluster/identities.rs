@@ -1,25 +1,28 @@
 //! Who a pod is: never by its address alone.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use tests::{Room, eventually};
 
+use crate::addresses::{Inheritance, address};
 use crate::stage::{CAPTURED, SETTLE, START, all_answered, at, installed, none_answered};
 
-/// Where the plugin that gives addresses keeps which one it gave last.
-const LAST_ADDRESS: &str = "/var/lib/cni/networks/pods/last_reserved_ip.0";
+/// How soon an address may belong to somebody else.
+const REUSED: Duration = Duration::from_secs(1);
 /// Only one account may.
 const ONLY_FIRST: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
     metadata: {name: only-first, namespace: NAMESPACE}\n\
     spec:\n  selector: {matchLabels: {app: server}}\n  rules:\n  - from:\n    - source: \
     {principals: [cluster.local/ns/NAMESPACE/sa/first]}\n";
 
-fn address(pod: &Value) -> anyhow::Result<Ipv4Addr> {
-    let text = pod["status"]["podIP"].as_str().context("a pod without an address")?;
-    text.parse().context("read an address")
+/// Removes that policy: whoever it refused is answered then, so nothing else was in the way.
+fn let_in(room: &Room<'_>, pod: &str, target: &str) -> anyhow::Result<()> {
+    room.remove("authorizationpolicy", "only-first")?;
+    eventually(&format!("{pod} is let in"), SETTLE, || {
+        Ok((room.ask(pod, target, 1)?["answered"] == 1).then_some(()))
+    })
 }
 
 #[test]
@@ -35,26 +38,24 @@ fn who_gets_the_address_of_another_does_not_get_its_name() -> anyhow::Result<()>
         Ok((room.ask("first", &target, 1)?["answered"] == 1).then_some(()))
     })?;
 
-    let reused = address(&first)?;
-    let before = Ipv4Addr::from_bits(reused.to_bits() - 1);
-    cluster.kubectl([
-        "-n",
-        room.name(),
-        "delete",
-        "pod",
-        "first",
-        "--force",
-        "--grace-period=0",
-    ])?;
     let node = cluster.node("node2")?;
-    // The API forgets a pod before its node does: wait for the address to be given back.
-    let lease = format!("test ! -e /var/lib/cni/networks/pods/{reused}");
-    eventually("the address is free", START, || Ok(node.shell(&lease).ok()))?;
-    node.shell(&format!("printf {before} >{LAST_ADDRESS}"))?;
-    let second = room.pod("second", "node2")?;
-    ensure!(address(&second)? == reused, "it got {} and not {reused}", address(&second)?);
+    let inherited = address(&first)?;
+    let inheritance = Inheritance::of(node, inherited, "first", "second")?;
+    room.start("second", "node2")?;
+    eventually("the second waits for an address", START, || {
+        Ok(inheritance.is_awaited().then_some(()))
+    })?;
+    let delete = ["delete", "pod", "first", "--force", "--grace-period=0"];
+    cluster.kubectl(["-n", room.name()].into_iter().chain(delete))?;
+    let second = room.ready("second")?;
+    let now = address(&second)?;
+    ensure!(now == inherited, "it got {now} and not {inherited}");
+    let gap = inheritance.gap()?;
+    println!("an address was another's after {} ms", gap.as_millis());
+    ensure!(gap <= REUSED, "it was free for up to {gap:?}");
     cluster.wait_until_captured(&[&second], CAPTURED)?;
-    none_answered(&room.ask("second", &target, 5)?)
+    none_answered(&room.ask("second", &target, 5)?)?;
+    let_in(&room, "second", &target)
 }
 
 #[test]
@@ -130,5 +131,10 @@ spec:
         none_answered(&report).with_context(|| format!("attempt {attempt}"))?;
         std::thread::sleep(Duration::from_millis(500));
     }
-    Ok(())
+    hostile(&format!("ip address delete {taken}/32 dev eth0"))?;
+    none_answered(&room.ask("hostile", &target, 1)?)?;
+    eventually("the first is let in again", SETTLE, || {
+        Ok((room.ask("first", &target, 1)?["answered"] == 1).then_some(()))
+    })?;
+    let_in(&room, "hostile", &target)
 }

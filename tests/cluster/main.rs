@@ -2,6 +2,7 @@
 //!
 //! All tests share one cluster, one after the other: each leaves it as it found it.
 
+mod addresses;
 mod admission;
 mod agents;
 mod bringing_up;
