@@ -9,7 +9,7 @@ use crate::stage::{CAPTURED, START, all_answered, at, installed, pair};
 use crate::stranger::Stranger;
 
 /// Asked while something happens: 50 in a second.
-const QUESTIONS: Questions = Questions { at_once: 4, every: Duration::from_millis(80) };
+pub(crate) const QUESTIONS: Questions = Questions { at_once: 4, every: Duration::from_millis(80) };
 
 /// How long an agent that was replaced serves the connections that it has: the charts' 30 s without what
 /// it keeps in reserve.

@@ -7,6 +7,7 @@ mod admission;
 mod agents;
 mod bringing_up;
 mod definitions;
+mod deployments;
 mod enrolment;
 mod identities;
 mod nodes;
