@@ -10,6 +10,7 @@ mod definitions;
 mod deployments;
 mod enrolment;
 mod identities;
+mod modes;
 mod nodes;
 mod outage;
 mod reboot;
