@@ -140,10 +140,8 @@ impl Node {
     /// The same for pods' hooks on the root of the hierarchy. That is this node's own top here, so that the
     /// machine is left alone.
     pub(crate) fn load_on_root(&self) -> Programs {
-        let place = HookPlace::Root {
-            cgroup: Cgroup::open(&self.cgroups).expect("cgroup exists"),
-            neutral_cgroup_id: self.cgroup_id("neutral"),
-        };
+        let cgroup = Cgroup::open(&self.cgroups).expect("cgroup exists");
+        let place = HookPlace::Root { cgroup };
         self.load_at(place, "agent", Predecessor::Gone)
     }
 
@@ -151,6 +149,7 @@ impl Node {
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: self.cgroup_id(cgroup),
+            neutral_cgroup_id: self.cgroup_id("neutral"),
             kubelet_cgroup_id: Some(self.cgroup_id("kubelet")),
             host_netns_cookie: self.netns("world").cookie(),
         };

@@ -1,7 +1,8 @@
 //! Numbers that both sides of the kernel boundary must agree on.
 
 /// Layout version of pinned maps. Any change to a key, a value, a flag or a bound raises it: maps of
-/// another version are left alone under their own folder and never reinterpreted.
+/// another version are left alone under their own folder and never reinterpreted. A map that is only added
+/// raises nothing: programs find theirs by name.
 pub const LAYOUT: u32 = 4;
 
 /// Port that captured connections are rewritten to. Nothing binds it: `sk_lookup` recognises the

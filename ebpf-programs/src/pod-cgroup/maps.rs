@@ -40,6 +40,11 @@ pub static RESOLVERS: HashMap<ResolverKey, Address, MAX_RESOLVERS, NO_PREALLOC> 
 #[btf_map]
 pub static ROLES: Array<Roles, 1> = Array::new();
 
+/// Id of the cgroup in which the self-test plays a stranger; one element, zero for none. Not a constant: hooks
+/// on the root may be an earlier agent's, and its cgroup another one.
+#[btf_map]
+pub static NEUTRAL: Array<u64, 1> = Array::new();
+
 /// What a socket carries: freed with the socket, bounded by its option memory.
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketRole> = SkStorage::new();
@@ -56,10 +61,6 @@ pub static GLOBALS: PerCpuArray<u64, { GlobalCounter::COUNT }> = PerCpuArray::ne
 /// loading; with zero the verifier removes what is only for that.
 #[unsafe(no_mangle)]
 pub static AT_ROOT: Global<u32> = Global::new(0);
-
-/// Id of the cgroup in which the self-test plays a stranger, when [`AT_ROOT`] is set.
-#[unsafe(no_mangle)]
-pub static NEUTRAL_CGROUP: Global<u64> = Global::new(0);
 
 #[inline(always)]
 pub fn count(cookie: u64, counter: Counter) {

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use ebpf_abi::{Roles, connect::Hooked};
 use ebpf_programs::access::only;
 
-use crate::maps::{AT_ROOT, NEUTRAL_CGROUP, ROLES};
+use crate::maps::{AT_ROOT, NEUTRAL, ROLES};
 
 /// Where these programs are attached.
 #[inline(always)]
@@ -25,9 +25,10 @@ pub fn is_exempt() -> bool {
     if !is_here() {
         return false;
     }
-    // SAFETY: ROLES is an array of one Roles; the helper takes nothing.
+    // SAFETY: arrays of one Roles and of one u64; the helper takes nothing.
     unsafe {
         let Some(roles) = only::<_, Roles>(&ROLES) else { return false };
-        roles.as_ref().is_exempt(bpf_get_current_cgroup_id(), NEUTRAL_CGROUP.load())
+        let Some(neutral) = only::<_, u64>(&NEUTRAL) else { return false };
+        roles.as_ref().is_exempt(bpf_get_current_cgroup_id(), *neutral.as_ref())
     }
 }

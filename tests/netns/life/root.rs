@@ -9,13 +9,16 @@ use tests::{Actor, ActorOptions, Agent, AgentOptions, eventually};
 use ztunnel::capture::bpf;
 
 use crate::common::{
-    House, PORT, SOON, Town, layout, names, pins, talk, wait_left, wait_verified, within,
+    House, PORT, SOON, Town, layout, names, pins, talk, wait_degraded, wait_left, wait_verified,
+    within,
 };
 
 /// Where the load goes.
 const LOADED: u16 = 9001;
 /// Longer than two agents take to start and to move two pods each.
 const MOVES: Duration = Duration::from_secs(15);
+/// A pod that could not be adopted is tried again every ten seconds.
+const RETRIED: Duration = Duration::from_secs(30);
 /// On every message of the load; must not be on the wire.
 const SECRET: &str = "moving-payload-7f30";
 
@@ -197,6 +200,57 @@ fn pods_move_between_the_modes_without_a_moment_in_the_open() -> anyhow::Result<
         ensure!(wire.lost() == 0, "{} frames were lost", wire.lost());
         ensure!(!wire.contains(SECRET.as_bytes()), "the load's bytes are readable on the wire");
         println!("load {done:?}");
+        Ok(())
+    })
+}
+
+/// The next agent runs in a container of its own, so its neutral cgroup is another one; and hooks that the one
+/// before has left on the root stay as long as a pod cannot move.
+#[test]
+fn pods_move_to_an_agent_in_another_container_while_one_cannot() -> anyhow::Result<()> {
+    within(on_the_root()?, |town| {
+        let Town { west, web, near, shop, old, world, .. } = town;
+        // Hooks on the cgroup of `near` would refuse this process of it.
+        let elsewhere = ActorOptions {
+            namespace: world.node(1).namespace().clone(),
+            ..near.pod.actor_options()
+        };
+        let stray = Actor::start("stray", &elsewhere)?;
+        let container = world.node(1).cgroup().join("next-container");
+        std::fs::create_dir(&container).context("make a container's cgroup")?;
+        let mark = west.log_mark();
+        let next = AgentOptions::default()
+            .set("WARREN_REDIRECTION", "ebpf")
+            .set("WARREN_TAKE_OVER", "true")
+            .set("WARREN_CGROUP", container.join("agent").display());
+        let next = world.agent(1, next)?;
+        next.wait_message(mark, "ready", MOVES)?;
+        let mut before = std::mem::replace(west, next);
+        wait_verified(west, &web.pod)?;
+        let said = wait_degraded(west, near.pod.uid())?;
+        ensure!(said.contains("in network namespace"), "{said}");
+        ensure!(own(west, web) == 6 && on_root(west).len() == 6, "{:?}", on_root(west));
+        let of_web = |line: &serde_json::Value| {
+            line["pod"] == web.pod.uid() && line["message"] == "pod is degraded"
+        };
+        ensure!(!west.log().iter().any(of_web), "a pod that has moved is degraded");
+        let mark = west.log_mark();
+        web.greet(shop, "moved")?;
+        west.wait_access(mark, "a tunnel", |line| line.path == "hbone" && line.code == "OK")?;
+        old.greet(web, "in")?;
+        let status = eventually("the agent before ends", SOON, || before.ended())?;
+        ensure!(status.code() == Some(75), "it ended with {status}");
+        ensure!(near.connect(shop).is_err(), "what nobody serves is open");
+
+        drop(stray);
+        eventually("nothing is on the root", RETRIED, || {
+            Ok(on_root(west).is_empty().then_some(()))
+        })?;
+        wait_verified(west, &near.pod)?;
+        ensure!(own(west, near) == 6, "{:?}", pins(west, near.pod.uid()));
+        let mark = west.log_mark();
+        near.greet(shop, "moved")?;
+        west.wait_access(mark, "a tunnel", |line| line.path == "hbone" && line.code == "OK")?;
         Ok(())
     })
 }

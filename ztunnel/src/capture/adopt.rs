@@ -114,6 +114,8 @@ impl Node {
                 let record = self.pods.lock().get(&name).and_then(Slot::to_be_rescued);
                 if let Some(record) = record {
                     self.adopt_record(record).await;
+                    // It may be the last one that had to move.
+                    self.settle_root();
                 }
             }
         }

@@ -47,10 +47,7 @@ impl Ground {
     /// Where hooks go in a mode with hooks of our own.
     pub(super) fn place(&self, mode: Mode) -> HookPlace {
         match (mode, &self.root) {
-            (Mode::EbpfRoot, Some(Ok(root))) => HookPlace::Root {
-                cgroup: root.clone(),
-                neutral_cgroup_id: self.cgroup.neutral().id(),
-            },
+            (Mode::EbpfRoot, Some(Ok(root))) => HookPlace::Root { cgroup: root.clone() },
             (Mode::Ebpf | Mode::EbpfRoot | Mode::External, _) => HookPlace::Pods,
         }
     }

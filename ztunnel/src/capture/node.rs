@@ -339,6 +339,7 @@ impl Candidate {
         let roles = RolesConfig {
             predecessor,
             agent_cgroup_id: cgroup.leaf().id(),
+            neutral_cgroup_id: cgroup.neutral().id(),
             kubelet_cgroup_id: kubelet.as_ref().map(Cgroup::id),
             host_netns_cookie: host_netns.cookie(),
         };

@@ -41,13 +41,14 @@ const SEAT_PAUSE: Duration = Duration::from_millis(50);
 pub const POD_MAPS: [&str; 5] = ["TUPLES", "PREFIXES", "SETTINGS", "COUNTERS", "LISTENERS"];
 
 /// The node's maps, by their names in the object and in bpffs.
-pub const SHARED_MAPS: [&str; 9] = [
+pub const SHARED_MAPS: [&str; 10] = [
     "POD_TUPLES",
     "POD_PREFIXES",
     "POD_SETTINGS",
     "POD_COUNTERS",
     "RESOLVERS",
     "ROLES",
+    "NEUTRAL",
     "SOCKETS",
     "PROBES",
     "GLOBALS",

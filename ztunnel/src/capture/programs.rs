@@ -82,8 +82,6 @@ pub enum HookPlace {
     Root {
         /// The root.
         cgroup: Cgroup,
-        /// Where the self-test plays a stranger, see [`ebpf_abi::Roles::is_exempt`].
-        neutral_cgroup_id: u64,
     },
 }
 
@@ -103,6 +101,9 @@ pub struct RolesConfig {
     pub predecessor: Predecessor,
     /// Id of the agent's own leaf cgroup.
     pub agent_cgroup_id: u64,
+    /// Where the self-test plays a stranger, see [`ebpf_abi::Roles::is_exempt`]. Hooks on the root that an agent
+    /// before this one has left must know it, too.
+    pub neutral_cgroup_id: u64,
     /// Id of the kubelet's cgroup, when it is known.
     pub kubelet_cgroup_id: Option<u64>,
     /// `SO_NETNS_COOKIE` of the host's network namespace.
@@ -144,6 +145,7 @@ struct Inner {
     pods: OuterMaps,
     resolvers: Map<ResolverKey, Address>,
     roles: Map<u32, Roles>,
+    neutral: Map<u32, u64>,
     sockets: Map<u32, SocketRole>,
     globals: Map<u32, u64>,
     /// The links on this agent's own cgroup. A successor replaces their pins, and they must live as
@@ -219,6 +221,7 @@ impl Programs {
             },
             resolvers: open(&pins, "RESOLVERS")?,
             roles: open(&pins, "ROLES")?,
+            neutral: open(&pins, "NEUTRAL")?,
             sockets: open(&pins, "SOCKETS")?,
             globals: open(&pins, "GLOBALS")?,
             role_links: Mutex::default(),
@@ -410,6 +413,8 @@ impl Inner {
         let before = self.roles.get(&0).map_err(failed("read the roles"))?.unwrap_or_default();
         let set =
             |roles: &Roles| self.roles.set(&0, roles, Update::Any).map_err(failed("set the roles"));
+        let neutral = self.neutral.set(&0, &config.neutral_cgroup_id, Update::Any);
+        neutral.map_err(failed("set the self-test's cgroup"))?;
         let retiring_cgroup = config.predecessor.retiring_cgroup(before);
         // The kernel copies field by field. The predecessor has its second place before it loses
         // the first.
@@ -460,9 +465,8 @@ fn load_shared(
     for map in SHARED_MAPS {
         loader.map_pin_path(map, pins.shared(map));
     }
-    if let HookPlace::Root { neutral_cgroup_id, .. } = place {
+    if let HookPlace::Root { .. } = place {
         loader.override_global("AT_ROOT", &1_u32, true);
-        loader.override_global("NEUTRAL_CGROUP", neutral_cgroup_id, true);
     }
     let mut loaded =
         loader.load(POD_CGROUP).map_err(|source| ProgramsError::Object { object, source })?;

@@ -52,7 +52,7 @@ impl Programs {
     pub fn attach_root(&self, dns: DnsCapture) -> Result<(), ProgramsError> {
         match self.place() {
             HookPlace::Pods => Ok(()),
-            HookPlace::Root { cgroup, .. } => {
+            HookPlace::Root { cgroup } => {
                 PodLink::on_cgroup(dns).try_for_each(|link| self.attach_root_link(cgroup, link))
             }
         }
@@ -60,7 +60,7 @@ impl Programs {
 
     /// Replaces the programs of the hooks that an earlier agent has pinned.
     pub(super) fn adopt_root(&self) -> Result<(), ProgramsError> {
-        let HookPlace::Root { cgroup, .. } = self.place() else { return Ok(()) };
+        let HookPlace::Root { cgroup } = self.place() else { return Ok(()) };
         PodLink::on_cgroup(DnsCapture::On)
             .filter(|link| self.pins().root_link(*link).exists())
             .try_for_each(|link| self.attach_root_link(cgroup, link))
@@ -84,7 +84,7 @@ impl Programs {
 
     /// Whether every hook on the root that a pod needs is on it.
     pub fn is_root_attached(&self, dns: DnsCapture) -> bool {
-        let HookPlace::Root { cgroup, .. } = self.place() else { return true };
+        let HookPlace::Root { cgroup } = self.place() else { return true };
         let held = self.root().lock();
         PodLink::on_cgroup(dns)
             .all(|link| held.iter().any(|(other, fd)| *other == link && is_on(fd, cgroup)))
