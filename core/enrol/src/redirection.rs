@@ -110,6 +110,16 @@ pub enum CniAgent {
     Excluded,
 }
 
+/// Pods that an agent before this one has left captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Held {
+    /// None, or each may have hooks on its own cgroup.
+    #[default]
+    Movable,
+    /// One is captured by hooks on the root, and no cgroup of its own is known.
+    OnRootOnly,
+}
+
 /// What was found on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -118,6 +128,7 @@ pub struct Facts {
     /// A program on the root of the unified hierarchy.
     pub root: Ability,
     pub pods: PodCgroups,
+    pub held: Held,
     pub cni_agent: CniAgent,
 }
 
@@ -139,6 +150,8 @@ pub enum Reason {
     PodsElsewhere,
     /// Nothing tells where pods will be, and beside other hierarchies they may be there.
     PodsUnknown,
+    /// A pod that is captured already could not be in a better mode.
+    PodsHeld,
     /// Our hooks do not work here.
     HooksFail,
 }
@@ -152,6 +165,7 @@ impl Reason {
             Self::PodCgroups => "POD_CGROUPS",
             Self::PodsElsewhere => "PODS_ELSEWHERE",
             Self::PodsUnknown => "PODS_UNKNOWN",
+            Self::PodsHeld => "PODS_HELD",
             Self::HooksFail => "HOOKS_FAIL",
         }
     }
@@ -167,6 +181,9 @@ impl fmt::Display for Reason {
             }
             Self::PodsUnknown => {
                 "there are other cgroup hierarchies than the unified one, and no pod to tell which is used"
+            }
+            Self::PodsHeld => {
+                "a pod that hooks on the root capture has no cgroup that is known in the unified hierarchy"
             }
             Self::HooksFail => "hooks of our own do not work here, and a CNI agent is there",
         })
@@ -194,12 +211,17 @@ pub fn choose(wish: Wish, facts: Facts) -> Result<Choice, Unmet> {
         }
         Wish::Auto => {}
     }
-    let hooks = kernel(facts).and_then(|()| match facts.pods {
-        PodCgroups::Told | PodCgroups::NoOther | PodCgroups::Seen => {
+    let hooks = kernel(facts).and_then(|()| match (facts.pods, facts.held) {
+        (PodCgroups::Told | PodCgroups::NoOther | PodCgroups::Seen, Held::Movable) => {
             Ok(Choice { mode: Mode::Ebpf, reason: Reason::PodCgroups })
         }
-        PodCgroups::Elsewhere => on_root(facts, Reason::PodsElsewhere),
-        PodCgroups::NoneSeen => on_root(facts, Reason::PodsUnknown),
+        // Without the root that pod is in nobody's reach. The start in this mode refuses, and names it.
+        (PodCgroups::Told | PodCgroups::NoOther | PodCgroups::Seen, Held::OnRootOnly) => {
+            Ok(on_root(facts, Reason::PodsHeld)
+                .unwrap_or(Choice { mode: Mode::Ebpf, reason: Reason::PodCgroups }))
+        }
+        (PodCgroups::Elsewhere, _) => on_root(facts, Reason::PodsElsewhere),
+        (PodCgroups::NoneSeen, _) => on_root(facts, Reason::PodsUnknown),
     });
     match (hooks, facts.cni_agent) {
         (Err(_), CniAgent::Present) => {
@@ -241,7 +263,8 @@ mod tests {
 
     fn facts(pods: PodCgroups) -> Facts {
         let works = Ability::Works;
-        Facts { kernel: works, root: works, pods, cni_agent: CniAgent::Absent }
+        let held = Held::Movable;
+        Facts { kernel: works, root: works, pods, held, cni_agent: CniAgent::Absent }
     }
 
     #[test]
@@ -260,6 +283,28 @@ mod tests {
                 assert_eq!(choose(Wish::Auto, facts), Ok(Choice { mode, reason }), "{facts:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_pod_that_only_the_root_can_hold_keeps_the_mode_there() {
+        let held = |pods, root| Facts { held: Held::OnRootOnly, root, ..facts(pods) };
+        for (pods, root, mode, reason) in [
+            (PodCgroups::Told, Ability::Works, Mode::EbpfRoot, Reason::PodsHeld),
+            (PodCgroups::NoOther, Ability::Works, Mode::EbpfRoot, Reason::PodsHeld),
+            (PodCgroups::Seen, Ability::Works, Mode::EbpfRoot, Reason::PodsHeld),
+            // Pods that are elsewhere anyhow are the better reason.
+            (PodCgroups::Elsewhere, Ability::Works, Mode::EbpfRoot, Reason::PodsElsewhere),
+            (PodCgroups::NoneSeen, Ability::Works, Mode::EbpfRoot, Reason::PodsUnknown),
+            // The start names the pod; a CNI agent could not take it over either.
+            (PodCgroups::Seen, Ability::Fails, Mode::Ebpf, Reason::PodCgroups),
+        ] {
+            for cni_agent in [CniAgent::Absent, CniAgent::Present] {
+                let facts = Facts { cni_agent, ..held(pods, root) };
+                assert_eq!(choose(Wish::Auto, facts), Ok(Choice { mode, reason }), "{facts:?}");
+            }
+        }
+        let forced = Choice { mode: Mode::Ebpf, reason: Reason::Forced };
+        assert_eq!(choose(Wish::Ebpf, held(PodCgroups::Seen, Ability::Works)), Ok(forced));
     }
 
     #[test]

@@ -309,9 +309,12 @@ fn a_pod_without_a_cgroup_of_its_own_cannot_go_back() -> anyhow::Result<()> {
         ensure!(said.contains(web.pod.uid()) && said.contains("unenrol"), "{said}");
         ensure!(on_root(west).len() == 6 && web.connect(old).is_err(), "it is closed still");
         drop(other);
-        west.restart()?;
+        // Nobody asked for that mode: what the pod can have is chosen, and said.
+        *west = world.agent(1, AgentOptions::default())?;
         west.wait_ready()?;
         wait_verified(west, &web.pod)?;
+        let status = west.status()?;
+        ensure!((&*status.mode, &*status.mode_code) == ("ebpf-root", "PODS_HELD"), "{status:?}");
         // Where hooks go onto pods' own cgroups a pod has to have one.
         west.unenrol(&web.pod)?;
         wait_left(west, &web.pod)?;

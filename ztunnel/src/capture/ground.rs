@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
-use enrol::redirection::{Ability, CniAgent, Facts, Mode, PodCgroups, Wish};
+use enrol::redirection::{Ability, CniAgent, Facts, Held, Mode, PodCgroups, Wish};
 
 use super::agent_cgroup::{AgentCgroup, Cgroup};
 use super::host::HostView;
+use super::moving;
 use super::node::{CaptureConfig, CaptureError};
 use super::probe::{self, KernelFeatures, ProbeError};
 use super::programs::HookPlace;
+use super::records::Records;
 
 /// What was found.
 pub(super) struct Ground {
     pub(super) cgroup: AgentCgroup,
     pub(super) kernel: Result<KernelFeatures, ProbeError>,
     pods: PodCgroups,
+    held: Held,
     /// The root, where hooks could be on it; `None`: it was not looked at, because none will be.
     root: Option<Result<Cgroup, ProbeError>>,
 }
@@ -30,8 +33,9 @@ impl Ground {
             .map_err(CaptureError::Cgroup)?;
         let kernel = probe::probe(cgroup.leaf().path(), &config.pin_dir);
         let pods = pods(config.host.as_ref())?;
-        let root = may_need_root(wish, pods).then(|| root(&config.cgroup_root));
-        Ok(Self { cgroup, kernel, pods, root })
+        let held = moving::held(&Records::open(&config.run_dir)?, config.host.as_ref());
+        let root = may_need_root(wish, pods, held).then(|| root(&config.cgroup_root));
+        Ok(Self { cgroup, kernel, pods, held, root })
     }
 
     pub(super) fn facts(&self, cni_agent: CniAgent) -> Facts {
@@ -40,6 +44,7 @@ impl Ground {
             kernel: works(self.kernel.is_ok()),
             root: works(matches!(self.root, Some(Ok(_)))),
             pods: self.pods,
+            held: self.held,
             cni_agent,
         }
     }
@@ -69,10 +74,12 @@ pub(super) fn pods(host: Option<&HostView>) -> Result<PodCgroups, CaptureError> 
     Ok(host.map(HostView::pod_cgroups).transpose()?.unwrap_or(PodCgroups::Told))
 }
 
-fn may_need_root(wish: Wish, pods: PodCgroups) -> bool {
-    match (wish, pods) {
-        (Wish::EbpfRoot, _) | (Wish::Auto, PodCgroups::Elsewhere | PodCgroups::NoneSeen) => true,
-        (Wish::Auto | Wish::Ebpf | Wish::External, _) => false,
+fn may_need_root(wish: Wish, pods: PodCgroups, held: Held) -> bool {
+    match (wish, pods, held) {
+        (Wish::EbpfRoot, _, _)
+        | (Wish::Auto, PodCgroups::Elsewhere | PodCgroups::NoneSeen, _)
+        | (Wish::Auto, _, Held::OnRootOnly) => true,
+        (Wish::Auto | Wish::Ebpf | Wish::External, _, _) => false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use ebpf_abi::connect::Hooked;
+use enrol::redirection::Held;
 use model::{PodUid, causes};
 use netns::NetnsFd;
 
@@ -29,27 +30,35 @@ pub struct CannotMove {
     uid: PodUid,
 }
 
-/// Refuses a start that would leave pods behind. What cannot be read is adopted by nobody, and no reason; nor
-/// is a pod that has gone, or was about to.
+/// Refuses a start that would leave pods behind.
 pub(super) fn check(
     records: &Records,
     hooked: Hooked,
     host: Option<&HostView>,
 ) -> Result<(), CannotMove> {
-    if hooked == Hooked::Root {
-        return Ok(());
+    match (hooked, on_root_only(records, host)) {
+        (Hooked::Pod, Some(uid)) => Err(CannotMove { uid }),
+        (Hooked::Root, _) | (Hooked::Pod, None) => Ok(()),
     }
+}
+
+/// The same for who has not chosen yet.
+pub(super) fn held(records: &Records, host: Option<&HostView>) -> Held {
+    on_root_only(records, host).map_or(Held::Movable, |_| Held::OnRootOnly)
+}
+
+/// A pod that only hooks on the root can have. What cannot be read is adopted by nobody, and no reason; nor is
+/// a pod that has gone, or was about to.
+fn on_root_only(records: &Records, host: Option<&HostView>) -> Option<PodUid> {
     let entries = records.load().unwrap_or_default();
-    for record in entries.into_iter().filter_map(|entry| entry.record.ok()) {
-        if record.hooked == Hooked::Root
+    let mut records = entries.into_iter().filter_map(|entry| entry.record.ok());
+    let found = records.find(|record| {
+        record.hooked == Hooked::Root
             && record.progress == Progress::Verified
             && NetnsFd::open(&record.netns_path).is_ok_and(|n| n.inode() == record.netns_inode)
-            && known_cgroup(&record, host).is_none()
-        {
-            return Err(CannotMove { uid: record.uid });
-        }
-    }
-    Ok(())
+            && known_cgroup(record, host).is_none()
+    });
+    found.map(|record| record.uid)
 }
 
 /// A pod's cgroup in the unified hierarchy, from its record or by its name.

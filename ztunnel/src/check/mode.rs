@@ -1,6 +1,8 @@
 //! Which mode of capture an agent would choose here, and why.
 
-use enrol::redirection::{Ability, Choice, CniAgent, Facts, Mode, PodCgroups, Unmet, Wish, choose};
+use enrol::redirection::{
+    Ability, Choice, CniAgent, Facts, Held, Mode, PodCgroups, Unmet, Wish, choose,
+};
 use model::causes;
 
 use super::places::Places;
@@ -38,7 +40,8 @@ pub(super) fn check(
         CniAgent::Absent
     };
     let works = if root.is_ok() { Ability::Works } else { Ability::Fails };
-    let facts = Facts { kernel, root: works, pods, cni_agent };
+    // Records are the agent's alone to read; `WARREN_REDIRECTION=auto` stays where its pods are.
+    let facts = Facts { kernel, root: works, pods, held: Held::Movable, cni_agent };
     match choose(wish, facts) {
         Ok(choice) => told(choice),
         Err(unmet) => Check::new(Kind::Mode, "capture", NEEDED_FOR, lacking(unmet, root.err())),
