@@ -329,6 +329,43 @@ fn a_pod_without_a_cgroup_of_its_own_cannot_go_back() -> anyhow::Result<()> {
     })
 }
 
+/// Without an agent that sees it, a pod's cgroup goes, and its namespace keeps its name.
+#[test]
+fn a_pod_whose_cgroup_went_unseen_is_let_go_or_can_be() -> anyhow::Result<()> {
+    within(on_the_root()?, |town| {
+        let Town { west, web, near, world, .. } = town;
+        west.kill9()?;
+        let cgroup = world.node(1).cgroup().join("lingering");
+        std::fs::create_dir(&cgroup).context("make a cgroup")?;
+        let elsewhere = ActorOptions { cgroup, ..near.pod.actor_options() };
+        let lingering = Actor::start("lingering", &elsewhere)?;
+        for house in [&*web, &*near] {
+            remove_cgroup(house)?;
+        }
+        west.restart()?;
+        west.wait_ready()?;
+        wait_left(west, &web.pod)?;
+        // Somebody is in the other one's: shut and shown, until an operator has looked.
+        let said = wait_degraded(west, near.pod.uid())?;
+        ensure!(said.contains("CGROUP_GONE"), "{said}");
+        ensure!(lingering.connect(web.pod.at(PORT)).is_err(), "it is open");
+        west.unenrol(&near.pod)?;
+        wait_left(west, &near.pod)?;
+        ensure!(on_root(west).is_empty(), "{:?}", on_root(west));
+        drop(lingering);
+        Ok(())
+    })
+}
+
+/// The end of a pod's processes and of their cgroup.
+fn remove_cgroup(House { pod, .. }: &House) -> anyhow::Result<()> {
+    std::fs::write(pod.cgroup().join("cgroup.kill"), "1").context("end a pod's processes")?;
+    for cgroup in [pod.container(), pod.cgroup().to_owned()] {
+        eventually("a cgroup is empty", SOON, || Ok(std::fs::remove_dir(&cgroup).ok()))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_root_that_is_none_is_refused_by_name() -> anyhow::Result<()> {
     let world = tests::World::new(1)?;

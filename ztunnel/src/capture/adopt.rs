@@ -18,6 +18,7 @@ use super::home::Home;
 use super::hooks::{self, AdoptError, Expected};
 use super::leave::open_again;
 use super::live::{self, AttachError, Origin};
+use super::moving;
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::pins::PodLink;
 use super::questions::DnsCapture;
@@ -161,6 +162,15 @@ impl Node {
             (Progress::Enrolling | Progress::Leaving, _, Some(namespace)) => {
                 Plan::FinishLeaving { namespace }
             }
+            (_, None, _) if moving::is_deserted(record, self.host.as_ref()) => {
+                Plan::Remove { because: "its cgroup and processes are gone" }
+            }
+            // Somebody is in its namespace still. Gone when they are, or when it is un-enrolled.
+            (_, None, Some(_)) if moving::has_lost_cgroup(record) => Plan::Keep {
+                reason: "CGROUP_GONE: its cgroup was removed, and processes are in its network namespace; \
+                         un-enrol it, or end them"
+                    .to_owned(),
+            },
             (_, None, _) => {
                 let otherwise = "names a cgroup that is not the one that was enrolled";
                 self.remove_unless_hooked(record, "its cgroup is gone", otherwise).await

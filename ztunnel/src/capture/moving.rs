@@ -3,8 +3,10 @@
 //!
 //! What is written before what is done: after a crash in between, the next agent of either kind goes on.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use ebpf_abi::connect::Hooked;
 use enrol::redirection::Held;
@@ -57,8 +59,26 @@ fn on_root_only(records: &Records, host: Option<&HostView>) -> Option<PodUid> {
             && record.progress == Progress::Verified
             && NetnsFd::open(&record.netns_path).is_ok_and(|n| n.inode() == record.netns_inode)
             && known_cgroup(record, host).is_none()
+            && !is_deserted(record, host)
     });
     found.map(|record| record.uid)
+}
+
+/// Whether the cgroup of a pod on the root was removed. No link of its own tells.
+pub(super) fn has_lost_cgroup(record: &Record) -> bool {
+    let Some(RecordedCgroup { path, id }) = &record.cgroup else { return false };
+    let is_gone = match fs::metadata(path) {
+        Ok(found) => found.ino() != *id,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    record.hooked == Hooked::Root && is_gone
+}
+
+/// Whether a pod on the root has lost its cgroup and its last process, where no link of its own tells: its
+/// namespace lives on by its name, and so does `sk_lookup`. Unknown is no.
+pub(super) fn is_deserted(record: &Record, host: Option<&HostView>) -> bool {
+    let host = host.cloned().unwrap_or_else(HostView::of_this_process);
+    has_lost_cgroup(record) && matches!(host.is_inhabited(record.netns_inode), Ok(false))
 }
 
 /// A pod's cgroup in the unified hierarchy, from its record or by its name.
