@@ -12,3 +12,4 @@ mod places;
 mod restarts;
 mod sandboxes;
 mod stage;
+mod switches;

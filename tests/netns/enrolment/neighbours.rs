@@ -2,14 +2,19 @@
 
 mod programs;
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
-use tests::{House, PodSpec, Sandbox};
+use tests::{House, PodSpec, Sandbox, eventually};
 
 use crate::stage::{REPAIR, Stage, close, leaves_nothing};
 use programs::{Attached, Manner, Program};
 
 /// What the neighbour's program forbids to dial.
 const FORBIDDEN: u16 = 9;
+const FAIL_OPEN: &str = "warren.dev/fail-open";
+/// What failed is tried again ever more slowly, 30 s apart at most.
+const CAPTURED_LATE: Duration = Duration::from_secs(35);
 
 /// Where both share the cgroup, both work: the neighbour's program decides what it decided before, and
 /// the pod is captured.
@@ -57,6 +62,33 @@ fn a_neighbour_that_shares_with_nobody_keeps_the_pod_from_starting() -> anyhow::
     leaves_nothing(node, &pod)?;
     drop(theirs);
     node.add(&pod)?.ok()?;
+    stage.is_untouched()
+}
+
+/// A pod cannot say that it may start outside the mesh; its namespace can, until it can be captured.
+#[test]
+fn a_pod_that_cannot_be_captured_starts_only_where_its_namespace_fails_open() -> anyhow::Result<()>
+{
+    let stage = Stage::new()?;
+    let Stage { old, node, .. } = &stage;
+    let pod = node.bind(PodSpec::new(1, "job"))?;
+    close(node, &pod);
+    let theirs = Attached::to(pod.cgroup(), &Program::watches()?, Manner::Alone)?;
+    node.annotate(&pod, FAIL_OPEN, Some("true"))?;
+    node.add(&pod)?.refused("ATTACH_FAILED")?;
+    node.annotate_namespace("shop", FAIL_OPEN, Some("true"))?;
+    eventually("it may start", REPAIR * 2, || Ok(node.add(&pod)?.ok().ok()))?;
+    leaves_nothing(node, &pod)?;
+    let job = House::in_pod(pod)?;
+    node.tell_running(&job.pod)?;
+    old.greet(&job, "outside the mesh")?;
+    ensure!(!node.is_annotated(&job.pod)?, "it is announced");
+    drop(theirs);
+    node.wait_captured(&job.pod, CAPTURED_LATE)?;
+    ensure!(old.greet(&job, "in").is_err(), "its inbound connections are not captured");
+    job.greet(old, "out")?;
+    // Closed again, and one that is captured already stays so.
+    node.annotate_namespace("shop", FAIL_OPEN, None)?;
     stage.is_untouched()
 }
 

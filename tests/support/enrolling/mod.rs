@@ -144,6 +144,21 @@ impl EnrollingNode {
         self.api.change(&namespace_path(name), &patch)
     }
 
+    /// Annotates a namespace, or takes the annotation away.
+    pub fn annotate_namespace(
+        &self,
+        name: &str,
+        key: &str,
+        value: Option<&str>,
+    ) -> anyhow::Result<()> {
+        self.api.change(&namespace_path(name), &json!({"metadata": {"annotations": {key: value}}}))
+    }
+
+    /// The same for a pod.
+    pub fn annotate(&self, pod: &Pod, key: &str, value: Option<&str>) -> anyhow::Result<()> {
+        self.api.change(&pod_path(pod), &json!({"metadata": {"annotations": {key: value}}}))
+    }
+
     /// A pod that was bound to the node: its object, its network and its cgroup. Nothing runs in it. The
     /// control plane knows it, too.
     pub fn bind(&self, spec: PodSpec) -> anyhow::Result<Pod> {
