@@ -37,7 +37,6 @@ pub(crate) mod number {
     pub(crate) const UNDECODABLE: u32 = 6;
     pub(crate) const INVALID_NETCONF: u32 = 7;
     pub(crate) const TRY_AGAIN: u32 = 11;
-    pub(crate) const UNAVAILABLE: u32 = 50;
     /// The agent refused. Numbers from 100 on belong to plugins.
     pub(crate) const REFUSED: u32 = 100;
     /// The agent answered something else.

@@ -2,7 +2,8 @@
 //! from its reply to what the runtime reads.
 //!
 //! ADD fails closed: a pod of Kubernetes passes only if the agent says so, or if its namespace is
-//! one of those that never are in the mesh. DEL always succeeds.
+//! one of those that never are in the mesh. DEL always succeeds, and STATUS whatever the agent says: a
+//! kubelet starts no pod on a node whose network is not ready, the agent's own included.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,10 +22,10 @@ use crate::version::Version;
 pub const VERBS: [&str; 6] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"];
 /// DEL waits that long and succeeds: an agent that is away finds out by itself.
 const DELETE_WAIT: Duration = Duration::from_secs(2);
-/// STATUS waits that long.
-const STATUS_WAIT: Duration = Duration::from_secs(5);
-/// How long an agent may be away before ADD, CHECK and STATUS say so. An agent that is replaced or
-/// restarts at once is missed by nobody, and no node becomes NotReady for it.
+/// STATUS waits that long for what goes into a log.
+const STATUS_WAIT: Duration = Duration::from_secs(2);
+/// How long an agent may be away before ADD and CHECK say so. An agent that is replaced or restarts at once
+/// is missed by nobody.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// The agent gives up that much before the plugin, so that its reason arrives.
 const REPLY_MARGIN: Duration = Duration::from_millis(250);
@@ -136,7 +137,7 @@ pub fn unreadable(environment: &Environment, cause: &str) -> Answer {
 /// forgets sandboxes that are gone by itself.
 fn conclude(verb: Verb, failure: Failure, what: &str) -> Answer {
     match verb {
-        Verb::Del => Answer { log: Some(failure.line(what)), ..Answer::nothing() },
+        Verb::Del => failure.noted(what),
         Verb::Add | Verb::Check | Verb::Gc | Verb::Status | Verb::Version => failure.answer(what),
     }
 }
@@ -265,7 +266,7 @@ impl Question {
     fn new(verb: Verb, netconf: &NetConf<'_>, subject: &str, work: Work) -> Self {
         let (wait, patience) = match verb {
             Verb::Del => (DELETE_WAIT, Duration::ZERO),
-            Verb::Status => (STATUS_WAIT.min(netconf.timeout), PATIENCE),
+            Verb::Status => (STATUS_WAIT.min(netconf.timeout), Duration::ZERO),
             Verb::Gc => (netconf.timeout, Duration::ZERO),
             Verb::Add | Verb::Check | Verb::Version => (netconf.timeout, PATIENCE),
         };
@@ -320,9 +321,15 @@ impl Question {
             }
             Err(silence) => self.unanswered(&silence),
         };
-        let number = if self.verb == Verb::Status { number::UNAVAILABLE } else { number };
         let failure = Failure { version: self.version, number, code, message };
-        conclude(self.verb, failure, &format!("{} {}", self.verb.as_str(), self.subject))
+        let what = format!("{} {}", self.verb.as_str(), self.subject);
+        match self.verb {
+            // Pods of the namespaces that pass can be added, and one of them is the agent that is missing.
+            Verb::Status => failure.noted(&what),
+            Verb::Add | Verb::Del | Verb::Check | Verb::Gc | Verb::Version => {
+                conclude(self.verb, failure, &what)
+            }
+        }
     }
 
     fn unanswered(&self, silence: &Silence) -> (u32, String, String) {
@@ -409,6 +416,11 @@ impl Failure {
 
     fn line(&self, what: &str) -> String {
         format!("{}: {what}: {}: {}", crate::PLUGIN, self.code, self.message)
+    }
+
+    /// Success, and the reason in the runtime's log.
+    fn noted(&self, what: &str) -> Answer {
+        Answer { log: Some(self.line(what)), ..Answer::nothing() }
     }
 
     fn answer(self, what: &str) -> Answer {

@@ -216,15 +216,23 @@ fn del_succeeds_whatever_happens() {
     assert_eq!(failure(&add), (5, "NETCONF_UNREADABLE".to_owned()));
 }
 
+/// A node whose network is not ready starts no pod at all, and so no agent.
 #[test]
-fn status_is_unavailable_unless_the_agent_says_so() {
+fn status_never_keeps_a_node_from_starting_its_agent() {
     let status = || ask(&environment("STATUS", ""), r#"{"cniVersion":"1.1.0"}"#);
-    assert_eq!(status().wait(), Duration::from_secs(5));
+    assert_eq!((status().wait(), status().patience()), (Duration::from_secs(2), Duration::ZERO));
     assert_eq!(status().answered(Ok(Reply::Done)), succeeded(""));
-    let away = status().answered(Err(Silence::Away("gone".to_owned())));
-    assert_eq!(failure(&away), (50, "AGENT_AWAY".to_owned()));
-    let refused = status().answered(Ok(Reply::Refused(Refusal::new("NOT_SYNCED", "no mesh yet"))));
-    assert_eq!(failure(&refused), (50, "NOT_SYNCED".to_owned()));
+    let refused = Refusal::new("TOO_LATE", "the agent is stopping");
+    for (reply, code) in [
+        (Err(Silence::Away("gone".to_owned())), "AGENT_AWAY"),
+        (Err(Silence::Slow), "AGENT_SLOW"),
+        (Err(Silence::Unreadable("what?".to_owned())), "AGENT_UNREADABLE"),
+        (Ok(Reply::Refused(refused)), "TOO_LATE"),
+    ] {
+        let answer = status().answered(reply);
+        assert_eq!((answer.exit, answer.stdout.len()), (0, 0), "{code}");
+        assert!(answer.log.expect("a line").contains(code));
+    }
     fails(&environment("STATUS", ""), r#"{"cniVersion":"1.0.0"}"#, 1, "VERSION_UNSUPPORTED");
 }
 
