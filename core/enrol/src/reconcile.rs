@@ -180,21 +180,18 @@ impl Reconciler {
         }
     }
 
-    /// A sandbox is gone.
-    pub fn unclaim(&mut self, uid: &PodUid, sandbox: &str) {
-        if let Some(entry) = self.entries.get_mut(uid) {
+    /// A sandbox is gone: its runtime takes it down.
+    pub fn end_sandbox(&mut self, sandbox: &str) {
+        for entry in self.entries.values_mut() {
             entry.unclaim(sandbox);
         }
     }
 
-    /// Forgets the sandboxes that `is_valid` does not know.
+    /// Forgets the sandboxes that `is_valid` does not know, unless somebody waits for them. Nothing ends by
+    /// that: a list may be another runtime's, and where a pod's end was not told, the kernel tells it.
     pub fn keep_sandboxes(&mut self, is_valid: impl Fn(&str) -> bool) {
         for entry in self.entries.values_mut() {
-            if let Some(id) = entry.sandbox().map(|sandbox| sandbox.id.clone())
-                && !is_valid(&id)
-            {
-                entry.unclaim(&id);
-            }
+            entry.forget_sandbox_unless(&is_valid);
         }
     }
 
@@ -440,8 +437,9 @@ fn node_act(
     match (desire, captured) {
         (Desire::In(wanted), None) => Some(NodeAct::Enrol(wanted.clone())),
         (Desire::In(wanted), Some(captured)) => {
+            // Its hooks stay on until it is found: what cannot be found stays closed.
             if captured.place == Place::Lost {
-                return Some(NodeAct::Release(Why::Lost));
+                return Some(NodeAct::Enrol(wanted.clone()));
             }
             let moved = captured.place == Place::Moved
                 || wanted.sandbox.as_ref().is_some_and(|s| s.netns_inode != captured.netns);

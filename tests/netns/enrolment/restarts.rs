@@ -1,6 +1,11 @@
 //! An agent that ends and starts again while the API server is away.
 
-use anyhow::ensure;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, ensure};
 use tests::{PodSpec, eventually, talk};
 
 use crate::stage::{AFTER_OUTAGE, REPAIR, Stage, logged};
@@ -34,4 +39,36 @@ fn pods_are_adopted_without_the_api_server() -> anyhow::Result<()> {
     ensure!(logged(&stage.node, "pod enrolled") == enrolled, "enrolled anew instead of adopted");
     open.close()?;
     Ok(())
+}
+
+/// Hooks of which nothing is written are taken over where they are: taken off first, they would let
+/// plaintext pass for a moment.
+#[test]
+fn a_pod_whose_record_is_lost_is_never_in_the_open() -> anyhow::Result<()> {
+    let mut stage = Stage::new()?;
+    let enrolled = logged(&stage.node, "pod adopted");
+    stage.node.agent.kill9()?;
+    let run = stage.node.agent.setting("WARREN_RUN_DIR").context("no run folder")?;
+    let record = Path::new(run).join(format!("pods/{}.json", stage.web.pod.uid()));
+    fs::remove_file(&record).context("lose a record")?;
+    stage.node.agent.restart()?;
+    let Stage { web, old, node } = &stage;
+    let (ended, knocked) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let knocking = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                ensure!(old.greet(web, "knock").is_err(), "it was open");
+                knocked.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let captured = node.wait_captured(&web.pod, AFTER_OUTAGE);
+        ended.store(true, Ordering::Relaxed);
+        knocking.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+        captured
+    })?;
+    ensure!(knocked.load(Ordering::Relaxed), "nobody has knocked");
+    ensure!(record.exists(), "no record is written");
+    ensure!(logged(node, "pod adopted") == enrolled + 1, "it was enrolled anew");
+    stage.is_untouched()
 }

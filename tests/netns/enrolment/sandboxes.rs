@@ -99,3 +99,17 @@ fn a_sandbox_that_is_made_anew_is_captured_anew() -> anyhow::Result<()> {
     ensure!(second.as_ref().map(|shown| shown.netns_inode) == first, "{second:?}");
     stage.is_untouched()
 }
+
+/// Peers of the one before that never close theirs must not hold the next one up.
+#[test]
+fn a_sandbox_that_is_made_anew_waits_for_no_connection_of_the_one_before() -> anyhow::Result<()> {
+    let stage = Stage::new()?;
+    let Stage { node, web, old } = &stage;
+    let _open = web.connect(old)?;
+    node.runtime.call("DEL", &Sandbox::of(&web.pod))?.ok()?;
+    let again = Sandbox { id: format!("again-{}", web.pod.uid()), ..Sandbox::of(&web.pod) };
+    let added = node.runtime.add(&again)?.ok()?;
+    ensure!(added.took < REPAIR, "{:?}", added.took);
+    node.wait_captured(&web.pod, REPAIR)?;
+    stage.is_untouched()
+}

@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebpf_abi::connect::Hooked;
 use model::{PodUid, causes};
 use netns::NetnsFd;
 use tokio::task::JoinSet;
 
 use super::bpf::{self, LinkTarget};
+use super::enrol::{EnrolCode, EnrolError};
 use super::home::Home;
 use super::hooks::{self, AdoptError, Expected};
 use super::leave::open_again;
@@ -280,6 +282,54 @@ impl Node {
             Err(error) => self.set_status(&uid, Status::Degraded(causes(&error))),
         }
         self.watch(record, live, Origin::Pinned);
+    }
+
+    /// Takes over hooks that no usable record tells of, for a pod that was found: nothing of it is in the open
+    /// meanwhile. `None`: they are not whole, or not where that pod is.
+    pub(super) async fn recover(
+        self: &Arc<Self>,
+        record: &Record,
+    ) -> Option<Result<(), EnrolError>> {
+        let uid = record.uid.clone();
+        let _turn = self.rescue.lock().await;
+        let is_another = |slot: &Slot| {
+            slot.record.as_ref().is_some_and(|other| other.netns_cookie == record.netns_cookie)
+        };
+        if !self.is_lost(&uid) || self.pods.lock().values().any(is_another) {
+            return None;
+        }
+        let dns = match record.hooked {
+            Hooked::Pod => self.programs.pins().pod(&uid).dns_capture(),
+            Hooked::Root => record.dns,
+        };
+        let expected = Expected {
+            cgroup_id: record.cgroup.as_ref().map(|cgroup| cgroup.id),
+            netns_inode: record.netns_inode,
+            dns,
+        };
+        hooks::inspect(&self.programs, &uid, expected).ok()?;
+        tracing::info!(pod = %uid, "writing a lost record anew");
+        let record = Record { dns, progress: Progress::Verified, ..record.clone() };
+        match self.seats.while_owner(|| self.records.save(&record)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return Some(Err(EnrolError::new(EnrolCode::RecordFailed, causes(&error))));
+            }
+            Err(error) => return Some(Err(AttachError::from(error).into())),
+        }
+        let slot = Slot::new(Status::Enrolling, Some(record.clone()));
+        self.pods.lock().insert(uid.to_string(), slot);
+        self.adopt_record(record).await;
+        let status = self.pods.lock().get(uid.as_str()).map(|slot| slot.status.clone());
+        Some(match status {
+            Some(Status::Verified) => Ok(()),
+            Some(Status::Degraded(reason)) => {
+                Err(EnrolError::new(EnrolCode::SelfTestFailed, reason))
+            }
+            Some(Status::Enrolling | Status::Leaving) | None => {
+                Err(EnrolError::new(EnrolCode::AttachFailed, "it has gone meanwhile"))
+            }
+        })
     }
 
     fn remove_stale(&self, record: &Record, because: &str) {

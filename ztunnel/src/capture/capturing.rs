@@ -10,6 +10,7 @@ use super::adopt::AdoptAllError;
 use super::enrol::{EnrolCode, EnrolError, EnrolRequest};
 use super::external::{Connection, External, ExternalConfig};
 use super::ground::Ground;
+use super::leave::Rest;
 use super::node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent};
 use super::pins::PinError;
 use super::probe::KernelFeatures;
@@ -150,10 +151,10 @@ impl Capturing {
         }
     }
 
-    /// Ends the capture of a pod.
+    /// Ends the capture of a pod that lives.
     pub async fn unenrol(&self, uid: &PodUid) -> Result<(), EnrolError> {
         match self {
-            Self::Hooks(capture) => capture.unenrol(uid).await,
+            Self::Hooks(capture) => capture.unenrol(uid, Rest::GoesOn).await,
             Self::Rules(_) => Err(not_ours()),
         }
     }

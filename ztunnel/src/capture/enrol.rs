@@ -18,6 +18,7 @@ use super::agent_cgroup::{Cgroup, CgroupError};
 use super::home::Home;
 use super::hooks::HookError;
 use super::host::{self, HostError, HostView};
+use super::leave::{Rest, unenrol};
 use super::live::{self, AttachError, Origin};
 use super::node::{Capture, Node, ROUTING, Slot, Status};
 use super::questions::DnsCapture;
@@ -106,6 +107,13 @@ async fn enrol(node: &Arc<Node>, request: EnrolRequest) -> Result<(), EnrolError
         progress: Progress::Enrolling,
         boot_id: node.boot_id.clone(),
     };
+    if node.is_lost(&record.uid) {
+        if let Some(result) = node.recover(&record).await {
+            return result;
+        }
+        // What is on is not this pod's, or not whole: it goes only now, when the pod was found.
+        unenrol(node, &record.uid, Rest::GoesOn).await?;
+    }
     reserve(node, &mut record, &home, &namespace)?;
     let uid = record.uid.clone();
     let brought_up = live::bring_up(node, &record, &namespace, &home, Origin::Fresh).await;

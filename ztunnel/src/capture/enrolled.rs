@@ -57,7 +57,7 @@ impl Capture {
     /// Whether a pod is kept captured, and what was written of it cannot be used.
     #[must_use]
     pub fn has_lost_record(&self, uid: &PodUid) -> bool {
-        self.0.pods.lock().get(uid.as_str()).is_some_and(|slot| slot.record.is_none())
+        self.0.is_lost(uid)
     }
 
     /// Tells a captured pod's kernel other switches, and notes who wants it now. Open connections are
@@ -120,6 +120,11 @@ async fn update(
 }
 
 impl Node {
+    /// See [`Capture::has_lost_record`].
+    pub(super) fn is_lost(&self, uid: &PodUid) -> bool {
+        self.pods.lock().get(uid.as_str()).is_some_and(|slot| slot.record.is_none())
+    }
+
     /// A pod without a usable record: only its name is known, if it is one.
     fn lost(&self, name: &str, status: Status) -> Option<Enrolled> {
         let uid = PodUid::parse(name).ok()?;

@@ -30,6 +30,15 @@ const HANDSHAKE_POLL: Duration = Duration::from_millis(10);
 /// was lost. A client that is not done by then is reset with its listener.
 const HANDSHAKES_END: Duration = Duration::from_secs(1);
 
+/// What becomes of the open connections of a pod that is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The pod lives, and they go on until they end by themselves.
+    GoesOn,
+    /// Nobody is there any more who could end them.
+    Ends,
+}
+
 /// Waits until no listener has a handshake under way: what began before new connections were steered
 /// elsewhere is in the accept queues then, and can be served instead of being reset with them.
 pub(super) async fn handshakes_ended(namespaces: &[NetnsFd]) {
@@ -67,12 +76,11 @@ impl Capture {
         handshakes_ended(&namespaces).await;
     }
 
-    /// Ends the capture of a pod. Returns when new connections are no longer captured; open ones go
-    /// on. A degraded pod is cleaned of whatever an earlier agent left.
-    pub async fn unenrol(&self, uid: &PodUid) -> Result<(), EnrolError> {
+    /// Ends the capture of a pod. Returns when new connections are no longer captured. A degraded pod is cleaned of whatever an earlier agent left.
+    pub async fn unenrol(&self, uid: &PodUid, rest: Rest) -> Result<(), EnrolError> {
         let node = Arc::clone(&self.0);
         let owned = uid.clone();
-        let work = self.0.tasks.spawn(async move { unenrol(&node, &owned).await });
+        let work = self.0.tasks.spawn(async move { unenrol(&node, &owned, rest).await });
         let result = work.await.unwrap_or_else(|error| {
             Err(EnrolError::new(EnrolCode::AttachFailed, format!("the work ended: {error}")))
         });
@@ -84,7 +92,7 @@ impl Capture {
     }
 }
 
-async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
+pub(super) async fn unenrol(node: &Arc<Node>, uid: &PodUid, rest: Rest) -> Result<(), EnrolError> {
     let lost = node.pods.lock().get(uid.as_str()).is_some_and(|slot| slot.live.is_none());
     // An attempt to adopt it may be in progress. The row is looked at after that.
     let _turn = if lost { Some(node.rescue.lock().await) } else { None };
@@ -110,6 +118,9 @@ async fn unenrol(node: &Arc<Node>, uid: &PodUid) -> Result<(), EnrolError> {
                 Ok(true) => {
                     let namespace = live.pod.namespace().clone();
                     node.leave(record, namespace, Some(&live)).await;
+                    if rest == Rest::Ends {
+                        live.pod.gone().cancel();
+                    }
                 }
                 // It has vanished while this waited for its turn.
                 Ok(false) => {}

@@ -47,6 +47,7 @@ pub use enrolled::Enrolled;
 pub use external::{Connection, External, ExternalConfig};
 pub use host::{HostError, HostView, Process};
 pub(crate) use host::{kubelet_roots, pod_folders};
+pub use leave::Rest;
 pub use live::AttachError;
 pub use moving::CannotMove;
 pub use node::{Candidate, Capture, CaptureConfig, CaptureError, PodEvent, Status};

@@ -370,6 +370,12 @@ impl PodPins {
         Completeness::Whole
     }
 
+    /// Whether links on its own cgroup capture its questions.
+    pub fn dns_capture(&self) -> DnsCapture {
+        let is_pinned = |link: &PodLink| link.is_for_datagrams() && self.link(*link).exists();
+        if PodLink::ALL.iter().any(is_pinned) { DnsCapture::On } else { DnsCapture::Off }
+    }
+
     /// Removes every pin and the folder. Objects go when nothing else holds them.
     pub fn remove(&self) -> Result<(), PinError> {
         let entries = match fs::read_dir(&self.0) {

@@ -22,6 +22,7 @@ use super::kernel::Kernel;
 use super::objects::{Annotation, Objects};
 use super::sandboxes::Certificates;
 use super::view::{Behind, EnrolmentView, Told};
+use crate::capture::Rest;
 
 /// Requests of sandboxes and of the CLI that wait for the loop. When it is full, they wait to be heard.
 const INPUTS_MAX: usize = 256;
@@ -170,12 +171,14 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
                 self.reconciler.claim(*pod, *namespace, sandbox, now());
             }
             Input::SandboxGone(gone) => {
-                self.reconciler.keep_sandboxes(|id| id != gone);
+                self.reconciler.end_sandbox(&gone);
                 self.waiting.retain(|(_, id), _| *id != gone);
             }
             Input::KeepSandboxes(valid) => {
                 self.reconciler.keep_sandboxes(|id| valid.contains(id));
-                self.waiting.retain(|(_, id), _| valid.contains(id));
+                self.waiting.retain(|(_, id), asked| {
+                    valid.contains(id) || asked.iter().any(|sender| !sender.is_closed())
+                });
             }
             Input::MayOthers { uid, answer } => {
                 // Whoever asked may be gone.
@@ -222,7 +225,8 @@ impl<K: Kernel, O: Objects> Driver<K, O> {
             Action::Release { uid, why } => {
                 tracing::info!(pod = %uid, why = why.as_str(), "letting a pod go");
                 let released = uid.clone();
-                self.act(uid, Act::Release, async move { kernel.release(released).await });
+                let rest = if why.is_end() { Rest::Ends } else { Rest::GoesOn };
+                self.act(uid, Act::Release, async move { kernel.release(released, rest).await });
             }
             Action::Annotate(target) => {
                 let uid = target.uid.clone();

@@ -8,7 +8,7 @@ use enrol::{Actual, Captured, Code, Failure, State, Wanted};
 use model::PodUid;
 
 use super::find::{Finder, Found};
-use crate::capture::{Capture, EnrolRequest, Enrolled, Status};
+use crate::capture::{Capture, EnrolRequest, Enrolled, Rest, Status};
 
 /// Looks at a pod before what it shows counts as a contradiction.
 const CONFLICT_LOOKS: u32 = 3;
@@ -24,7 +24,7 @@ pub(super) trait Kernel: Send + Sync + 'static {
     /// Tells a captured pod's kernel other switches.
     fn update(&self, wanted: Wanted) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Lets a pod go.
-    fn release(&self, uid: PodUid) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn release(&self, uid: PodUid, rest: Rest) -> impl Future<Output = Result<(), Failure>> + Send;
     /// What a runtime's path of a network namespace is here, and what it names. Blocks for some calls.
     fn netns(&self, path: &Path) -> Result<(PathBuf, u64), Failure>;
 }
@@ -92,8 +92,8 @@ impl Kernel for Captor {
         self.capture.update(&wanted.uid, wanted.source, wanted.switches).await
     }
 
-    async fn release(&self, uid: PodUid) -> Result<(), Failure> {
-        match self.capture.unenrol(&uid).await {
+    async fn release(&self, uid: PodUid, rest: Rest) -> Result<(), Failure> {
+        match self.capture.unenrol(&uid, rest).await {
             // It has vanished by itself.
             Err(failure) if failure.code == Code::UnknownPod => Ok(()),
             result => result,

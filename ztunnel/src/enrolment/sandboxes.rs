@@ -75,9 +75,10 @@ impl StartsOutside {
         *self.0.lock().entry(code).or_insert(0) += 1;
     }
 
-    /// The counts.
+    /// The counts, of each code from the beginning: an alert sees no increase of what appears.
     pub(crate) fn counts(&self) -> Vec<(Code, u64)> {
-        self.0.lock().iter().map(|(code, count)| (*code, *count)).collect()
+        let counts = self.0.lock();
+        Code::ALL.iter().map(|code| (*code, counts.get(code).copied().unwrap_or(0))).collect()
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::objects::{Annotation, ApiObjects, Objects};
-use crate::capture::{Capture, PodView, Status};
+use crate::capture::{Capture, PodView, Rest, Status};
 
 /// Between two attempts to learn whose pod this one is.
 const OWNER_RETRY: Duration = Duration::from_secs(5);
@@ -126,7 +126,7 @@ async fn release_all(capture: &Capture) {
         });
         let releases = captured.map(|pod| async move {
             // The log has what failed. It is tried again.
-            let _ = capture.unenrol(&pod.uid).await;
+            let _ = capture.unenrol(&pod.uid, Rest::GoesOn).await;
         });
         stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
         sleep(LEAVE_POLL).await;

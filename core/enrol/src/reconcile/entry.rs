@@ -115,9 +115,8 @@ impl Entry {
     }
 
     pub(super) fn claim(&mut self, sandbox: Sandbox, now: Instant) {
-        if self.ended_netns == Some(sandbox.netns_inode) {
-            self.ended_netns = None;
-        }
+        // What is left of the one before is superseded, or goes because the pod has moved.
+        self.ended_netns = None;
         self.claim = Some(Claim { sandbox, waits: true, tried: false });
         (self.claimed_at, self.read_by_request) = (Some(now), Some(now));
         // Somebody waits: what failed before was about another sandbox, or is tried once more.
@@ -128,6 +127,13 @@ impl Entry {
     pub(super) fn unclaim(&mut self, id: &str) {
         if let Some(claim) = self.claim.take_if(|claim| claim.sandbox.id == id) {
             self.ended_netns = Some(claim.sandbox.netns_inode);
+            self.claimed_at = None;
+        }
+    }
+
+    pub(super) fn forget_sandbox_unless(&mut self, is_valid: impl Fn(&str) -> bool) {
+        let forgotten = self.claim.take_if(|claim| !claim.waits && !is_valid(&claim.sandbox.id));
+        if forgotten.is_some() {
             self.claimed_at = None;
         }
     }

@@ -133,8 +133,6 @@ pub enum Why {
     Moved,
     /// The API server does not know it, and nothing of it runs.
     Gone,
-    /// What was written of its capture is lost, and it will be enrolled anew.
-    Lost,
 }
 
 impl Why {
@@ -146,14 +144,15 @@ impl Why {
             Self::SandboxGone => "sandbox gone",
             Self::Moved => "sandbox made anew",
             Self::Gone => "gone",
-            Self::Lost => "record lost",
         }
     }
 
-    /// Whether nothing of the pod goes on: nobody has to be told before it is let go.
-    pub(super) fn is_end(self) -> bool {
+    /// Whether nothing of the pod goes on: nobody has to be told before it is let go, and its connections
+    /// end with it.
+    #[must_use]
+    pub fn is_end(self) -> bool {
         match self {
-            Self::SandboxGone | Self::Gone | Self::Moved | Self::Lost => true,
+            Self::SandboxGone | Self::Gone | Self::Moved => true,
             Self::Refused(_) => false,
         }
     }
@@ -161,11 +160,7 @@ impl Why {
     /// Whether it may be different in a moment.
     pub(super) fn may_flip(self) -> bool {
         match self {
-            Self::Refused(Refused::Ended)
-            | Self::SandboxGone
-            | Self::Gone
-            | Self::Moved
-            | Self::Lost => false,
+            Self::Refused(Refused::Ended) | Self::SandboxGone | Self::Gone | Self::Moved => false,
             Self::Refused(_) => true,
         }
     }

@@ -23,6 +23,9 @@ enum Happening {
     SandboxMoved(u8),
     Cli(u8),
     ProcessesEnd(u8),
+    RecordLost(u8),
+    /// Of a pod that was let go.
+    LastConnectionEnds(u8),
     Time(u8),
     /// The next acts fail.
     Trouble(bool),
@@ -40,7 +43,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         (pod.clone(), 1..4_u64).prop_map(|(p, s)| Happening::SandboxDeleted(p, s)),
         pod.clone().prop_map(Happening::SandboxMoved),
         pod.clone().prop_map(Happening::Cli),
-        pod.prop_map(Happening::ProcessesEnd),
+        pod.clone().prop_map(Happening::ProcessesEnd),
+        pod.clone().prop_map(Happening::RecordLost),
+        pod.prop_map(Happening::LastConnectionEnds),
         (1..20_u8).prop_map(Happening::Time),
         any::<bool>().prop_map(Happening::Trouble),
     ]
@@ -59,6 +64,10 @@ struct World {
 
 fn uid(pod: u8) -> PodUid {
     PodUid::parse(&format!("u-{pod}")).expect("a uid")
+}
+
+fn sandbox_id(pod: u8, netns: u64) -> String {
+    format!("s-{pod}-{netns}")
 }
 
 fn number(uid: &PodUid) -> u8 {
@@ -142,7 +151,7 @@ impl World {
             Happening::PodsRelisted => self.relist(),
             Happening::SandboxAdded(pod, netns) => {
                 if let Some(object) = self.pods.get(&pod).cloned() {
-                    let id = format!("s-{netns}");
+                    let id = sandbox_id(pod, netns);
                     self.waiting.insert(pod, id.clone());
                     let sandbox = Sandbox {
                         id,
@@ -156,10 +165,21 @@ impl World {
             }
             Happening::SandboxDeleted(pod, netns) => {
                 self.waiting.remove(&pod);
-                self.reconciler.unclaim(&uid(pod), &format!("s-{netns}"));
+                self.reconciler.end_sandbox(&sandbox_id(pod, netns));
             }
             Happening::SandboxMoved(pod) => self.place(pod, Place::Moved),
             Happening::ProcessesEnd(pod) => self.place(pod, Place::Empty),
+            Happening::RecordLost(pod) => {
+                if let Some(captured) = self.actual.get_mut(&uid(pod))
+                    && captured.state == State::Verified
+                {
+                    captured.state = State::Degraded("no record".to_owned());
+                    (captured.place, captured.source) = (Place::Lost, Source::Api);
+                }
+            }
+            Happening::LastConnectionEnds(pod) => {
+                self.actual.retain(|other, c| *other != uid(pod) || c.state != State::Leaving);
+            }
             Happening::Cli(pod) => {
                 if self.reconciler.leaves_to_others(&uid(pod)).is_ok() {
                     let captured = Captured {
@@ -177,8 +197,14 @@ impl World {
         }
     }
 
+    /// What is captured, and not about to leave.
+    fn there(&self, pod: u8) -> Option<&Captured> {
+        self.actual.get(&uid(pod)).filter(|captured| captured.state != State::Leaving)
+    }
+
     fn place(&mut self, pod: u8, place: Place) {
-        if let Some(captured) = self.actual.get_mut(&uid(pod)) {
+        // Where nothing is written, nothing tells.
+        if let Some(captured) = self.actual.get_mut(&uid(pod)).filter(|c| c.place != Place::Lost) {
             captured.place = place;
         }
     }
@@ -191,7 +217,8 @@ impl World {
                 Action::Enrol(wanted) => {
                     let pod = number(&wanted.uid);
                     assert!(self.is_selected(pod), "enrolled though it is not wanted");
-                    assert!(!self.actual.contains_key(&wanted.uid), "enrolled twice");
+                    let there = self.there(pod);
+                    assert!(there.is_none_or(|c| c.place == Place::Lost), "enrolled twice");
                     if result.is_ok() {
                         let netns = wanted.sandbox.as_ref().map_or(5, |s| s.netns_inode);
                         let captured = Captured {
@@ -220,8 +247,14 @@ impl World {
                     let promised = self.is_annotated(pod) && !why.is_end();
                     assert!(!promised, "released while its annotation says otherwise");
                     assert!(!self.is_selected(pod) || why.is_end(), "released though wanted");
-                    if result.is_ok() {
-                        assert!(self.actual.remove(&uid).is_some(), "released what is not there");
+                    assert!(self.there(pod).is_some(), "released what is not there");
+                    match self.actual.get_mut(&uid) {
+                        // Its connections go on.
+                        Some(captured) if result.is_ok() && !why.is_end() => {
+                            captured.state = State::Leaving;
+                        }
+                        Some(_) if result.is_ok() => _ = self.actual.remove(&uid),
+                        Some(_) | None => {}
                     }
                     self.reconciler.finished(&uid, Act::Release, result, self.now);
                 }
@@ -278,7 +311,7 @@ proptest! {
             world.act();
         }
         for pod in 0..PODS {
-            let captured = world.actual.get(&uid(pod));
+            let captured = world.there(pod);
             let why = format!("pod {pod}: {captured:?} {:?}", world.reconciler);
             if world.is_selected(pod) {
                 let captured = captured.expect(&why);

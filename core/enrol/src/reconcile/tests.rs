@@ -340,7 +340,7 @@ fn a_sandbox_made_anew_is_enrolled_anew() {
     world.finish(Act::Release, Ok(()));
     assert_eq!(names(&world.look()), ["enrol"], "at once: it is waited for");
     // The old one's end is nobody's.
-    world.reconciler.unclaim(&uid(), "s-1");
+    world.reconciler.end_sandbox("s-1");
     world.actual.insert(uid(), Captured { netns: 8, ..captured(Source::Cni, State::Verified) });
     world.finish(Act::Enrol, Ok(()));
     assert_eq!(names(&world.look()), ["annotate", "pass"]);
@@ -352,9 +352,37 @@ fn a_sandbox_that_is_taken_down_lets_its_pod_go_at_once() {
     world.reconciler.claim(pod("{}", ANNOTATED, RUNNING), ambient(), sandbox("s-1", 7), world.now);
     world.capture(Source::Cni);
     assert_eq!(names(&world.look()), ["pass"]);
-    world.reconciler.keep_sandboxes(|id| id != "s-1");
+    world.reconciler.end_sandbox("s-1");
     let actions = world.look();
     assert_eq!(actions[0], Action::Release { uid: uid(), why: Why::SandboxGone });
+}
+
+/// It may be another runtime's, or be made from half of what there is.
+#[test]
+fn a_list_of_sandboxes_lets_no_running_pod_go() {
+    let mut world = World::labelled();
+    world.reconciler.claim(pod("{}", ANNOTATED, RUNNING), ambient(), sandbox("s-1", 7), world.now);
+    world.reconciler.keep_sandboxes(|_| false);
+    world.capture(Source::Cni);
+    assert_eq!(names(&world.look()), ["pass"], "who waits is answered");
+    world.reconciler.keep_sandboxes(|_| false);
+    assert!(names(&world.after(SECOND)).iter().all(|name| *name != "release"));
+}
+
+/// Connections of the one before may linger for as long as their peers like.
+#[test]
+fn a_sandbox_made_anew_waits_for_nothing_of_the_one_before() {
+    let mut world = World::labelled();
+    world.reconciler.claim(pod("{}", ANNOTATED, RUNNING), ambient(), sandbox("s-1", 7), world.now);
+    world.capture(Source::Cni);
+    assert_eq!(names(&world.look()), ["pass"]);
+    world.reconciler.end_sandbox("s-1");
+    assert_eq!(names(&world.look()), ["release", "unannotate"]);
+    world.actual.insert(uid(), captured(Source::Cni, State::Leaving));
+    world.finish(Act::Release, Ok(()));
+    world.finish(Act::Unannotate, Ok(()));
+    world.reconciler.claim(running(), ambient(), sandbox("s-2", 8), world.now);
+    assert_eq!(names(&world.look()), ["enrol"]);
 }
 
 #[test]
@@ -532,7 +560,7 @@ fn a_namespaces_number_that_is_used_again_is_not_the_old_one() {
     world.capture(Source::Cni);
     world.reconciler.claim(pod("{}", ANNOTATED, RUNNING), ambient(), sandbox("s-1", 7), world.now);
     assert_eq!(names(&world.look()), ["pass"]);
-    world.reconciler.unclaim(&uid(), "s-1");
+    world.reconciler.end_sandbox("s-1");
     assert_eq!(names(&world.look()), ["release", "unannotate"]);
     world.actual.clear();
     world.finish(Act::Release, Ok(()));
@@ -574,14 +602,18 @@ fn a_removed_pods_answered_sandbox_is_forgotten() {
     assert!(world.reconciler.report(&world.actual, world.now).is_empty());
 }
 
+/// They stay on until the pod is found: what cannot be found stays closed.
 #[test]
-fn hooks_without_a_usable_record_are_made_anew() {
+fn hooks_without_a_usable_record_are_enrolled_over() {
     let mut world = World::labelled();
     let degraded = State::Degraded("no record".to_owned());
     let lost = Captured { place: Place::Lost, netns: 0, ..captured(Source::Api, degraded) };
     world.actual.insert(uid(), lost);
-    assert_eq!(world.look()[0], Action::Release { uid: uid(), why: Why::Lost });
-    world.actual.clear();
-    world.finish(Act::Release, Ok(()));
-    assert_eq!(names(&world.after(SECOND)), ["enrol"]);
+    assert_eq!(names(&world.look())[..1], ["enrol"]);
+    world.finish(Act::Enrol, World::failed(Code::IdentityConflict));
+    assert!(!names(&world.look()).contains(&"release"));
+    assert_eq!(names(&world.after(SECOND))[..1], ["enrol"]);
+    world.capture(Source::Api);
+    world.finish(Act::Enrol, Ok(()));
+    assert_eq!(names(&world.look())[..1], ["annotate"]);
 }
