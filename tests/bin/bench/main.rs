@@ -52,7 +52,7 @@ enum Arguments {
     },
     /// What the agent costs a node of Kubernetes, beside its bounds.
     Node {
-        /// Only figures of parts whose name holds this: adding, crowd, rollout.
+        /// Only figures of parts whose name holds this: adding, crowd, miss, rollout.
         #[arg(long, default_value = "")]
         filter: String,
     },

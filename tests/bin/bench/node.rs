@@ -7,6 +7,7 @@
 mod adding;
 mod cost;
 mod crowd;
+mod miss;
 mod rollout;
 
 use std::time::Duration;
@@ -16,8 +17,12 @@ use crate::decisions::{Figure, Unit, publish};
 type Source = fn() -> anyhow::Result<Vec<Figure>>;
 
 /// The parts, by name.
-const SOURCES: [(&str, Source); 3] =
-    [("adding", adding::figures), ("crowd", crowd::figures), ("rollout", rollout::figures)];
+const SOURCES: [(&str, Source); 4] = [
+    ("adding", adding::figures),
+    ("crowd", crowd::figures),
+    ("miss", miss::figures),
+    ("rollout", rollout::figures),
+];
 
 /// Measures everything, prints the table and writes `node.json`.
 pub(crate) fn run(filter: &str) -> anyhow::Result<bool> {
