@@ -19,3 +19,4 @@ mod socket;
 mod startup;
 mod stopping;
 mod succession;
+mod taken;

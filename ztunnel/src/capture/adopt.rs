@@ -14,7 +14,7 @@ use model::{PodUid, causes};
 use netns::NetnsFd;
 use tokio::task::JoinSet;
 
-use super::bpf::{self, LinkTarget};
+use super::bpf;
 use super::enrol::{EnrolCode, EnrolError};
 use super::home::Home;
 use super::hooks::{self, AdoptError, Expected};
@@ -378,9 +378,5 @@ fn is_attached(path: &Path) -> bool {
         return false;
     }
     let Ok(link) = bpf::get(path) else { return true };
-    match bpf::link_info(&link).map(|info| info.target) {
-        Ok(LinkTarget::Cgroup { id: 0 } | LinkTarget::Netns { inode: 0 }) => false,
-        Ok(LinkTarget::Cgroup { .. } | LinkTarget::Netns { .. } | LinkTarget::Other { .. })
-        | Err(_) => true,
-    }
+    bpf::link_info(&link).map_or(true, |info| !info.target.is_gone())
 }

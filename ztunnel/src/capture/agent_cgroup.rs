@@ -6,7 +6,7 @@
 //! part of a stranger.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -148,6 +148,16 @@ impl Cgroup {
         match fs::metadata(&self.path) {
             Ok(metadata) => metadata.ino() == self.id,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Opens its folder, if that is this cgroup still.
+    pub fn folder(&self) -> io::Result<File> {
+        let folder = File::open(&self.path)?;
+        if folder.metadata()?.ino() == self.id {
+            Ok(folder)
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "another cgroup has its path"))
         }
     }
 

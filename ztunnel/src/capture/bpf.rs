@@ -125,6 +125,13 @@ pub enum LinkTarget {
     Other { link_type: u32 },
 }
 
+impl LinkTarget {
+    /// Whether nothing is hooked: the target has gone, or somebody took the link off.
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Cgroup { id: 0 } | Self::Netns { inode: 0 })
+    }
+}
+
 /// What a map is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapInfo {

@@ -10,6 +10,7 @@
 //! those on the root change nothing after its own.
 
 mod maps;
+mod mend;
 
 use std::{
     io,
@@ -51,9 +52,9 @@ pub struct Expected {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HookState {
     Attached,
-    /// The cgroup was removed; its links are dead.
+    /// The cgroup was removed, and its links are dead; or somebody took one off it.
     CgroupGone,
-    /// The network namespace was removed; its link is dead.
+    /// The network namespace was removed, and its link is dead; or somebody took it off.
     NetnsGone,
     /// Somebody took a hook off the root.
     RootUnhooked,
@@ -250,13 +251,7 @@ impl Prepared {
             let parts = self.parts();
             parts.programs.attach_root(self.dns)?;
             for link in PodLink::in_folder(self.dns, parts.programs.hooked()) {
-                let (program, target) = match parts.programs.link_program(link) {
-                    Some(program) => (program, cgroup.ok_or(HookError::NoCgroup)?),
-                    None => (parts.steer.as_fd(), netns),
-                };
-                let fd = bpf::link_create(program, target, link.attach_type())
-                    .map_err(failed("attach a hook"))?;
-                links.push((link, fd));
+                links.push((link, parts.attach(link, cgroup, netns)?));
                 let (_, fd) = links.last().expect("just pushed");
                 bpf::pin(fd, &parts.pins.link(link)).map_err(failed("pin a link"))?;
             }
@@ -288,6 +283,19 @@ impl Drop for Prepared {
 }
 
 impl Parts {
+    fn attach(
+        &self,
+        link: PodLink,
+        cgroup: Option<BorrowedFd<'_>>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, HookError> {
+        let (program, target) = match self.programs.link_program(link) {
+            Some(program) => (program, cgroup.ok_or(HookError::NoCgroup)?),
+            None => (self.steer.as_fd(), netns),
+        };
+        bpf::link_create(program, target, link.attach_type()).map_err(failed("attach a hook"))
+    }
+
     /// Outer entries first: no program finds maps that are about to go.
     fn remove(&self) -> Result<(), HookError> {
         forget(&self.programs, &self.maps)?;

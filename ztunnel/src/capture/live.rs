@@ -5,7 +5,6 @@
 //! first in and last out.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -18,6 +17,7 @@ use netns::{Family, LocalAddress, NetlinkError, NetnsFd, RoutingError, SocketErr
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::agent_cgroup::Cgroup;
 use super::home::Home;
 use super::hooks::{
     self, AdoptError, AttachSpec, Expected, HookError, PodHooks, PodMaps, PodPrefixes, PodSettings,
@@ -90,6 +90,15 @@ pub(super) struct LivePod {
 }
 
 impl LivePod {
+    /// Attaches anew what somebody took off the pod.
+    pub(super) fn rehook(&self) -> Result<(), AttachError> {
+        let mut hooks = self.hooks.lock();
+        let Some(hooks) = hooks.as_mut() else { return Ok(()) };
+        let folder = self.home.cgroup().map(Cgroup::folder).transpose();
+        let folder = folder.map_err(AttachError::Cgroup)?;
+        Ok(hooks.rehook(folder.as_ref().map(AsFd::as_fd), self.pod.namespace().as_fd())?)
+    }
+
     /// Takes the hooks off, if they were not before; `false` then. On error they are kept: the pod
     /// stays captured, and the next call tries again.
     pub(super) fn detach(&self) -> Result<bool, HookError> {
@@ -299,8 +308,7 @@ fn attach(
     applied: &Applied,
     listeners: &[ThreadListeners],
 ) -> Result<PodHooks, AttachError> {
-    let folder = home.cgroup().map(|cgroup| File::open(cgroup.path())).transpose();
-    let folder = folder.map_err(AttachError::Cgroup)?;
+    let folder = home.cgroup().map(Cgroup::folder).transpose().map_err(AttachError::Cgroup)?;
     let spec = AttachSpec {
         netns_cookie: namespace.cookie(),
         settings: applied.settings.clone(),

@@ -42,6 +42,8 @@ enum Presence {
     Gone(&'static str),
     /// The kernel does not say, or says what cannot be.
     Unknown(String),
+    /// It is there, and somebody took a hook off it.
+    Unhooked,
     /// It is there, and somebody took a hook off the root.
     RootUnhooked,
 }
@@ -94,6 +96,7 @@ impl Node {
                     Presence::Unknown(reason) => {
                         node.set_status(&record.uid, Status::Degraded(reason));
                     }
+                    Presence::Unhooked => node.mend(&record, &live),
                     Presence::RootUnhooked => node.mend_root(&record, &live),
                     Presence::Here => {
                         node.repair(&record, &live, look, sysctls.as_ref()).await;
@@ -136,9 +139,19 @@ impl Node {
             }
         }
         if unhooked {
-            return Presence::Unknown("a hook was taken off the pod".to_owned());
+            return Presence::Unhooked;
         }
         Presence::Here
+    }
+
+    /// The pod was not captured for a moment. It is shown so until its next look has tested it.
+    fn mend(&self, record: &Record, live: &LivePod) {
+        let reason = match self.seats.while_owner(|| live.rehook()) {
+            Ok(Ok(())) => "a hook was taken off the pod; it is back".to_owned(),
+            Ok(Err(error)) => format!("a hook was taken off the pod: {}", causes(&error)),
+            Err(_) => return,
+        };
+        self.set_status(&record.uid, Status::Degraded(reason));
     }
 
     /// No pod was captured for a moment. All are shown so until their next looks have tested them: the others
