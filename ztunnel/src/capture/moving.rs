@@ -25,8 +25,8 @@ use super::records::{Progress, Record, RecordedCgroup, Records};
 #[derive(Debug, thiserror::Error)]
 #[error(
     "CAPTURE_MODE_PINNED: pod {uid} is captured by hooks on the root, and no cgroup in the unified hierarchy \
-     is known for it; let it go first (`warren pods unenrol`, or cordon and drain the node), or set \
-     WARREN_REDIRECTION=ebpf-root"
+     is known for it; cordon and drain the node first, or let it go if it was enrolled by hand \
+     (`warren pods unenrol`), or set WARREN_REDIRECTION=ebpf-root"
 )]
 pub struct CannotMove {
     uid: PodUid,

@@ -171,8 +171,9 @@ pub enum PinError {
     )]
     NotRoots { path: PathBuf, owner: u32 },
     #[error(
-        "{} holds pods that an agent of another version captured: let it un-enrol them first \
-         (`warren pods unenrol`), or remove that folder, which lets them out of the mesh",
+        "{} holds pods that an agent of another version captured: let it go on while the node is drained; or \
+         let it un-enrol those that were enrolled by hand (`warren pods unenrol`); or remove that folder, \
+         which lets all out of the mesh",
         path.display()
     )]
     OtherLayout { path: PathBuf },
