@@ -1,12 +1,19 @@
-//! Hooks that somebody with `CAP_SYS_ADMIN` on the node takes off captured pods come back, and do their work.
+//! What somebody with `CAP_SYS_ADMIN` on the node takes from captured pods: hooks, pins, entries of maps. All
+//! of it comes back, and a test shows that it does its work.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use ebpf_abi::{PrefixFlags, PrefixKey, Settings, SettingsFlags};
 use tests::{Agent, AgentOptions, eventually};
-use ztunnel::capture::bpf;
+use ztunnel::capture::bpf::{self, Map, Update};
 
-use crate::common::{House, SOON, Town, names, pins, wait_verified, within};
+use crate::common::{House, SOON, Town, layout, names, pins, wait_verified, within};
+
+/// A whole look comes every 20 s.
+const WHOLE_LOOK: Duration = Duration::from_secs(30);
 
 fn take_off(pin: &Path) -> anyhow::Result<()> {
     let link = bpf::get(pin).with_context(|| format!("open {}", pin.display()))?;
@@ -25,7 +32,7 @@ fn reasons(agent: &Agent, house: &House) -> Vec<String> {
 /// Waits for another of [`reasons`].
 fn next_reason(agent: &Agent, house: &House, before: usize) -> anyhow::Result<String> {
     let what = format!("{} is shown as degraded", house.pod.name());
-    eventually(&what, SOON, || Ok(reasons(agent, house).into_iter().nth(before)))
+    eventually(&what, WHOLE_LOOK, || Ok(reasons(agent, house).into_iter().nth(before)))
 }
 
 /// What goes out and what comes in takes its way through the agent.
@@ -92,6 +99,60 @@ fn a_steering_hook_that_is_taken_off_comes_back_with_hooks_on_the_root() -> anyh
         ensure!(reason.contains("taken off the pod; it is back"), "{reason}");
         wait_verified(west, &web.pod)?;
         is_captured(west, web, shop, old)?;
+        // A hook on the root whose pin is gone would go with its agent.
+        let shown = reasons(west, web).len();
+        fs::remove_file(layout(west).join("shared/root_link_connect4"))?;
+        fs::remove_file(pins(west, web.pod.uid()).join("link_sk_lookup"))?;
+        let reason = next_reason(west, web, shown)?;
+        ensure!(reason.contains("removed from outside"), "{reason}");
+        wait_verified(west, &web.pod)?;
+        ensure!(layout(west).join("shared/root_link_connect4").exists());
         is_adopted(west, web, shop, old)
+    })
+}
+
+#[test]
+fn pins_and_entries_that_are_removed_come_back() -> anyhow::Result<()> {
+    within(Town::enrolled()?, |town| {
+        let Town { west, east, web, near, shop, old, .. } = town;
+        let (of_web, of_near) = (pins(west, web.pod.uid()), pins(west, near.pod.uid()));
+        let all = names(&of_web);
+        // What the hooks are told: capture of what goes out is off, an own address unknown.
+        let settings = Map::<u32, Settings>::open(&of_near.join("SETTINGS"))?;
+        let told = settings.get(&0)?.context("no settings")?;
+        let flags = told.flags.without(SettingsFlags::ACTIVE);
+        settings.set(&0, &Settings { flags, ..told }, Update::Any)?;
+        let prefixes = Map::<PrefixKey, PrefixFlags>::open(&of_near.join("PREFIXES"))?;
+        for key in prefixes.keys()? {
+            prefixes.delete(&key)?;
+        }
+        // One loses a link and a map, another one everything, and one is not found any more.
+        for pin in ["link_connect4", "SETTINGS"] {
+            fs::remove_file(of_web.join(pin))?;
+        }
+        fs::remove_dir_all(&of_near)?;
+        for outer in ["POD_TUPLES", "POD_SETTINGS"] {
+            let outer = Map::<u64, u32>::open(&layout(east).join("shared").join(outer))?;
+            ensure!(outer.delete(&shop.pod.netns().fd().cookie())?, "no entry");
+        }
+        for (agent, house, expected) in [
+            (&*west, &*web, &["link_connect4", "SETTINGS"][..]),
+            (west, near, &["its settings", "its prefixes", "link_connect4", "LISTENERS"]),
+            (east, shop, &["its entry in the outer maps"]),
+        ] {
+            let reason = next_reason(agent, house, 0)?;
+            for word in expected {
+                ensure!(reason.contains(word), "{word} is not in {reason:?}");
+            }
+            wait_verified(agent, &house.pod)?;
+            let shown = reasons(agent, house);
+            ensure!(shown.len() == 1, "{shown:?}");
+        }
+        ensure!(settings.get(&0)? == Some(told) && !prefixes.keys()?.is_empty());
+        for (house, folder) in [(&*web, &of_web), (near, &of_near)] {
+            ensure!(names(folder) == all, "{:?}", names(folder));
+            is_adopted(west, house, shop, old)?;
+        }
+        is_captured(east, shop, web, old)
     })
 }

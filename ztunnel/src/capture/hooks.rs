@@ -21,6 +21,7 @@ use ebpf_abi::connect::Hooked;
 use model::PodUid;
 
 pub use self::maps::{PodMaps, PodPrefixes, PodSettings, SettingsError};
+pub(super) use self::mend::keep_link_pinned;
 use super::{
     bpf::{self, LinkTarget, Map, Update},
     pins::{Completeness, PinError, PodLink, PodPins},

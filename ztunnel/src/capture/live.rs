@@ -99,6 +99,14 @@ impl LivePod {
         Ok(hooks.rehook(folder.as_ref().map(AsFd::as_fd), self.pod.namespace().as_fd())?)
     }
 
+    /// Puts back what of the pod's maps and pins was changed or removed from outside; what that was.
+    pub(super) fn put_back(&self) -> Result<Vec<&'static str>, HookError> {
+        let hooks = self.hooks.lock();
+        let Some(hooks) = hooks.as_ref() else { return Ok(Vec::new()) };
+        let applied = self.applied.lock();
+        hooks.put_back(self.pod.namespace().cookie(), &applied.settings, &applied.prefixes)
+    }
+
     /// Takes the hooks off, if they were not before; `false` then. On error they are kept: the pod
     /// stays captured, and the next call tries again.
     pub(super) fn detach(&self) -> Result<bool, HookError> {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::{
     agent_cgroup::Cgroup,
     bpf::{self, LinkTarget, Map},
+    hooks::keep_link_pinned,
     pins::{PodLink, PodPins},
     programs::{HookPlace, Programs, ProgramsError},
     questions::DnsCapture,
@@ -64,6 +65,18 @@ impl Programs {
         PodLink::on_cgroup(DnsCapture::On)
             .filter(|link| self.pins().root_link(*link).exists())
             .try_for_each(|link| self.attach_root_link(cgroup, link))
+    }
+
+    /// Pins the hooks that this agent has on the root again, as far as their pins are not there. What was not.
+    pub(super) fn repin_root(&self) -> Result<Vec<&'static str>, ProgramsError> {
+        let mut back = Vec::new();
+        for (link, held) in self.root().lock().iter() {
+            let pinned = keep_link_pinned(held, &self.pins().root_link(*link));
+            if pinned.map_err(failed("pin a hook on the root"))? {
+                back.push(link.name());
+            }
+        }
+        Ok(back)
     }
 
     /// Takes off what no pod needs any more.

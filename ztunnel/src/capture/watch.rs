@@ -204,11 +204,19 @@ impl Node {
             };
         }
         // What the agent that has the pods meanwhile has told the hooks must stay.
-        let Ok(followed) = self.seats.while_owner(|| self.follow_addresses(record, live)) else {
-            return;
-        };
-        if let Err(reason) = followed {
-            return degrade(reason);
+        let told = self.seats.while_owner(|| {
+            self.follow_addresses(record, live)?;
+            live.put_back().map_err(|error| causes(&error))
+        });
+        match told {
+            Ok(Ok(back)) if back.is_empty() => {}
+            // The next look tests it.
+            Ok(Ok(back)) => {
+                let what = back.join(", ");
+                return degrade(format!("changed or removed from outside, and back: {what}"));
+            }
+            Ok(Err(reason)) => return degrade(reason),
+            Err(_) => return,
         }
         if let Err(reason) = restore_routing(live) {
             return degrade(reason);

@@ -19,7 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::HookError;
 use crate::capture::{
     bpf::{self, Map, Update},
-    pins::PodPins,
+    pins::{POD_MAPS, PodPins},
     programs::OuterMaps,
     questions::{DnsCapture, DnsPorts},
 };
@@ -259,6 +259,34 @@ impl PodMaps {
         Ok(swept)
     }
 
+    /// Replaces the settings if the map holds others than those of a captured pod; whether it did.
+    pub(super) fn restore_settings(&self, settings: &PodSettings) -> Result<bool, HookError> {
+        let failed = |source| HookError::Kernel { operation: "restore the pod's settings", source };
+        let wanted = with_capture(settings.inactive()?, true);
+        if self.read_settings().map_err(failed)? == wanted {
+            return Ok(false);
+        }
+        self.write_settings(&wanted).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Replaces the prefixes if the map holds others; whether it did.
+    pub(super) fn restore_prefixes(&self, prefixes: &PodPrefixes) -> Result<bool, HookError> {
+        let failed = |source| HookError::Kernel { operation: "read the pod's prefixes", source };
+        let mut found = HashMap::new();
+        for key in self.prefixes.keys().map_err(failed)? {
+            // One that goes meanwhile is missing then.
+            if let Some(flags) = self.prefixes.get(&key).map_err(failed)? {
+                found.insert(key, flags);
+            }
+        }
+        if found == prefixes.entries()? {
+            return Ok(false);
+        }
+        self.replace_prefixes(prefixes)?;
+        Ok(true)
+    }
+
     /// Switches capture of outbound connections.
     pub(super) fn set_active(&self, active: bool) -> io::Result<()> {
         self.write_settings(&with_capture(self.read_settings()?, active))
@@ -277,21 +305,32 @@ impl PodMaps {
         [self.tuples.as_fd(), self.prefixes.as_fd(), self.settings.as_fd(), self.counters.as_fd()]
     }
 
+    /// All maps by the names of their pins.
+    pub(super) fn named(&self) -> [(&'static str, BorrowedFd<'_>); POD_MAPS.len()] {
+        let [tuples, prefixes, settings, counters] = self.inner();
+        let maps = [tuples, prefixes, settings, counters, self.listeners.as_fd()];
+        std::array::from_fn(|index| (POD_MAPS[index], maps[index]))
+    }
+
     /// Whether one cookie leads to all of these maps.
     pub(super) fn is_in(&self, outer: &OuterMaps) -> io::Result<bool> {
         let id = self.tuples.id()?;
         for cookie in outer.tuples.keys()? {
-            if outer.tuples.get(&cookie)? != Some(id) {
-                continue;
+            if outer.tuples.get(&cookie)? == Some(id) {
+                return self.is_at(outer, cookie);
             }
-            for (outer, inner) in outer.all().into_iter().zip(self.inner()) {
-                if outer.get(&cookie)? != Some(bpf::map_info(inner)?.id) {
-                    return Ok(false);
-                }
-            }
-            return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Whether this cookie leads to all of these maps.
+    pub(super) fn is_at(&self, outer: &OuterMaps, cookie: u64) -> io::Result<bool> {
+        for (outer, inner) in outer.all().into_iter().zip(self.inner()) {
+            if outer.get(&cookie)? != Some(bpf::map_info(inner)?.id) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
