@@ -295,8 +295,14 @@ impl Node {
         let is_another = |slot: &Slot| {
             slot.record.as_ref().is_some_and(|other| other.netns_cookie == record.netns_cookie)
         };
-        if !self.is_lost(&uid) || self.pods.lock().values().any(is_another) {
-            return None;
+        // What is on stays on, whoever it belongs to.
+        if !self.is_lost(&uid) {
+            let message = format!("{uid} was enrolled meanwhile");
+            return Some(Err(EnrolError::new(EnrolCode::UidTaken, message)));
+        }
+        if self.pods.lock().values().any(is_another) {
+            let message = "another pod is enrolled with its network namespace";
+            return Some(Err(EnrolError::new(EnrolCode::NetnsTaken, message)));
         }
         let dns = match record.hooked {
             Hooked::Pod => self.programs.pins().pod(&uid).dns_capture(),

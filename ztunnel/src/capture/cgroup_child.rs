@@ -54,7 +54,7 @@ pub(super) fn run(
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process of several threads"));
     }
-    let folder = File::open(cgroup.path())?;
+    let folder = cgroup.folder()?;
     let (mut reader, writer) = io::pipe()?;
     let parent = getpid();
     let Some(child) = clone_into(&folder)? else {
